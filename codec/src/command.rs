@@ -1,0 +1,208 @@
+//! What Raft groups agree on: commands in, outcomes out. A command is a WAL record's contents, so it is versioned and
+//! laid out like everything else; an outcome goes to the proposer only.
+
+use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal};
+use crate::ids::{Hlc, Label, LogId, SiteId};
+use crate::message::{PeerAction, PeerRecord, Refusal, Tenant};
+use crate::{choice, record};
+use bytes::Bytes;
+
+record!(
+    /// Places proposals at the head of a log.
+    PlaceDeltas {
+        /// The log.
+        log: LogId,
+        /// The leader's clock: no delta is placed before it.
+        time: Hlc,
+        /// This site, which must be the log's home.
+        site: SiteId,
+        /// What to place, each one or its refusal.
+        proposals: Vec<Proposal>,
+    }
+);
+record!(
+    /// Appends deltas that the home placed. Accepted only where the first continues this copy's head and the lineage
+    /// is not behind the one known here.
+    AcceptDeltas {
+        /// The log.
+        log: LogId,
+        /// Lineage at the sender.
+        lineage: Lineage,
+        /// Encoded deltas.
+        deltas: Vec<Bytes>,
+        /// The sender's head: what a failover would lose.
+        head: Cursor,
+        /// Time of the sender's head.
+        head_time: Hlc,
+        /// The sender's closed time.
+        closed: Hlc,
+    }
+);
+record!(
+    /// Makes `generation.site` the log's home, from this copy's head on.
+    Promote {
+        /// The log.
+        log: LogId,
+        /// Above every generation known here.
+        generation: Generation,
+        /// The leader's clock.
+        time: Hlc,
+    }
+);
+record!(
+    /// A higher generation was heard of: this copy stops accepting writes, and what it placed past the common point is
+    /// set aside. `lineage` is the new home's.
+    Fence {
+        /// The log.
+        log: LogId,
+        /// The new home's lineage, whose last generation is above the one known here.
+        lineage: Lineage,
+        /// The leader's clock.
+        time: Hlc,
+    }
+);
+record!(
+    /// A peer made a log durable up to a cursor.
+    Acknowledge {
+        /// The log.
+        log: LogId,
+        /// The peer.
+        peer: SiteId,
+        /// Its cursor.
+        cursor: Cursor,
+        /// The leader's clock.
+        time: Hlc,
+    }
+);
+record!(
+    /// A log's policy changes.
+    ChangePolicy {
+        /// The log.
+        log: LogId,
+        /// To what.
+        policy: LogPolicy,
+    }
+);
+record!(
+    /// Drops versions that were replaced or removed before `horizon`, of one log, up to a bound a command.
+    Prune {
+        /// The log.
+        log: LogId,
+        /// Versions replaced later stay.
+        horizon: Hlc,
+        /// Deltas below this sequence only: the lowest cursor among the peers.
+        below: u64,
+        /// At most this many.
+        limit: u32,
+    }
+);
+
+choice!(
+    /// Commands of a log group.
+    GroupCommand {
+        /// Creates a log; its home is `Generation::site`.
+        CreateLog((LogDescriptor, Generation)) = 1,
+        /// Places proposals.
+        Place(PlaceDeltas) = 2,
+        /// Appends federated deltas.
+        Accept(AcceptDeltas) = 3,
+        /// Makes this site home.
+        Promote(Promote) = 4,
+        /// Stops being home and rewinds to the common point.
+        Fence(Fence) = 5,
+        /// Moves a peer's cursor.
+        Acknowledge(Acknowledge) = 6,
+        /// Closes time: nothing will be placed in this group before it.
+        Close(Hlc) = 7,
+        /// GC barrier: chunks last touched two barriers ago and unreferenced may go.
+        Barrier(u64) = 8,
+        /// Changes a policy.
+        ChangePolicy(ChangePolicy) = 9,
+        /// Drops old versions.
+        Prune(Prune) = 10,
+        /// Forgets a removed peer's cursors.
+        ForgetPeer(SiteId) = 11,
+    }
+);
+
+choice!(
+    /// What a log group says about a command.
+    GroupOutcome {
+        /// Refused as a whole; nothing changed.
+        Refused(Refusal) = 0,
+        /// Done.
+        Done = 1,
+        /// Placed, or not, one by one.
+        Placed(Vec<Result<DeltaReceipt, Refusal>>) = 2,
+        /// The log's head after the command.
+        Head(Cursor) = 3,
+        /// Versions dropped.
+        Pruned(u32) = 4,
+    }
+);
+
+record!(
+    /// A token that waits for its peer.
+    PendingToken {
+        /// BLAKE3 of the secret.
+        secret_hash: [u8; 32],
+        /// No longer good after this.
+        expires: Hlc,
+    }
+);
+
+record!(
+    /// A site's identity in its control group.
+    SiteRecord {
+        /// The site.
+        site: SiteId,
+        /// Its name.
+        name: Label,
+        /// How often it was recovered or restored.
+        incarnation: u64,
+        /// Log groups, fixed when the site was made.
+        groups: u32,
+    }
+);
+
+choice!(
+    /// Commands of the control group.
+    ControlCommand {
+        /// First command of a site.
+        Found(SiteRecord) = 1,
+        /// Makes a tenant, or adds epochs to it.
+        PutTenant(Tenant) = 2,
+        /// Makes a log, or changes its policy if its version is higher.
+        PutLog(LogDescriptor) = 3,
+        /// Adds a peer or changes its record.
+        PutPeer(PeerRecord) = 4,
+        /// Pauses, resumes or removes a peer.
+        SetPeer((Label, PeerAction)) = 5,
+        /// A token was made.
+        PutToken(PendingToken) = 6,
+        /// A token was used by this peer, at this time.
+        RedeemToken(RedeemToken) = 7,
+    }
+);
+
+record!(
+    /// A peer shows a token's secret.
+    RedeemToken {
+        /// BLAKE3 of the secret shown.
+        secret_hash: [u8; 32],
+        /// Who shows it.
+        peer: PeerRecord,
+        /// The leader's clock.
+        time: Hlc,
+    }
+);
+
+choice!(
+    /// What the control group says about a command.
+    ControlOutcome {
+        /// Refused; nothing changed.
+        Refused(Refusal) = 0,
+        /// Done.
+        Done = 1,
+    }
+);

@@ -1,0 +1,15 @@
+//! What bytes mean: ids, frames, records, sealing, checksums, erasure coding. Pure: no I/O, no clock, no async.
+//!
+//! Where to start: [`frame`] for the header that precedes everything, [`delta`] for what a log is made of,
+//! [`message`] for what is said between machines, [`command`] for what Raft groups agree on.
+
+pub mod command;
+pub mod delta;
+pub mod field;
+pub mod frame;
+pub mod ids;
+pub mod limits;
+pub mod message;
+
+pub use field::{DecodeError, Field, Reader};
+pub use frame::FrameHeader;

@@ -1,0 +1,544 @@
+//! What is said on a stream: one [`Request`], answered by one [`Reply`]; a chunk's bytes follow either as a body frame.
+//!
+//! Who may say what is the engine's business; the shapes are here. WIRE.md holds the tables.
+
+use crate::delta::{
+    ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Generation, Lineage, LogDescriptor, LogPolicy, Proposal,
+};
+use crate::ids::{BlindName, ChunkId, GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
+use crate::{choice, record};
+use bytes::Bytes;
+
+/// Frame kinds. Wire kinds are below 256, disk kinds above.
+pub mod kind {
+    /// A [`super::Request`].
+    pub const REQUEST: u16 = 1;
+    /// A [`super::Reply`].
+    pub const REPLY: u16 = 2;
+    /// A chunk's sealed bytes, or a range of them.
+    pub const BODY: u16 = 3;
+    /// One batch of a shard's write-ahead log.
+    pub const WAL_BATCH: u16 = 256;
+    /// A fragment of a stripe.
+    pub const FRAGMENT: u16 = 257;
+    /// A device's superblock.
+    pub const SUPERBLOCK: u16 = 258;
+    /// A segment's header.
+    pub const SEGMENT: u16 = 259;
+    /// A sealed segment's index.
+    pub const SEGMENT_INDEX: u16 = 260;
+    /// A small file of a node's directory (identity, keys, configuration).
+    pub const FILE: u16 = 261;
+    /// A piece of a state machine's snapshot.
+    pub const SNAPSHOT: u16 = 262;
+}
+
+record!(
+    /// First request of every connection, answered by the same: who is there, and what it reads.
+    Hello {
+        /// Oldest protocol version spoken.
+        oldest_version: u16,
+        /// Newest protocol version spoken.
+        newest_version: u16,
+        /// The site. All zero from a client.
+        site: SiteId,
+        /// The site's name, or the client's own label.
+        site_name: Label,
+        /// The site's incarnation.
+        incarnation: u64,
+        /// The node. 0 from a client.
+        node: NodeId,
+        /// The shard that answers.
+        shard: u16,
+        /// Shards of the node; shard i listens on the first one's port + i.
+        shards: u16,
+        /// Log groups of the site.
+        groups: u32,
+        /// The sender's clock.
+        now: Hlc,
+    }
+);
+
+choice!(
+    /// Why a request was not done, sorted by who is to blame.
+    RefusalCode {
+        /// The request breaks a rule of the protocol or a limit.
+        BadRequest = 1,
+        /// The caller's identity does not allow it.
+        Forbidden = 2,
+        /// No such tenant, log, name, chunk or peer.
+        NotFound = 3,
+        /// It is there already and is different.
+        Exists = 4,
+        /// The log accepts writes at another site, which `home` names.
+        NotHome = 5,
+        /// Another node leads the group; ask it.
+        NotLeader = 6,
+        /// No space for writes; reads and GC go on.
+        Full = 7,
+        /// A bound was reached; the same request may succeed after `retry_after_ms`.
+        Busy = 8,
+        /// What is stored is damaged beyond its redundancy.
+        Corrupt = 9,
+        /// Not now: starting, stopping, checking with the peers who is home, or too few devices.
+        Unavailable = 10,
+        /// The name's newest delta is not the one the condition expects.
+        ConditionFailed = 11,
+        /// The delta names chunks whose receipts are too old for GC; put them again.
+        StaleReceipt = 12,
+        /// The two sides speak no common version.
+        Version = 13,
+        /// A clock is too far ahead to be merged.
+        ClockSkew = 14,
+        /// Refused for safety; `detail` says what would be lost and how to insist.
+        Unsafe = 15,
+        /// The two copies of the log have no such point in common.
+        Diverged = 16,
+        /// A fault of ours.
+        Internal = 17,
+    }
+);
+
+record!(
+    /// A refusal and what to do about it.
+    Refusal {
+        /// Why.
+        code: RefusalCode,
+        /// One sentence: what happened, to which thing, and what to do.
+        detail: String,
+        /// Where the log's home is, for [`RefusalCode::NotHome`].
+        home: Option<Label>,
+        /// When to try again; 0: never the same way.
+        retry_after_ms: u32,
+    }
+);
+
+impl Refusal {
+    /// A refusal without home or retry. Details are cut at the text limit.
+    pub fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
+        let mut detail: String = detail.into();
+        if detail.len() > 1024 {
+            let end = (0..=1024).rev().find(|end| detail.is_char_boundary(*end)).unwrap_or(0);
+            detail.truncate(end);
+        }
+        Self { code, detail, home: None, retry_after_ms: 0 }
+    }
+
+    /// The same, worth repeating after `retry_after_ms`.
+    pub fn retry(code: RefusalCode, retry_after_ms: u32, detail: impl Into<String>) -> Self {
+        Self { retry_after_ms, ..Self::new(code, detail) }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+choice!(
+    /// A moment of a log.
+    Moment {
+        /// Now.
+        Latest = 0,
+        /// After this sequence.
+        Sequence(u64) = 1,
+        /// After everything placed up to this time.
+        Time(Hlc) = 2,
+    }
+);
+
+record!(
+    /// A chunk follows as the body.
+    PutChunk {
+        /// BLAKE3 of the body.
+        chunk: ChunkId,
+        /// Its length.
+        sealed_bytes: u32,
+    }
+);
+record!(
+    /// Asks for part of a chunk; the bytes follow the reply as its body.
+    GetChunk {
+        /// Which.
+        chunk: ChunkId,
+        /// First byte of the sealed chunk.
+        offset: u32,
+        /// Bytes wanted; 0: all from `offset` on.
+        length: u32,
+    }
+);
+record!(
+    /// Proposes deltas to one log, in order.
+    Propose {
+        /// The log.
+        log: LogId,
+        /// Highest time that the client has seen.
+        seen: Hlc,
+        /// What to append; all are placed or refused one by one.
+        proposals: Vec<Proposal>,
+    }
+);
+record!(
+    /// Asks for one name's newest version at a moment.
+    Lookup {
+        /// The log.
+        log: LogId,
+        /// The name.
+        name: BlindName,
+        /// The moment.
+        at: Moment,
+    }
+);
+record!(
+    /// Asks for the names that exist at a moment, in blind order.
+    List {
+        /// The log.
+        log: LogId,
+        /// The moment.
+        at: Moment,
+        /// Continue after this name.
+        after: Option<BlindName>,
+        /// At most this many.
+        limit: u32,
+    }
+);
+record!(
+    /// Asks for a name's versions, newest first.
+    History {
+        /// The log.
+        log: LogId,
+        /// The name.
+        name: BlindName,
+        /// Only versions with a lower sequence; `u64::MAX` for all.
+        before: u64,
+        /// At most this many.
+        limit: u32,
+    }
+);
+record!(
+    /// Asks for a log's deltas in order.
+    ReadDeltas {
+        /// The log.
+        log: LogId,
+        /// First sequence.
+        from: u64,
+        /// At most this many.
+        limit: u32,
+    }
+);
+record!(
+    /// Asks for a log by its names.
+    ResolveLog {
+        /// The tenant's name.
+        tenant: Label,
+        /// The log's name.
+        log: Label,
+    }
+);
+record!(
+    /// A tenant, as nodes know it.
+    Tenant {
+        /// The tenant.
+        tenant: TenantId,
+        /// Its name.
+        name: Label,
+        /// Its key epochs, oldest first.
+        epochs: Vec<EpochRecord>,
+        /// When it was created.
+        created: Hlc,
+    }
+);
+record!(
+    /// A log's policy is to change.
+    SetPolicy {
+        /// The log.
+        log: LogId,
+        /// To what.
+        policy: LogPolicy,
+    }
+);
+record!(
+    /// A site that joins hands with this one, proving itself with the token's secret.
+    PeerJoin {
+        /// From the token; good once.
+        secret: [u8; 32],
+        /// Who joins.
+        peer: PeerRecord,
+    }
+);
+record!(
+    /// A peer, as a site's control group keeps it.
+    PeerRecord {
+        /// The peer.
+        site: SiteId,
+        /// Its name.
+        name: Label,
+        /// Its site CA's certificate (DER).
+        certificate: Bytes,
+        /// Where its nodes listen: `ip:port` of the first shard of each.
+        endpoints: Vec<String>,
+        /// Neither sent to nor accepted from while paused.
+        paused: bool,
+    }
+);
+record!(
+    /// A peer is to be paused, resumed or removed.
+    SetPeer {
+        /// Its name.
+        name: Label,
+        /// What to do.
+        action: PeerAction,
+    }
+);
+choice!(
+    /// What to do with a peer.
+    PeerAction {
+        /// Stop sending; the hold stays.
+        Pause = 1,
+        /// Send again.
+        Resume = 2,
+        /// Forget it and its holds.
+        Remove = 3,
+    }
+);
+record!(
+    /// Orders a failover at the surviving site.
+    Failover {
+        /// Only logs whose home is this site.
+        from: Option<Label>,
+        /// Only this log.
+        log: Option<LogId>,
+        /// Go on although preflight says no.
+        force: bool,
+    }
+);
+record!(
+    /// What a failover did to one log.
+    FailedOver {
+        /// The tenant's name.
+        tenant_name: Label,
+        /// The log's name.
+        name: Label,
+        /// Its new generation.
+        generation: Generation,
+        /// Last sequence that survived from the old home.
+        position: u64,
+        /// Deltas known to be lost; `None`: the old home's head was never heard.
+        lost_deltas: Option<u64>,
+        /// Seconds of writes known to be lost, in milliseconds.
+        lost_ms: Option<u64>,
+    }
+);
+record!(
+    /// What a failover did.
+    FailoverReport {
+        /// Log by log.
+        logs: Vec<FailedOver>,
+        /// Milliseconds from the order to the last log accepting writes.
+        rto_ms: u64,
+        /// The old home answered that it is fenced, so that the losses are final; otherwise they may grow.
+        fenced: bool,
+    }
+);
+record!(
+    /// A log offered by a sender, with where it stands.
+    LogOffer {
+        /// The log.
+        descriptor: LogDescriptor,
+        /// Its lineage at the sender.
+        lineage: Lineage,
+        /// Its head at the sender.
+        head: Cursor,
+        /// Time of the head.
+        head_time: Hlc,
+    }
+);
+record!(
+    /// First request of a federation link: what the sender is home of, or holds.
+    FedHello {
+        /// The sender's site.
+        site: SiteId,
+        /// The logs.
+        offers: Vec<LogOffer>,
+    }
+);
+record!(
+    /// Where a receiver stands in one log.
+    LogPosition {
+        /// The log.
+        log: LogId,
+        /// Its head.
+        head: Cursor,
+        /// Its lineage. Where its last generation is above the sender's, the sender is no longer home.
+        lineage: Lineage,
+        /// Why it can't be sent to now.
+        refusal: Option<Refusal>,
+    }
+);
+record!(
+    /// Committed deltas of one log, in order. Their chunks were made durable at the receiver before.
+    FedDeltas {
+        /// The log.
+        log: LogId,
+        /// Lineage at the sender.
+        lineage: Lineage,
+        /// Encoded deltas; the first one's previous hash is the receiver's head.
+        deltas: Vec<Bytes>,
+        /// The sender's head, so that the receiver can say what it would lose.
+        head: Cursor,
+        /// Time of the sender's head.
+        head_time: Hlc,
+        /// The log group's closed time at the sender.
+        closed: Hlc,
+    }
+);
+record!(
+    /// A log, as a site answers for it.
+    LogInfo {
+        /// What it is.
+        descriptor: LogDescriptor,
+        /// Its group at this site.
+        group: GroupId,
+        /// Its lineage; the last one is its home.
+        lineage: Lineage,
+        /// Name of the home site, as far as this site knows it.
+        home: Option<Label>,
+        /// Its head here.
+        head: Cursor,
+        /// Time of the head.
+        head_time: Hlc,
+        /// Every key epoch that the log used.
+        epochs: Vec<EpochRecord>,
+    }
+);
+record!(
+    /// One version of a name.
+    Version {
+        /// The encoded delta.
+        delta: Bytes,
+        /// Its extent deltas in order, encoded; empty for objects of up to 4,096 chunks.
+        extents: Vec<Bytes>,
+    }
+);
+record!(
+    /// Versions, and whether there are more.
+    Versions {
+        /// In the order asked for.
+        versions: Vec<Version>,
+        /// There are more.
+        more: bool,
+    }
+);
+record!(
+    /// A chunk or a range of it follows as the body.
+    ChunkRange {
+        /// Length of the whole sealed chunk.
+        sealed_bytes: u32,
+        /// First byte sent.
+        offset: u32,
+        /// Bytes sent.
+        length: u32,
+    }
+);
+
+choice!(
+    /// What can be asked.
+    Request {
+        /// Opens a connection.
+        Hello(Hello) = 1,
+        /// Stores a chunk.
+        PutChunk(PutChunk) = 16,
+        /// Asks which chunks are here, and marks them as touched.
+        HaveChunks(Vec<ChunkId>) = 17,
+        /// Reads a chunk.
+        GetChunk(GetChunk) = 18,
+        /// Appends to a log.
+        Propose(Propose) = 32,
+        /// Reads a name.
+        Lookup(Lookup) = 33,
+        /// Lists names.
+        List(List) = 34,
+        /// Lists a name's versions.
+        History(History) = 35,
+        /// Reads deltas.
+        ReadDeltas(ReadDeltas) = 36,
+        /// Finds a log.
+        ResolveLog(ResolveLog) = 37,
+        /// Makes a tenant.
+        CreateTenant(Tenant) = 64,
+        /// Lists tenants.
+        ListTenants = 65,
+        /// Makes a log.
+        CreateLog(LogDescriptor) = 66,
+        /// Lists logs.
+        ListLogs = 67,
+        /// Changes a log's policy.
+        SetPolicy(SetPolicy) = 68,
+        /// Makes a token with which one peer may join.
+        PeerToken = 80,
+        /// Joins the peer that made this token.
+        PeerAdd(String) = 81,
+        /// Lists peers.
+        PeerList = 82,
+        /// Pauses, resumes or removes a peer.
+        SetPeer(SetPeer) = 83,
+        /// A peer joins.
+        PeerJoin(PeerJoin) = 84,
+        /// Status.
+        Status = 96,
+        /// Promotes this site.
+        Failover(Failover) = 97,
+        /// Opens a federation link.
+        FedHello(FedHello) = 112,
+        /// Federates deltas.
+        FedDeltas(FedDeltas) = 113,
+    }
+);
+
+choice!(
+    /// What can be answered.
+    Reply {
+        /// No.
+        Refused(Refusal) = 0,
+        /// Answers `Hello`.
+        Hello(Hello) = 1,
+        /// Done, with nothing to say.
+        Done = 2,
+        /// Answers `PutChunk`.
+        ChunkStored(ChunkReceipt) = 16,
+        /// Answers `HaveChunks`, in its order.
+        ChunksHeld(Vec<Option<ChunkReceipt>>) = 17,
+        /// Answers `GetChunk`; a body follows.
+        ChunkRange(ChunkRange) = 18,
+        /// Answers `Propose`, in its order.
+        Proposed(Vec<Result<DeltaReceipt, Refusal>>) = 32,
+        /// Answers `Lookup`.
+        Found(Option<Version>) = 33,
+        /// Answers `List` and `History`.
+        Versions(Versions) = 34,
+        /// Answers `ReadDeltas`: encoded deltas.
+        Deltas(Vec<Bytes>) = 36,
+        /// Answers `ResolveLog` and `CreateLog`.
+        Log(LogInfo) = 37,
+        /// Answers `ListTenants` and `CreateTenant`.
+        Tenants(Vec<Tenant>) = 64,
+        /// Answers `ListLogs`.
+        Logs(Vec<LogInfo>) = 67,
+        /// Answers `PeerToken`: a secret, to be carried by hand.
+        Token(String) = 80,
+        /// Answers `PeerList`, `PeerAdd` and `PeerJoin`.
+        Peers(Vec<PeerRecord>) = 82,
+        /// Answers `Status`: the JSON document that `farside status --json` prints. A document for people and
+        /// scripts, carried as text; no node reads it.
+        Status(Bytes) = 96,
+        /// Answers `Failover`.
+        FailedOver(FailoverReport) = 97,
+        /// Answers `FedHello`.
+        FedPositions(Vec<LogPosition>) = 112,
+        /// Answers `FedDeltas`: the receiver's durable position.
+        FedAck(LogPosition) = 113,
+    }
+);
