@@ -1,1 +1,2 @@
-//! To be filled by its owner.
+//! Farside: decides and does. The chunk store, state, federation, keys, node, client and the `farside` binary.
+pub mod federation;
