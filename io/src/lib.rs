@@ -1,1 +1,9 @@
-//! The kernel and the hardware: aligned registered buffers, disks on io_uring, cores, clocks.
+//! The kernel and the hardware: aligned registered buffers, disks on io_uring, cores, clocks, entropy.
+
+pub mod clock;
+pub mod cores;
+pub mod disk;
+pub mod entropy;
+pub mod limits;
+pub mod pool;
+pub mod uring;

@@ -1,0 +1,102 @@
+//! Small files that must not rot unnoticed: identity, keys, contexts. One frame each, written whole or not at all.
+//!
+//! A file is a [`FrameHeader`] of kind FILE followed by its payload; the header's correlation says which file it is, so
+//! that a key file copied over an identity file is refused as what it is.
+
+use bytes::Bytes;
+use farside_codec::frame::HEADER_BYTES;
+use farside_codec::message::kind;
+use farside_codec::{DecodeError, Field, FrameHeader};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Largest file of this sort: an identity with its chain is a few KiB.
+const MAX_FRAMED_FILE_BYTES: u64 = 1 << 20;
+
+/// Which file a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// What a node is: site, shards, geometry, CA certificate.
+    Site = 1,
+    /// The site's system key.
+    SystemKey = 2,
+    /// The site CA's key, sealed under the system key.
+    AuthorityKey = 3,
+    /// A certificate chain with its key.
+    Identity = 4,
+}
+
+/// Why a framed file is no use.
+#[derive(Debug)]
+pub enum FramedFileError {
+    /// It is not there.
+    Missing(PathBuf),
+    /// The operating system refused.
+    Io(PathBuf, std::io::Error),
+    /// Its bytes are not what was written, or are another file's.
+    Damaged(PathBuf, DecodeError),
+}
+
+impl std::fmt::Display for FramedFileError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing(path) => write!(f, "{} is missing", path.display()),
+            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::Damaged(path, error) => {
+                write!(f, "{} is damaged ({error}): restore it from a copy", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for FramedFileError {}
+
+/// Writes `payload` so that a crash leaves the old file or the new one, readable by its owner only.
+pub fn write(path: &Path, file: FileKind, payload: &[u8]) -> Result<(), FramedFileError> {
+    let header = FrameHeader::of_payload(kind::FILE, 0, file as u64, payload);
+    let fail = |error| FramedFileError::Io(path.to_owned(), error);
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        out.write_all(&header.to_array())?;
+        out.write_all(payload)?;
+        out.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(fail)
+}
+
+/// Writes a record so.
+pub fn write_record<R: Field>(path: &Path, file: FileKind, record: &R) -> Result<(), FramedFileError> {
+    write(path, file, &record.to_bytes())
+}
+
+/// Reads and checks a file.
+pub fn read(path: &Path, file: FileKind) -> Result<Bytes, FramedFileError> {
+    let fail = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => FramedFileError::Missing(path.to_owned()),
+        _ => FramedFileError::Io(path.to_owned(), error),
+    };
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|input| input.take(MAX_FRAMED_FILE_BYTES).read_to_end(&mut bytes)).map_err(fail)?;
+    check(Bytes::from(bytes), file).map_err(|error| FramedFileError::Damaged(path.to_owned(), error))
+}
+
+/// Reads a record so.
+pub fn read_record<R: Field>(path: &Path, file: FileKind) -> Result<R, FramedFileError> {
+    let payload = read(path, file)?;
+    R::from_bytes(payload).map_err(|error| FramedFileError::Damaged(path.to_owned(), error))
+}
+
+fn check(bytes: Bytes, file: FileKind) -> Result<Bytes, DecodeError> {
+    let header = FrameHeader::decode(&bytes)?;
+    let payload = bytes.slice(HEADER_BYTES..);
+    header.check_payload(&payload)?;
+    match header.kind() == kind::FILE && header.correlation() == file as u64 {
+        true => Ok(payload),
+        false => Err(DecodeError::Invalid { what: "kind of file" }),
+    }
+}

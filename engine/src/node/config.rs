@@ -1,0 +1,122 @@
+//! `node.toml`: what an operator may change about a node between two starts.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// A node's settings. Unknown keys are refused, so that a misspelt one is not silently ignored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Shard i listens on this port + i (UDP).
+    pub listen: SocketAddr,
+    /// Addresses that peers and clients are told, if not `listen` (NAT, several networks): `ip:port` of shard 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<SocketAddr>,
+    /// Device files or block devices, in the order of `init`.
+    pub devices: Vec<PathBuf>,
+    /// Core of each shard; their number is fixed at `init`.
+    pub cores: Vec<usize>,
+    /// HTTP on loopback for metrics and health.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
+    /// Largest UDP payload that a path may carry; discovery finds the real one below it.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    /// Buffer arena of the whole node, shared out among the shards.
+    #[serde(default = "default_pool_bytes")]
+    pub pool_bytes: u64,
+    /// Seconds between two GC barriers.
+    #[serde(default = "default_gc_seconds")]
+    pub gc_seconds: u64,
+}
+
+fn default_mtu() -> u16 {
+    // Every path carries Ethernet's 1500 minus IPv6 and UDP headers.
+    1452
+}
+
+fn default_pool_bytes() -> u64 {
+    // Thirty stripes of the default chunk at 4+2, and half of what a node may hold resident.
+    224 << 20
+}
+
+fn default_gc_seconds() -> u64 {
+    300
+}
+
+/// Why a configuration is no use.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file can't be read or written.
+    Io(PathBuf, std::io::Error),
+    /// The file says something it may not.
+    Invalid(PathBuf, String),
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::Invalid(path, reason) => write!(f, "{}: {}", path.display(), reason.trim_end()),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl NodeConfig {
+    /// Settings that only `init` decides; everything else as documented above.
+    pub fn new(listen: SocketAddr, devices: Vec<PathBuf>, cores: Vec<usize>, admin: Option<SocketAddr>) -> Self {
+        Self {
+            listen,
+            advertise: None,
+            devices,
+            cores,
+            admin,
+            mtu: default_mtu(),
+            pool_bytes: default_pool_bytes(),
+            gc_seconds: default_gc_seconds(),
+        }
+    }
+
+    /// Reads and checks `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Io(path.to_owned(), error))?;
+        let invalid = |reason: String| ConfigError::Invalid(path.to_owned(), reason);
+        let config: Self = toml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        config.check().map_err(|reason| invalid(reason.to_owned()))?;
+        Ok(config)
+    }
+
+    /// Writes `path`.
+    pub fn save(&self, path: &Path) -> Result<(), ConfigError> {
+        let invalid = |error: toml::ser::Error| ConfigError::Invalid(path.to_owned(), error.to_string());
+        let text = toml::to_string_pretty(self).map_err(invalid)?;
+        std::fs::write(path, text).map_err(|error| ConfigError::Io(path.to_owned(), error))
+    }
+
+    /// Bytes of each shard's arena.
+    pub fn pool_bytes_per_shard(&self) -> usize {
+        (self.pool_bytes as usize / self.cores.len()).max(super::limits::MIN_POOL_BYTES)
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self.devices.is_empty() {
+            return Err("`devices` is empty: name at least one file or block device");
+        }
+        if self.cores.is_empty() || self.cores.len() > super::limits::MAX_SHARDS {
+            return Err("`cores` names no core, or more than 64");
+        }
+        if !(1200..=65_000).contains(&self.mtu) {
+            return Err("`mtu` is outside 1200 to 65000");
+        }
+        if self.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
+            return Err("`admin` is not a loopback address: the endpoint has no authentication of its own");
+        }
+        if !(1..=86_400 * 7).contains(&self.gc_seconds) {
+            return Err("`gc_seconds` is outside 1 second to 7 days");
+        }
+        Ok(())
+    }
+}
