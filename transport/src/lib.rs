@@ -1,1 +1,18 @@
-//! To be filled by its owner.
+//! QUIC between shards: identities, links, frame streams, pacing.
+//!
+//! One quinn endpoint a shard, inside the shard's own runtime; mutual TLS 1.3 with the site's own certificates; two
+//! connections a link, so that chunks never hold up requests; one request a stream. WIRE.md describes the bytes.
+
+pub mod dialer;
+pub mod endpoint;
+pub mod identity;
+mod runtime;
+pub mod settings;
+pub mod stream;
+mod tls;
+
+pub use dialer::Dialer;
+pub use endpoint::{Arrival, BindError, ConnectError, Connection, Credentials, Endpoint};
+pub use identity::{Authority, Caller, Identity, IdentityError, Role, Trust};
+pub use settings::{Class, Congestion, Expect, Settings};
+pub use stream::{CallError, Stream, StreamError};
