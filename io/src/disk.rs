@@ -4,6 +4,7 @@
 //! durable bytes apart and can tear, drop, flip, misdirect, fail and stall. Nothing here is `Send`: a device belongs
 //! to one shard.
 
+use crate::limits;
 use crate::pool::{Buffer, Slice};
 
 /// Why a device did not do what it was asked.
@@ -57,6 +58,17 @@ impl std::fmt::Display for DiskError {
 }
 
 impl std::error::Error for DiskError {}
+
+/// Checks that a range is aligned to 4 KiB and lies on a device of `device_bytes`.
+pub(crate) fn check_range(offset: u64, length: u64, device_bytes: u64) -> Result<(), DiskError> {
+    if !(offset | length).is_multiple_of(limits::PAGE_BYTES as u64) {
+        return Err(DiskError::Misaligned { offset, length });
+    }
+    match offset.checked_add(length) {
+        Some(end) if end <= device_bytes => Ok(()),
+        _ => Err(DiskError::OutOfRange { offset, length, device_bytes }),
+    }
+}
 
 /// A device. Handles are cheap to clone and share one device. Offsets and lengths are multiples of 4 KiB.
 #[allow(async_fn_in_trait)]

@@ -6,4 +6,5 @@ pub mod disk;
 pub mod entropy;
 pub mod limits;
 pub mod pool;
+pub mod sim;
 pub mod uring;

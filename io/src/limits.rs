@@ -10,5 +10,14 @@ pub const UNIT_BYTES: usize = 64 << 10;
 pub const MAX_FIXED_BYTES: usize = 1 << 30;
 /// Submission queue entries of a shard's ring.
 pub const RING_ENTRIES: u32 = 1024;
+/// The smallest unit that a drive writes whole, and so the unit that a torn write tears at.
+pub const SECTOR_BYTES: usize = 512;
+/// Faults that one simulated device may have planned.
+pub const MAX_PLANNED_FAULTS: usize = 4096;
+/// Unflushed writes that a simulated device keeps apart before it drains the oldest by itself.
+pub const MAX_UNSYNCED_WRITES: usize = 16_384;
+/// Times that one transfer is asked for again after EINTR, EAGAIN or no whole block.
+pub const MAX_TRANSFER_RETRIES: u32 = 64;
 
+const _: () = assert!(PAGE_BYTES.is_multiple_of(SECTOR_BYTES));
 const _: () = assert!(HUGE_PAGE_BYTES.is_multiple_of(UNIT_BYTES) && UNIT_BYTES.is_multiple_of(PAGE_BYTES));

@@ -5,7 +5,7 @@
 //! io_uring itself is refused, [`check_io_uring`] says so before a runtime is started.
 #![allow(unsafe_code)]
 
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, check_range};
 use crate::limits;
 use crate::pool::{Buffer, Notice, Pool, Slice};
 use io_uring::{cqueue, opcode, squeue, types};
@@ -268,17 +268,10 @@ impl UringDisk {
     }
 
     fn check(&self, offset: u64, length: usize) -> Result<(), DiskError> {
-        let length = length as u64;
         if self.0.failed.get() {
             return Err(DiskError::Failed);
         }
-        if !(offset | length).is_multiple_of(limits::PAGE_BYTES as u64) {
-            return Err(DiskError::Misaligned { offset, length });
-        }
-        match offset.checked_add(length) {
-            Some(end) if end <= self.0.bytes => Ok(()),
-            _ => Err(DiskError::OutOfRange { offset, length, device_bytes: self.0.bytes }),
-        }
+        check_range(offset, length as u64, self.0.bytes)
     }
 
     fn descriptor(&self) -> types::Fd {
