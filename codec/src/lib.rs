@@ -3,13 +3,17 @@
 //! Where to start: [`frame`] for the header that precedes everything, [`delta`] for what a log is made of,
 //! [`message`] for what is said between machines, [`command`] for what Raft groups agree on.
 
+pub mod checksum;
 pub mod command;
 pub mod delta;
+pub mod erasure;
 pub mod field;
 pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod message;
+pub mod seal;
+pub mod stripe;
 
 pub use field::{DecodeError, Field, Reader};
 pub use frame::FrameHeader;

@@ -17,10 +17,12 @@ pub const BLOCK_BYTES: usize = 4096;
 pub const MAX_CHUNKS_PER_DELTA: usize = 4096;
 /// Objects up to this many plaintext bytes ride in their delta.
 pub const MAX_INLINE_PLAIN_BYTES: usize = 16 << 10;
-/// Sealed delta payload (name up to 4 KiB, digests, mode, link target up to 4 KiB) with room to grow.
-pub const MAX_PAYLOAD_BYTES: usize = 16 << 10;
+/// An object's name, and a link's target: what Linux calls PATH_MAX.
+pub const MAX_NAME_BYTES: usize = 4096;
+/// Sealed delta payload: 36 bytes for each of 4,096 chunks, a name, a link target, and room to grow.
+pub const MAX_PAYLOAD_BYTES: usize = 192 << 10;
 /// One encoded delta: header, chunk list, payload, inline data.
-pub const MAX_DELTA_BYTES: usize = 256 << 10;
+pub const MAX_DELTA_BYTES: usize = 512 << 10;
 /// One frame that is not a chunk body.
 pub const MAX_FRAME_BYTES: usize = 4 << 20;
 /// One byte field inside a record.
@@ -47,3 +49,4 @@ const _: () = assert!(MAX_DELTAS_BYTES_PER_REQUEST > MAX_DELTA_BYTES);
 const _: () = assert!(MAX_DELTAS_BYTES_PER_REQUEST + MAX_DELTA_BYTES < MAX_FRAME_BYTES);
 const _: () = assert!(MAX_CHUNKS_PER_QUESTION <= MAX_LIST);
 const _: () = assert!(SEGMENT_PLAIN_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(MAX_PAYLOAD_BYTES > MAX_CHUNKS_PER_DELTA * 36 + 2 * MAX_NAME_BYTES + 4096);
