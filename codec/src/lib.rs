@@ -12,6 +12,7 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod message;
+pub mod record;
 pub mod seal;
 pub mod stripe;
 
