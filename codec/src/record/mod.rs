@@ -3,3 +3,4 @@
 pub mod fragment;
 pub mod segment;
 pub mod superblock;
+pub mod wal;

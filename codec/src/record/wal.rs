@@ -1,0 +1,122 @@
+//! Records of a shard's write-ahead log, and the fixed part of the batches that carry them.
+
+use crate::delta::ChunkRef;
+use crate::ids::{GroupId, NodeId};
+use crate::{choice, record};
+use bytes::Bytes;
+
+record!(
+    /// A place in a group's Raft log.
+    LogPosition {
+        /// Term of the leader that wrote it.
+        term: u64,
+        /// That leader.
+        leader: NodeId,
+        /// Counted from 0.
+        index: u64,
+    }
+);
+
+impl Copy for LogPosition {}
+
+record!(
+    /// The voters of a group, as Raft's joint configurations.
+    Membership {
+        /// One set of nodes, or two while they change.
+        configurations: Vec<Vec<NodeId>>,
+        /// Every node, voter or learner.
+        nodes: Vec<NodeId>,
+    }
+);
+
+record!(
+    /// A membership and where in the log it was decided.
+    StoredMembership {
+        /// Where; `None` for the one before any.
+        position: Option<LogPosition>,
+        /// Which.
+        membership: Membership,
+    }
+);
+
+choice!(
+    /// What a log entry holds.
+    EntryPayload {
+        /// Nothing: a leader's first entry.
+        Blank = 0,
+        /// A command of the group's state machine.
+        Command(Bytes) = 1,
+        /// New voters.
+        Membership(Membership) = 2,
+    }
+);
+
+record!(
+    /// An entry in its place.
+    Entry {
+        /// Its place.
+        position: LogPosition,
+        /// What it holds.
+        payload: EntryPayload,
+    }
+);
+
+record!(
+    /// A vote, cast or won.
+    Vote {
+        /// Its term.
+        term: u64,
+        /// For whom.
+        leader: NodeId,
+        /// A quorum gave it.
+        committed: bool,
+    }
+);
+
+impl Copy for Vote {}
+
+record!(
+    /// A snapshot, kept as chunks.
+    SnapshotRecord {
+        /// Last entry that it covers.
+        last: Option<LogPosition>,
+        /// Voters then.
+        membership: StoredMembership,
+        /// Its pieces in order.
+        pieces: Vec<ChunkRef>,
+    }
+);
+
+choice!(
+    /// One record of the write-ahead log.
+    WalRecord {
+        /// Appends an entry, or puts it in the place of one of the same index.
+        Append((GroupId, Entry)) = 1,
+        /// Casts a vote.
+        Vote((GroupId, Vote)) = 2,
+        /// Everything up to here is committed.
+        Committed((GroupId, Option<LogPosition>)) = 3,
+        /// Drops what comes after this index (`None`: everything).
+        TruncateAfter((GroupId, Option<u64>)) = 4,
+        /// Drops everything up to here; a snapshot covers it.
+        Purge((GroupId, LogPosition)) = 5,
+        /// The group's newest snapshot.
+        Snapshot((GroupId, SnapshotRecord)) = 6,
+    }
+);
+
+record!(
+    /// Start of a batch's payload. A batch is padded with zeros to 4 KiB.
+    BatchHead {
+        /// Whose log this is: drawn when the site's devices were formatted, and the shard's number.
+        owner: [u8; 16],
+        /// CRC32 of the payload of the batch before; a batch that does not fit it is left over from an earlier lap.
+        previous_crc: u32,
+        /// Oldest batch that still holds something alive.
+        tail: u64,
+        /// Every batch up to this one was durable when this one was written.
+        durable: u64,
+        /// Records that follow.
+        records: u32,
+    }
+);

@@ -1,0 +1,372 @@
+//! One Raft group on one node.
+
+use crate::limits;
+use crate::machine::{SnapshotStore, StateMachine};
+use crate::message::{Answer, Ask, SnapshotEnd, SnapshotPiece, Voted};
+use crate::network::{Factory, PeerNetwork};
+use crate::storage::{GroupStorage, Machine};
+use crate::types::{self, Command, Types};
+use crate::wal::Wal;
+use bytes::Bytes;
+use farside_codec::Field;
+use farside_codec::delta::ChunkRef;
+use farside_codec::ids::{GroupId, NodeId};
+use farside_io::disk::Disk;
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use openraft::storage::Snapshot;
+use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Timing of a group.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupSettings {
+    /// How often a leader is heard.
+    pub heartbeat: Duration,
+    /// Shortest silence after which a follower stands.
+    pub election_min: Duration,
+    /// Longest.
+    pub election_max: Duration,
+}
+
+impl Default for GroupSettings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(800),
+        }
+    }
+}
+
+/// Why a group does not run here.
+#[derive(Debug)]
+pub enum GroupError {
+    /// Its log, its state or its snapshot can't be read.
+    Storage(std::io::Error),
+    /// The settings contradict one another.
+    Settings(String),
+    /// It has stopped.
+    Stopped,
+}
+
+impl std::fmt::Display for GroupError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Storage(error) => error.fmt(f),
+            Self::Settings(reason) => write!(f, "the settings of a group don't fit together: {reason}"),
+            Self::Stopped => f.write_str("the group has stopped on this node"),
+        }
+    }
+}
+
+impl std::error::Error for GroupError {}
+
+/// Why a command was not committed here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProposeError {
+    /// Another node leads; ask it, if it is known.
+    NotLeader(Option<NodeId>),
+    /// Too many proposals wait already.
+    Busy,
+    /// A command is larger than a record may be.
+    TooLarge,
+    /// The group has stopped on this node. Whether the command was committed is unknown.
+    Stopped,
+}
+
+impl std::fmt::Display for ProposeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotLeader(Some(node)) => write!(f, "node {node} leads the group"),
+            Self::NotLeader(None) => f.write_str("the group has no leader now"),
+            Self::Busy => f.write_str("too many proposals wait for this group"),
+            Self::TooLarge => f.write_str("the command is larger than a log record may be"),
+            Self::Stopped => f.write_str("the group has stopped on this node"),
+        }
+    }
+}
+
+impl std::error::Error for ProposeError {}
+
+/// How a group stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// Who leads, as far as this node knows.
+    pub leader: Option<NodeId>,
+    /// The current term.
+    pub term: u64,
+    /// Index of the last entry in the log.
+    pub last_index: Option<u64>,
+    /// Index of the last entry applied.
+    pub applied_index: Option<u64>,
+    /// Index of the last entry in the newest snapshot.
+    pub snapshot_index: Option<u64>,
+    /// It runs.
+    pub running: bool,
+}
+
+/// A group on this node. Clones share it.
+pub struct Group<D: Disk, S: StateMachine, P: SnapshotStore> {
+    raft: Raft<Types, Machine<D, S, P>>,
+    machine: Machine<D, S, P>,
+    id: GroupId,
+    node: NodeId,
+    waiting: Rc<Cell<usize>>,
+    /// Pieces of a snapshot that is being received.
+    pieces: Rc<RefCell<Vec<ChunkRef>>>,
+    /// The state was rebuilt from the snapshot when the group started.
+    rebuilt: bool,
+}
+
+impl<D: Disk, S: StateMachine, P: SnapshotStore> Clone for Group<D, S, P> {
+    fn clone(&self) -> Self {
+        Self {
+            raft: self.raft.clone(),
+            machine: self.machine.clone(),
+            id: self.id,
+            node: self.node,
+            waiting: self.waiting.clone(),
+            pieces: self.pieces.clone(),
+            rebuilt: self.rebuilt,
+        }
+    }
+}
+
+impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
+    /// Starts the group with what log and state hold.
+    pub async fn start(
+        id: GroupId,
+        node: NodeId,
+        settings: GroupSettings,
+        wal: Wal<D>,
+        state: Rc<RefCell<S>>,
+        snapshots: Rc<P>,
+        peers: Rc<dyn PeerNetwork>,
+    ) -> Result<Self, GroupError> {
+        let config = Config {
+            cluster_name: format!("group-{id}"),
+            heartbeat_interval: settings.heartbeat.as_millis() as u64,
+            election_timeout_min: settings.election_min.as_millis() as u64,
+            election_timeout_max: settings.election_max.as_millis() as u64,
+            // Snapshots are asked for by bytes, in `snapshot_if_due`.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: 0,
+            enable_pre_vote: Some(true),
+            // A leader that lost its unflushed tail must not come back as leader of the same term (measured.md).
+            enable_leader_restore: Some(false),
+            ..Config::default()
+        };
+        let config = config.validate().map_err(|error| GroupError::Settings(error.to_string()))?;
+        let storage = GroupStorage { wal, group: id };
+        snapshots.keep(id, &storage.wal.group(id, |log| log.snapshot_pieces().to_vec()));
+        let machine = Machine { storage: storage.clone(), state, snapshots: snapshots.clone() };
+        let rebuilt = machine.catch_up().await.map_err(GroupError::Storage)?;
+        let factory = Factory { group: id, peers, snapshots };
+        let raft = Raft::new(node.0, Arc::new(config), factory, storage, machine.clone()).await;
+        let raft = raft.map_err(|error| GroupError::Storage(std::io::Error::other(error.to_string())))?;
+        Ok(Self { raft, machine, id, node, waiting: Rc::default(), pieces: Rc::default(), rebuilt })
+    }
+
+    /// Makes the group's first voters known; harmless when that was done before.
+    pub async fn initialize(&self, voters: &[NodeId]) -> Result<(), GroupError> {
+        let members: BTreeMap<u64, openraft::EmptyNode> =
+            voters.iter().map(|node| (node.0, openraft::EmptyNode {})).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(GroupError::Settings(error.to_string())),
+            Err(RaftError::Fatal(_)) => Err(GroupError::Stopped),
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+    /// The state machine.
+    pub fn state(&self) -> &Rc<RefCell<S>> {
+        &self.machine.state
+    }
+    /// Whether the state was rebuilt from the snapshot when the group started.
+    pub fn was_rebuilt(&self) -> bool {
+        self.rebuilt
+    }
+
+    /// Commits a command and answers with its outcome.
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        if command.len() > limits::RECORD_BYTES {
+            return Err(ProposeError::TooLarge);
+        }
+        if self.waiting.get() >= limits::PROPOSALS {
+            return Err(ProposeError::Busy);
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let _done = Countdown(self.waiting.clone());
+        match self.raft.client_write(Command(command)).await {
+            Ok(written) => Ok(written.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader(forward.leader_id.map(NodeId)))
+            }
+            Err(_) => Err(ProposeError::Stopped),
+        }
+    }
+
+    /// Waits until this node is sure that it leads and has applied everything committed before: a linearizable read
+    /// of the state may follow.
+    pub async fn confirm_leader(&self) -> Result<(), ProposeError> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(_)) => Err(ProposeError::NotLeader(self.leader())),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
+        }
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.status().leader
+    }
+
+    /// This node leads.
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> GroupStatus {
+        let metrics = openraft::async_runtime::WatchReceiver::borrow_watched(&self.raft.metrics()).clone();
+        GroupStatus {
+            leader: metrics.current_leader.map(NodeId),
+            term: metrics.current_term,
+            last_index: metrics.last_log_index,
+            applied_index: metrics.last_applied.map(|last| last.index),
+            snapshot_index: metrics.snapshot.map(|last| last.index),
+            running: metrics.running_state.is_ok(),
+        }
+    }
+
+    /// Makes a snapshot if the log's live part has reached its bound and this group holds most of it.
+    pub async fn snapshot_if_due(&self) {
+        let (bytes, largest) = self.machine.storage.wal.live();
+        if bytes > self.machine.storage.wal.live_limit() && largest == Some(self.id) {
+            self.snapshot().await;
+        }
+    }
+
+    /// Makes a snapshot, after which the log before it is dropped.
+    pub async fn snapshot(&self) {
+        // It runs in the background; a group that has stopped has nothing to make one of.
+        let _ = self.raft.trigger().snapshot().await;
+    }
+
+    /// Stands for election now.
+    pub async fn elect(&self) {
+        let _ = self.raft.trigger().elect(false).await;
+    }
+
+    /// Stops it.
+    pub async fn shutdown(&self) {
+        let _ = self.raft.shutdown().await;
+    }
+
+    /// Answers another node of the group.
+    pub async fn handle(&self, request: Bytes) -> Bytes {
+        let answer = match Ask::from_bytes(request) {
+            Ok(ask) => self.answer(ask).await,
+            Err(error) => {
+                tracing::warn!(%error, group = %self.id, "a Raft message can't be read");
+                Answer::Stopped
+            }
+        };
+        answer.to_bytes()
+    }
+
+    async fn answer(&self, ask: Ask) -> Answer {
+        match ask {
+            Ask::Append(append) => {
+                let request = AppendEntriesRequest {
+                    vote: types::vote(append.vote),
+                    prev_log_id: append.previous.map(types::log_id),
+                    entries: append.entries.iter().map(types::entry).collect(),
+                    leader_commit: append.committed.map(types::log_id),
+                };
+                match self.raft.append_entries(request).await {
+                    Ok(AppendEntriesResponse::Success) => Answer::Appended,
+                    Ok(AppendEntriesResponse::PartialSuccess(upto)) => {
+                        Answer::AppendedTo(upto.as_ref().map(types::position))
+                    }
+                    Ok(AppendEntriesResponse::Conflict) => Answer::Conflict,
+                    Ok(AppendEntriesResponse::HigherVote(vote)) => Answer::HigherVote(types::wal_vote(&vote)),
+                    Err(_) => Answer::Stopped,
+                }
+            }
+            Ask::Vote(request) => self.answer_vote(request, false).await,
+            Ask::PreVote(request) => self.answer_vote(request, true).await,
+            Ask::Piece(piece) => self.keep_piece(piece).await,
+            Ask::Install(end) => self.install(end).await,
+        }
+    }
+
+    async fn answer_vote(&self, request: crate::message::RequestVote, pre: bool) -> Answer {
+        let request = VoteRequest {
+            vote: types::vote(request.vote),
+            last_log_id: request.last.map(types::log_id),
+            leadership_transfer: request.transfer,
+        };
+        let response = if pre { self.raft.pre_vote(request).await } else { self.raft.vote(request).await };
+        match response {
+            Ok(response) => Answer::Voted(Voted {
+                vote: types::wal_vote(&response.vote),
+                granted: response.vote_granted,
+                last: response.last_log_id.as_ref().map(types::position),
+            }),
+            Err(_) => Answer::Stopped,
+        }
+    }
+
+    async fn keep_piece(&self, piece: SnapshotPiece) -> Answer {
+        if piece.number == 0 {
+            self.pieces.borrow_mut().clear();
+        }
+        if piece.number as usize != self.pieces.borrow().len() {
+            return Answer::Conflict;
+        }
+        match self.machine.snapshots.put(piece.bytes).await {
+            Ok(kept) => {
+                self.pieces.borrow_mut().push(kept);
+                Answer::Kept
+            }
+            Err(error) => {
+                tracing::warn!(%error, group = %self.id, "a snapshot can't be received");
+                Answer::Stopped
+            }
+        }
+    }
+
+    async fn install(&self, end: SnapshotEnd) -> Answer {
+        let pieces = std::mem::take(&mut *self.pieces.borrow_mut());
+        if pieces.len() != end.pieces as usize {
+            return Answer::Conflict;
+        }
+        let meta = types::SnapshotMeta {
+            last_log_id: end.last.map(types::log_id),
+            last_membership: types::stored_membership(&end.membership),
+        };
+        let snapshot = Snapshot { meta, snapshot: pieces };
+        match self.raft.install_full_snapshot(types::vote(end.vote), snapshot).await {
+            Ok(response) => Answer::Installed(types::wal_vote(&response.vote)),
+            Err(_) => Answer::Stopped,
+        }
+    }
+}
+
+struct Countdown(Rc<Cell<usize>>);
+
+impl Drop for Countdown {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}

@@ -1,0 +1,16 @@
+//! Every limit of this crate.
+
+/// Records of one batch: what one flush makes durable at most.
+pub const BATCH_BYTES: usize = 4 << 20;
+/// One record: a command is at most one request's worth of deltas, plus framing.
+pub const RECORD_BYTES: usize = farside_codec::limits::MAX_FRAME_BYTES - 4096;
+/// Bytes that wait for the writer. Past it an append waits its turn in the group, which makes proposers wait.
+pub const QUEUE_BYTES: usize = 32 << 20;
+/// Entries in memory, of all groups of a shard, above which the largest group is asked for a snapshot.
+pub const LIVE_BYTES: usize = 48 << 20;
+/// Smallest region: three laps of the smallest live state.
+pub const MIN_REGION_BYTES: u64 = 16 << 20;
+/// Pieces of a snapshot.
+pub const PIECE_BYTES: usize = 4 << 20;
+/// Proposals of one group that wait for their entry to commit.
+pub const PROPOSALS: usize = 4096;

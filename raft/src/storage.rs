@@ -1,0 +1,290 @@
+//! openraft's storage on the shard's write-ahead log and the caller's state machine.
+
+use crate::machine::{Applied, SnapshotPieces, SnapshotStore, StateError, StateMachine};
+use crate::types::{self, Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
+use crate::wal::{Wal, WalError};
+use bytes::Bytes;
+use farside_codec::delta::ChunkRef;
+use farside_codec::ids::GroupId;
+use farside_codec::record::wal::{SnapshotRecord, WalRecord};
+use farside_io::disk::Disk;
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{
+    EntryResponder, IOFlushed, LogState, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine, Snapshot,
+};
+use std::cell::RefCell;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::rc::Rc;
+
+fn wal_failed(error: WalError) -> io::Error {
+    io::Error::other(error)
+}
+
+fn state_failed(error: StateError) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+/// One group's view of the log.
+pub(crate) struct GroupStorage<D> {
+    pub(crate) wal: Wal<D>,
+    pub(crate) group: GroupId,
+}
+
+impl<D> Clone for GroupStorage<D> {
+    fn clone(&self) -> Self {
+        Self { wal: self.wal.clone(), group: self.group }
+    }
+}
+
+impl<D: Disk> RaftLogReader<Types> for GroupStorage<D> {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug>(&mut self, range: R) -> io::Result<Vec<Entry>> {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => u64::MAX,
+        };
+        Ok(self.wal.group(self.group, |log| log.entries(from, to).map(types::entry).collect()))
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.wal.group(self.group, |log| log.vote()).map(types::vote))
+    }
+}
+
+impl<D: Disk> RaftLogStorage<Types> for GroupStorage<D> {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        Ok(self.wal.group(self.group, |log| LogState {
+            last_purged_log_id: log.purged().map(types::log_id),
+            last_log_id: log.last().map(types::log_id),
+        }))
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let record = WalRecord::Vote((self.group, types::wal_vote(vote)));
+        self.wal.append_durably(&[record]).await.map_err(wal_failed)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        // Only spares work after a restart, so nobody waits for it.
+        let record = WalRecord::Committed((self.group, committed.as_ref().map(types::position)));
+        self.wal.append(&[record], None);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        // It may lie ahead of the entries if those were torn off; openraft wants one that is there.
+        Ok(self.wal.group(self.group, |log| {
+            let last = log.last();
+            log.committed()
+                .filter(|committed| last.is_some_and(|last| committed.index <= last.index))
+                .map(types::log_id)
+        }))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry>,
+    {
+        let records: Vec<WalRecord> =
+            entries.into_iter().map(|entry| WalRecord::Append((self.group, types::wal_entry(&entry)))).collect();
+        self.wal.room().await;
+        self.wal.append(&records, Some(Box::new(|result| callback.io_completed(result.map_err(wal_failed)))));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let record = WalRecord::TruncateAfter((self.group, last.map(|last| last.index)));
+        self.wal.append_durably(&[record]).await.map_err(wal_failed)
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let record = WalRecord::Purge((self.group, types::position(&upto)));
+        self.wal.append_durably(&[record]).await.map_err(wal_failed)
+    }
+}
+
+/// A snapshot's pieces, by where they are kept on this node.
+pub(crate) type Pieces = Vec<ChunkRef>;
+
+/// openraft's view of a state machine.
+pub(crate) struct Machine<D, S, P> {
+    pub(crate) storage: GroupStorage<D>,
+    pub(crate) state: Rc<RefCell<S>>,
+    pub(crate) snapshots: Rc<P>,
+}
+
+impl<D, S, P> Clone for Machine<D, S, P> {
+    fn clone(&self) -> Self {
+        Self { storage: self.storage.clone(), state: self.state.clone(), snapshots: self.snapshots.clone() }
+    }
+}
+
+impl<D: Disk, S: StateMachine, P: SnapshotStore> Machine<D, S, P> {
+    /// Reinstalls the group's own snapshot if the state has fallen behind what the log still holds: its file was lost
+    /// or damaged. The log's entries then bring it up to date.
+    pub(crate) async fn catch_up(&self) -> io::Result<bool> {
+        let applied = self.state.borrow().applied().map_err(state_failed)?.last.map(|last| last.index);
+        let (purged, snapshot) =
+            self.storage.wal.group(self.storage.group, |log| (log.purged(), log.snapshot().cloned()));
+        let behind = purged.is_some_and(|purged| applied.is_none_or(|applied| applied < purged.index));
+        match snapshot {
+            _ if !behind => Ok(false),
+            Some(snapshot) => self.install(&snapshot).await.map(|()| true),
+            None => Err(io::Error::other("the state is behind the log and there is no snapshot to begin from")),
+        }
+    }
+
+    async fn install(&self, snapshot: &SnapshotRecord) -> io::Result<()> {
+        self.state.borrow_mut().install_begin().map_err(state_failed)?;
+        for piece in &snapshot.pieces {
+            let bytes = self.snapshots.get(piece).await.map_err(io::Error::other)?;
+            self.state.borrow_mut().install_piece(bytes).map_err(state_failed)?;
+        }
+        let applied = Applied { last: snapshot.last, membership: snapshot.membership.clone() };
+        self.state.borrow_mut().install_finish(&applied).map_err(state_failed)
+    }
+
+    async fn record(&self, snapshot: SnapshotRecord) -> io::Result<()> {
+        let record = WalRecord::Snapshot((self.storage.group, snapshot.clone()));
+        self.storage.wal.append_durably(&[record]).await.map_err(wal_failed)?;
+        self.snapshots.keep(self.storage.group, &snapshot.pieces);
+        Ok(())
+    }
+
+    /// Applies a run of commands, and answers their proposers.
+    fn apply_run(&self, run: &mut Run, applied: &Applied) -> io::Result<()> {
+        let commands: Vec<Bytes> = run.commands.drain(..).collect();
+        let outcomes = self.state.borrow_mut().apply(&commands, applied).map_err(state_failed)?;
+        debug_assert_eq!(outcomes.len(), commands.len());
+        let mut outcomes = outcomes.into_iter();
+        for (responder, is_command) in run.responders.drain(..) {
+            let outcome = if is_command { outcomes.next().unwrap_or_default() } else { Bytes::new() };
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Run {
+    commands: Vec<Bytes>,
+    responders: Vec<(Option<openraft::storage::ApplyResponder<Types>>, bool)>,
+}
+
+/// Entries applied in one transaction of the state machine.
+const APPLY_ENTRIES: usize = 256;
+
+impl<D: Disk, S: StateMachine, P: SnapshotStore> RaftStateMachine<Types> for Machine<D, S, P> {
+    type SnapshotData = Pieces;
+    type SnapshotBuilder = Builder<D, S, P>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let applied = self.state.borrow().applied().map_err(state_failed)?;
+        Ok((applied.last.map(types::log_id), types::stored_membership(&applied.membership)))
+    }
+
+    async fn apply<E>(&mut self, mut entries: E) -> io::Result<()>
+    where
+        E: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin,
+    {
+        let mut applied = self.state.borrow().applied().map_err(state_failed)?;
+        let mut run = Run::default();
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let position = types::position(&entry.log_id);
+            applied.last = Some(position);
+            let is_command = match entry.payload {
+                openraft::EntryPayload::Normal(command) => {
+                    run.commands.push(command.0);
+                    true
+                }
+                openraft::EntryPayload::Membership(membership) => {
+                    let membership = types::wal_membership(&membership);
+                    let position = Some(position);
+                    applied.membership = farside_codec::record::wal::StoredMembership { position, membership };
+                    false
+                }
+                openraft::EntryPayload::Blank => false,
+            };
+            run.responders.push((responder, is_command));
+            if run.responders.len() >= APPLY_ENTRIES {
+                self.apply_run(&mut run, &applied)?;
+            }
+        }
+        if !run.responders.is_empty() {
+            self.apply_run(&mut run, &applied)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder<D, S, P> {
+        let view = {
+            let state = self.state.borrow();
+            state.applied().and_then(|applied| Ok((applied, state.snapshot()?)))
+        };
+        Builder { machine: self.clone(), view: Some(view) }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, pieces: Pieces) -> io::Result<()> {
+        let snapshot = SnapshotRecord {
+            last: meta.last_log_id.as_ref().map(types::position),
+            membership: types::wal_stored_membership(&meta.last_membership),
+            pieces,
+        };
+        self.install(&snapshot).await?;
+        self.record(snapshot).await
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<openraft::type_config::alias::SnapshotOf<Types, Pieces>>> {
+        let snapshot = self.storage.wal.group(self.storage.group, |log| log.snapshot().cloned());
+        Ok(snapshot.map(|snapshot| Snapshot { meta: meta(&snapshot), snapshot: snapshot.pieces }))
+    }
+}
+
+fn meta(snapshot: &SnapshotRecord) -> SnapshotMeta {
+    SnapshotMeta {
+        last_log_id: snapshot.last.map(types::log_id),
+        last_membership: types::stored_membership(&snapshot.membership),
+    }
+}
+
+type View = Result<(Applied, Box<dyn SnapshotPieces>), StateError>;
+
+/// Writes out a view of the state that was taken when the builder was made.
+pub(crate) struct Builder<D, S, P> {
+    machine: Machine<D, S, P>,
+    view: Option<View>,
+}
+
+impl<D: Disk, S: StateMachine, P: SnapshotStore> RaftSnapshotBuilder<Types> for Builder<D, S, P> {
+    type SnapshotData = Pieces;
+
+    async fn build_snapshot(&mut self) -> io::Result<openraft::type_config::alias::SnapshotOf<Types, Pieces>> {
+        let view = self.view.take().ok_or(io::Error::other("a builder builds once"))?;
+        let (applied, mut reader) = view.map_err(state_failed)?;
+        let mut pieces = Vec::new();
+        while let Some(piece) = reader.next_piece().map_err(state_failed)? {
+            pieces.push(self.machine.snapshots.put(piece).await.map_err(io::Error::other)?);
+        }
+        let record = SnapshotRecord { last: applied.last, membership: applied.membership, pieces };
+        self.machine.record(record.clone()).await?;
+        Ok(Snapshot { meta: meta(&record), snapshot: record.pieces })
+    }
+}

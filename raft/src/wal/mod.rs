@@ -1,0 +1,355 @@
+//! A shard's write-ahead log, shared by all of its Raft groups: group commit, mirrored, circular.
+//!
+//! One batch is in flight at a time. A batch holds whatever all groups queued while the one before it was written; it
+//! goes to every mirror and is flushed there before anyone is told. So only the last batch can be torn by a crash, and
+//! anything missing before it is damage, not a torn tail. A mirror whose write or flush fails is out of use; the log
+//! goes on with the others and fails when none is left. When the region fills, the live state is written again at the
+//! head (a checkpoint) and the tail moves up behind it.
+
+mod recovery;
+mod state;
+
+use crate::limits;
+use farside_codec::frame::HEADER_BYTES;
+use farside_codec::ids::GroupId;
+use farside_codec::limits::BLOCK_BYTES;
+use farside_codec::message::kind;
+use farside_codec::record::wal::{BatchHead, WalRecord};
+use farside_codec::{Field, FrameHeader};
+use farside_io::disk::Disk;
+use farside_io::pool::{Pool, Slice};
+use futures_util::future::join_all;
+pub use recovery::{WalError, WalReport};
+pub use state::GroupLog;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use tokio::sync::{Notify, oneshot};
+
+/// One copy of the log: a region of a device.
+#[derive(Clone)]
+pub struct WalMirror<D> {
+    /// The device.
+    pub disk: D,
+    /// First byte of the region.
+    pub offset: u64,
+    /// Bytes of the region; the same for every mirror.
+    pub bytes: u64,
+}
+
+/// Called once, when what was queued is durable, or never will be.
+pub type Flushed = Box<dyn FnOnce(Result<(), WalError>)>;
+
+/// Records that wait for the writer.
+struct Queued {
+    bytes: Vec<u8>,
+    count: u32,
+    flushed: Option<Flushed>,
+}
+
+/// The live state on its way to the head of the log.
+struct Checkpoint {
+    /// The batch that it begins with: the tail, once all of it is durable.
+    first: Option<u64>,
+    left: VecDeque<Vec<u8>>,
+}
+
+/// What one batch will hold.
+struct Batch {
+    records: Vec<u8>,
+    count: u32,
+    waiting: Vec<Flushed>,
+}
+
+/// A batch that is on the devices.
+#[derive(Debug, Clone, Copy)]
+struct Placed {
+    number: u64,
+    offset: u64,
+    bytes: u64,
+}
+
+struct Inner<D> {
+    owner: [u8; 16],
+    pool: Pool,
+    region_bytes: u64,
+    mirrors: RefCell<Vec<WalMirror<D>>>,
+    lost_mirrors: Cell<u32>,
+    groups: RefCell<BTreeMap<GroupId, GroupLog>>,
+    queue: RefCell<VecDeque<Queued>>,
+    queued_bytes: Cell<usize>,
+    work: Notify,
+    drained: Notify,
+    placed: RefCell<VecDeque<Placed>>,
+    next_number: Cell<u64>,
+    /// Oldest batch with something alive. Space before it is used again only once a durable batch has said so.
+    tail: Cell<u64>,
+    previous_crc: Cell<u32>,
+    checkpoint: RefCell<Option<Checkpoint>>,
+    failed: RefCell<Option<WalError>>,
+    closed: Cell<bool>,
+}
+
+/// The log. Clones share it.
+pub struct Wal<D>(Rc<Inner<D>>);
+
+impl<D> Clone for Wal<D> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<D: Disk> Wal<D> {
+    /// Reads what the mirrors hold and goes on from there. `owner` tells this log from any other that lay there.
+    pub async fn open(owner: [u8; 16], mirrors: Vec<WalMirror<D>>, pool: &Pool) -> Result<(Self, WalReport), WalError> {
+        let region_bytes = mirrors.iter().map(|mirror| mirror.bytes).min().ok_or(WalError::NoMirror)?;
+        if region_bytes < limits::MIN_REGION_BYTES {
+            return Err(WalError::RegionTooSmall { bytes: region_bytes });
+        }
+        let found = recovery::recover(owner, &mirrors, region_bytes, pool).await?;
+        let wal = Self(Rc::new(Inner {
+            owner,
+            pool: pool.clone(),
+            region_bytes,
+            mirrors: RefCell::new(found.mirrors),
+            lost_mirrors: Cell::new(found.report.lost_mirrors),
+            groups: RefCell::new(found.groups),
+            queue: RefCell::default(),
+            queued_bytes: Cell::default(),
+            work: Notify::new(),
+            drained: Notify::new(),
+            next_number: Cell::new(found.placed.back().map_or(1, |last| last.number + 1)),
+            tail: Cell::new(found.placed.front().map_or(1, |first| first.number)),
+            placed: RefCell::new(found.placed),
+            previous_crc: Cell::new(found.previous_crc),
+            checkpoint: RefCell::default(),
+            failed: RefCell::default(),
+            closed: Cell::new(false),
+        }));
+        let writer = wal.clone();
+        tokio::task::spawn_local(async move { writer.write_queue().await });
+        Ok((wal, found.report))
+    }
+
+    /// Reads one group's log.
+    pub fn group<R>(&self, group: GroupId, read: impl FnOnce(&GroupLog) -> R) -> R {
+        let mut groups = self.0.groups.borrow_mut();
+        read(groups.entry(group).or_default())
+    }
+
+    /// Queues records; `flushed` is called once they are durable. What they say holds in memory at once.
+    pub fn append(&self, records: &[WalRecord], flushed: Option<Flushed>) {
+        let mut bytes = Vec::new();
+        for record in records {
+            record.encode(&mut bytes);
+            // A record that was just made continues the log it was made for.
+            self.0.groups.borrow_mut().entry(state::group_of(record)).or_default().apply(record);
+        }
+        if let Some(error) = self.0.failed.borrow().clone() {
+            return flushed.into_iter().for_each(|flushed| flushed(Err(error.clone())));
+        }
+        self.0.queued_bytes.set(self.0.queued_bytes.get() + bytes.len());
+        self.0.queue.borrow_mut().push_back(Queued { bytes, count: records.len() as u32, flushed });
+        self.0.work.notify_one();
+    }
+
+    /// The same, waiting until it is durable.
+    pub async fn append_durably(&self, records: &[WalRecord]) -> Result<(), WalError> {
+        let (sender, receiver) = oneshot::channel();
+        self.append(records, Some(Box::new(move |result| drop(sender.send(result)))));
+        receiver.await.unwrap_or(Err(WalError::Closed))
+    }
+
+    /// Waits until the queue has room, so that memory does not grow past its bound.
+    pub async fn room(&self) {
+        while self.0.queued_bytes.get() > limits::QUEUE_BYTES && self.0.failed.borrow().is_none() {
+            self.0.drained.notified().await;
+        }
+    }
+
+    /// Bytes of entries in memory, and the group that holds most of them.
+    pub fn live(&self) -> (usize, Option<GroupId>) {
+        let groups = self.0.groups.borrow();
+        let total = groups.values().map(GroupLog::live_bytes).sum();
+        (total, groups.iter().max_by_key(|(_, log)| log.live_bytes()).map(|(group, _)| *group))
+    }
+
+    /// Live bytes above which groups should make snapshots: a bound of memory, and of what a checkpoint writes.
+    pub fn live_limit(&self) -> usize {
+        limits::LIVE_BYTES.min(self.0.region_bytes as usize / 4)
+    }
+
+    /// Part of the region in use, 0 to 1.
+    pub fn used(&self) -> f64 {
+        self.used_bytes() as f64 / self.0.region_bytes as f64
+    }
+
+    /// Mirrors that failed or could not be read.
+    pub fn lost_mirrors(&self) -> u32 {
+        self.0.lost_mirrors.get()
+    }
+
+    /// Why nothing is written any more.
+    pub fn failure(&self) -> Option<WalError> {
+        self.0.failed.borrow().clone()
+    }
+
+    /// Stops the writer once everything queued is durable.
+    pub async fn close(&self) {
+        // The answer to this empty append means that all before it was answered.
+        let _ = self.append_durably(&[]).await;
+        self.0.closed.set(true);
+        self.0.work.notify_one();
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let placed = self.0.placed.borrow();
+        let (Some(first), Some(last)) = (placed.front(), placed.back()) else { return 0 };
+        let end = last.offset + last.bytes;
+        if last.offset >= first.offset { end - first.offset } else { self.0.region_bytes - first.offset + end }
+    }
+
+    async fn write_queue(&self) {
+        while !self.0.closed.get() {
+            self.begin_checkpoint_if_due();
+            let Some(batch) = self.next_batch() else {
+                self.0.work.notified().await;
+                continue;
+            };
+            let result = self.write_batch(batch.records, batch.count).await;
+            if let Err(error) = &result {
+                *self.0.failed.borrow_mut() = Some(error.clone());
+                tracing::error!(%error, "the write-ahead log has stopped");
+            }
+            batch.waiting.into_iter().for_each(|flushed| flushed(result.clone()));
+            self.0.drained.notify_waiters();
+            if result.is_err() {
+                return self.fail_queue();
+            }
+        }
+    }
+
+    fn fail_queue(&self) {
+        let error = self.0.failed.borrow().clone().unwrap_or(WalError::Closed);
+        for flushed in self.0.queue.borrow_mut().drain(..).filter_map(|queued| queued.flushed) {
+            flushed(Err(error.clone()));
+        }
+    }
+
+    fn begin_checkpoint_if_due(&self) {
+        let mut checkpoint = self.0.checkpoint.borrow_mut();
+        if checkpoint.is_some() || self.used_bytes() < self.0.region_bytes / 2 {
+            return;
+        }
+        let mut left = VecDeque::new();
+        for (group, log) in self.0.groups.borrow().iter() {
+            log.records(*group, &mut |record| left.push_back(record.to_bytes().to_vec()));
+        }
+        // It goes ahead of what is queued. Memory holds that already, and a record that comes twice says the same.
+        *checkpoint = Some(Checkpoint { first: None, left });
+    }
+
+    /// Takes what fits into one batch: a part of the checkpoint under way, then what is queued.
+    fn next_batch(&self) -> Option<Batch> {
+        let mut batch = Batch { records: Vec::new(), count: 0, waiting: Vec::new() };
+        let fits = |batch: &Batch, more: usize| batch.count == 0 || batch.records.len() + more <= limits::BATCH_BYTES;
+        if let Some(checkpoint) = self.0.checkpoint.borrow_mut().as_mut() {
+            checkpoint.first.get_or_insert(self.0.next_number.get());
+            while let Some(record) = checkpoint.left.pop_front_if(|record| fits(&batch, record.len())) {
+                batch.records.extend_from_slice(&record);
+                batch.count += 1;
+            }
+            if !checkpoint.left.is_empty() {
+                return Some(batch);
+            }
+        }
+        let mut queue = self.0.queue.borrow_mut();
+        let idle = queue.is_empty() && batch.count == 0;
+        while let Some(queued) = queue.pop_front_if(|queued| fits(&batch, queued.bytes.len())) {
+            self.0.queued_bytes.set(self.0.queued_bytes.get() - queued.bytes.len());
+            batch.records.extend_from_slice(&queued.bytes);
+            batch.count += queued.count;
+            batch.waiting.extend(queued.flushed);
+        }
+        (!idle).then_some(batch)
+    }
+
+    async fn write_batch(&self, records: Vec<u8>, count: u32) -> Result<(), WalError> {
+        let number = self.0.next_number.get();
+        let head = BatchHead {
+            owner: self.0.owner,
+            previous_crc: self.0.previous_crc.get(),
+            tail: self.0.tail.get(),
+            durable: number - 1,
+            records: count,
+        };
+        let mut payload = head.to_bytes().to_vec();
+        payload.extend_from_slice(&records);
+        let header = FrameHeader::of_payload(kind::WAL_BATCH, 0, number, &payload);
+        let bytes = (HEADER_BYTES + payload.len()).next_multiple_of(BLOCK_BYTES);
+        let offset = self.place(bytes as u64)?;
+        let mut buffer = self.0.pool.take(bytes).await.map_err(|_| WalError::BatchTooLarge { bytes })?;
+        buffer[..HEADER_BYTES].copy_from_slice(&header.to_array());
+        buffer[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(&payload);
+        buffer[HEADER_BYTES + payload.len()..].fill(0);
+        self.write_mirrors(offset, buffer.share()).await?;
+        self.0.previous_crc.set(header.payload_crc());
+        self.0.next_number.set(number + 1);
+        let mut placed = self.0.placed.borrow_mut();
+        placed.push_back(Placed { number, offset, bytes: bytes as u64 });
+        placed.retain(|placed| placed.number >= self.0.tail.get());
+        drop(placed);
+        self.finish_checkpoint();
+        Ok(())
+    }
+
+    /// Where the next batch goes: after the last one, or at the region's start if it does not fit before its end.
+    fn place(&self, bytes: u64) -> Result<u64, WalError> {
+        let placed = self.0.placed.borrow();
+        let (Some(first), Some(last)) = (placed.front(), placed.back()) else { return Ok(0) };
+        let end = last.offset + last.bytes;
+        let full = WalError::Full { region_bytes: self.0.region_bytes };
+        match last.offset >= first.offset {
+            true if end + bytes <= self.0.region_bytes => Ok(end),
+            true if bytes <= first.offset => Ok(0),
+            false if end + bytes <= first.offset => Ok(end),
+            _ => Err(full),
+        }
+    }
+
+    /// Writes and flushes every mirror; one is enough, and those that fail are out of use.
+    async fn write_mirrors(&self, offset: u64, data: Slice) -> Result<(), WalError> {
+        let mirrors = self.0.mirrors.borrow().clone();
+        let write = |mirror: &WalMirror<D>| {
+            let (mirror, data) = (mirror.clone(), data.clone());
+            async move {
+                mirror.disk.write(mirror.offset + offset, data).await?;
+                mirror.disk.sync().await
+            }
+        };
+        let results = join_all(mirrors.iter().map(write)).await;
+        let mut left = Vec::new();
+        for (mirror, result) in mirrors.into_iter().zip(results) {
+            match result {
+                Ok(()) => left.push(mirror),
+                Err(error) => {
+                    self.0.lost_mirrors.set(self.0.lost_mirrors.get() + 1);
+                    tracing::error!(%error, "a mirror of the write-ahead log failed and is out of use");
+                }
+            }
+        }
+        let none_left = left.is_empty();
+        *self.0.mirrors.borrow_mut() = left;
+        if none_left { Err(WalError::NoMirror) } else { Ok(()) }
+    }
+
+    fn finish_checkpoint(&self) {
+        let mut checkpoint = self.0.checkpoint.borrow_mut();
+        if let Some(Checkpoint { first: Some(first), left }) = checkpoint.as_ref()
+            && left.is_empty()
+        {
+            self.0.tail.set(*first);
+            *checkpoint = None;
+        }
+    }
+}
