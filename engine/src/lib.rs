@@ -1,2 +1,5 @@
 //! Farside: decides and does. The chunk store, state, federation, keys, node, client and the `farside` binary.
+
 pub mod federation;
+pub mod framed;
+pub mod state;

@@ -1,1 +1,3 @@
+//! The `farside` command.
+
 fn main() {}

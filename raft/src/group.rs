@@ -201,7 +201,8 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         if command.len() > limits::RECORD_BYTES {
             return Err(ProposeError::TooLarge);
         }
-        if self.waiting.get() >= limits::PROPOSALS {
+        let wal = &self.machine.storage.wal;
+        if self.waiting.get() >= limits::PROPOSALS || wal.live().0 > 2 * wal.live_limit() {
             return Err(ProposeError::Busy);
         }
         self.waiting.set(self.waiting.get() + 1);

@@ -6,10 +6,16 @@ pub const BATCH_BYTES: usize = 4 << 20;
 pub const RECORD_BYTES: usize = farside_codec::limits::MAX_FRAME_BYTES - 4096;
 /// Bytes that wait for the writer. Past it an append waits its turn in the group, which makes proposers wait.
 pub const QUEUE_BYTES: usize = 32 << 20;
-/// Entries in memory, of all groups of a shard, above which the largest group is asked for a snapshot.
-pub const LIVE_BYTES: usize = 48 << 20;
-/// Smallest region: three laps of the smallest live state.
-pub const MIN_REGION_BYTES: u64 = 16 << 20;
+/// Entries in memory, of all groups of a shard, above which the largest group is asked for a snapshot. At twice that,
+/// proposals are turned away.
+pub const LIVE_BYTES: usize = 32 << 20;
+/// Live entries take at most this part of the region before a snapshot is due.
+pub const LIVE_PART: u64 = 8;
+
+const _: () =
+    assert!(MIN_REGION_BYTES / 2 + 2 * MIN_REGION_BYTES / LIVE_PART + BATCH_BYTES as u64 + 4096 <= MIN_REGION_BYTES);
+/// Smallest region: half of it in use, a checkpoint of the live state and a batch fit together.
+pub const MIN_REGION_BYTES: u64 = 32 << 20;
 /// Pieces of a snapshot.
 pub const PIECE_BYTES: usize = 4 << 20;
 /// Proposals of one group that wait for their entry to commit.

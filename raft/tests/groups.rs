@@ -18,7 +18,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-const REGION: u64 = 16 << 20;
+const REGION: u64 = 32 << 20;
 
 /// Remembers every command, in order.
 #[derive(Default)]
@@ -191,12 +191,11 @@ fn the_log_goes_round() {
             let wal = open_wal(directory.path(), &["a"]).await.expect("a log");
             let group = start(wal, 1, &shelf, Rc::new(Alone)).await;
             group.initialize(&[NodeId(1)]).await.expect("voters");
-            // Five laps of the region.
-            for _ in 0..80 {
+            // Three laps of the region.
+            for _ in 0..96 {
                 let batch = (0..16).map(|_| propose_bytes(&group, vec![3; 64 << 10]));
-                futures_util::future::join_all(batch).await;
+                futures_util::future::join(futures_util::future::join_all(batch), group.snapshot_if_due()).await;
                 expected += 16;
-                group.snapshot_if_due().await;
             }
             assert_eq!(group.state().borrow().commands.len(), expected);
         });
@@ -205,8 +204,12 @@ fn the_log_goes_round() {
 
 async fn propose_bytes(group: &TestGroup, bytes: Vec<u8>) {
     let bytes = Bytes::from(bytes);
-    while group.propose(bytes.clone()).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    loop {
+        match group.propose(bytes.clone()).await {
+            Ok(_) => return,
+            Err(ProposeError::Stopped) => panic!("the group has stopped"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
     }
 }
 

@@ -176,7 +176,7 @@ impl<D: Disk> Wal<D> {
 
     /// Live bytes above which groups should make snapshots: a bound of memory, and of what a checkpoint writes.
     pub fn live_limit(&self) -> usize {
-        limits::LIVE_BYTES.min(self.0.region_bytes as usize / 4)
+        limits::LIVE_BYTES.min((self.0.region_bytes / limits::LIVE_PART) as usize)
     }
 
     /// Part of the region in use, 0 to 1.

@@ -1,0 +1,269 @@
+//! The control group's machine: tenants, logs, peers, tokens. Small, so that all of it is in memory as well.
+
+use super::database::{Change, Database, Rows, Table};
+use super::keys::Key;
+use super::log_group::{read_row, store_applied, stored_applied};
+use super::snapshot;
+use bytes::Bytes;
+use farside_codec::Field;
+use farside_codec::command::{ControlCommand, ControlOutcome, PendingToken, RedeemToken, SiteRecord};
+use farside_codec::delta::LogDescriptor;
+use farside_codec::ids::{GroupId, Label, LogId, SiteId, TenantId};
+use farside_codec::message::{PeerAction, PeerRecord, Refusal, RefusalCode, Tenant};
+use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Tokens that wait at once: each is a day's worth of trust in whoever reads it.
+const MAX_TOKENS: usize = 64;
+
+/// Everything that the control group has agreed on. Shared with every shard, replaced whole.
+#[derive(Debug, Clone, Default)]
+pub struct ControlView {
+    /// The site; `None` before its first command.
+    pub site: Option<SiteRecord>,
+    /// Tenants.
+    pub tenants: BTreeMap<TenantId, Tenant>,
+    /// Logs.
+    pub logs: BTreeMap<LogId, LogDescriptor>,
+    /// Peers.
+    pub peers: BTreeMap<SiteId, PeerRecord>,
+    /// Tokens that wait for their peer.
+    pub tokens: BTreeMap<[u8; 32], PendingToken>,
+}
+
+impl ControlView {
+    fn add_tenant(&mut self, tenant: Tenant) {
+        self.tenants.insert(tenant.tenant, tenant);
+    }
+    fn add_log(&mut self, log: LogDescriptor) {
+        self.logs.insert(log.log, log);
+    }
+    fn add_peer(&mut self, peer: PeerRecord) {
+        self.peers.insert(peer.site, peer);
+    }
+    fn add_token(&mut self, token: PendingToken) {
+        self.tokens.insert(token.secret_hash, token);
+    }
+    /// A tenant by name.
+    pub fn tenant(&self, name: &Label) -> Option<&Tenant> {
+        self.tenants.values().find(|tenant| tenant.name == *name)
+    }
+    /// A log by its tenant's name and its own.
+    pub fn log(&self, tenant: &Label, name: &Label) -> Option<&LogDescriptor> {
+        self.logs.values().find(|log| log.tenant_name == *tenant && log.name == *name)
+    }
+    /// A peer by name.
+    pub fn peer(&self, name: &Label) -> Option<&PeerRecord> {
+        self.peers.values().find(|peer| peer.name == *name)
+    }
+    /// The name of a site, this one or a peer.
+    pub fn site_name(&self, site: SiteId) -> Option<&Label> {
+        let own = self.site.as_ref().filter(|own| own.site == site).map(|own| &own.name);
+        own.or_else(|| self.peers.get(&site).map(|peer| &peer.name))
+    }
+}
+
+/// Kinds of rows in [`Table::Control`].
+#[derive(Clone, Copy)]
+enum Kind {
+    Site = 1,
+    Tenant = 2,
+    Log = 3,
+    Peer = 4,
+    Token = 5,
+}
+
+/// The control group's state.
+pub struct ControlState {
+    database: Database,
+    view: Arc<ControlView>,
+}
+
+fn key(kind: Kind, id: &[u8]) -> Key {
+    Key::group(GroupId::CONTROL).part(&[kind as u8]).part(id)
+}
+
+type Outcome = Result<(), Refusal>;
+
+fn exists(detail: String) -> Outcome {
+    Err(Refusal::new(RefusalCode::Exists, detail))
+}
+
+impl ControlState {
+    /// The control state in shard 0's file.
+    pub fn new(database: Database) -> Result<Self, StateError> {
+        let mut state = Self { database, view: Arc::default() };
+        state.load()?;
+        Ok(state)
+    }
+
+    /// What it says now.
+    pub fn view(&self) -> Arc<ControlView> {
+        self.view.clone()
+    }
+
+    fn load(&mut self) -> Result<(), StateError> {
+        let mut view = ControlView::default();
+        let prefix = Key::group(GroupId::CONTROL);
+        let end = prefix.after_prefix().unwrap_or_default();
+        self.database.read()?.scan(Table::Control, &prefix[..]..&end[..], &mut |key, value| {
+            let value = value.to_vec();
+            match key.get(4).copied() {
+                Some(1) => view.site = Some(read_row(value)?),
+                Some(2) => view.add_tenant(read_row(value)?),
+                Some(3) => view.add_log(read_row(value)?),
+                Some(4) => view.add_peer(read_row(value)?),
+                Some(5) => view.add_token(read_row(value)?),
+                _ => {}
+            }
+            Ok(true)
+        })?;
+        self.view = Arc::new(view);
+        Ok(())
+    }
+
+    fn apply_one(change: &Change, view: &mut ControlView, command: ControlCommand) -> Result<Outcome, StateError> {
+        let outcome = match command {
+            ControlCommand::Found(site) => match &view.site {
+                Some(known) if *known != site => exists("the site was founded before".into()),
+                _ => {
+                    change.put(Table::Control, &key(Kind::Site, &[]), &site.to_bytes())?;
+                    view.site = Some(site);
+                    Ok(())
+                }
+            },
+            ControlCommand::PutTenant(tenant) => put_tenant(change, view, tenant)?,
+            ControlCommand::PutLog(log) => put_log(change, view, log)?,
+            ControlCommand::PutPeer(peer) => put_peer(change, view, peer)?,
+            ControlCommand::SetPeer((name, action)) => set_peer(change, view, &name, &action)?,
+            ControlCommand::PutToken(token) => put_token(change, view, token)?,
+            ControlCommand::RedeemToken(redeem) => redeem_token(change, view, redeem)?,
+        };
+        Ok(outcome)
+    }
+}
+
+fn put_tenant(change: &Change, view: &mut ControlView, tenant: Tenant) -> Result<Outcome, StateError> {
+    if view.tenant(&tenant.name).is_some_and(|known| known.tenant != tenant.tenant) {
+        return Ok(exists(format!("tenant {} exists already", tenant.name)));
+    }
+    let mut merged = view.tenants.get(&tenant.tenant).cloned().unwrap_or_else(|| tenant.clone());
+    if merged.name != tenant.name {
+        return Ok(exists(format!("tenant {} exists under another name", tenant.name)));
+    }
+    for epoch in tenant.epochs {
+        if !merged.epochs.iter().any(|known| known.epoch == epoch.epoch) {
+            merged.epochs.push(epoch);
+        }
+    }
+    change.put(Table::Control, &key(Kind::Tenant, &merged.tenant.0), &merged.to_bytes())?;
+    view.add_tenant(merged);
+    Ok(Ok(()))
+}
+
+fn put_log(change: &Change, view: &mut ControlView, log: LogDescriptor) -> Result<Outcome, StateError> {
+    if view.log(&log.tenant_name, &log.name).is_some_and(|known| known.log != log.log) {
+        return Ok(exists(format!("log {}/{} exists already", log.tenant_name, log.name)));
+    }
+    if view.tenants.get(&log.tenant).is_none_or(|tenant| tenant.name != log.tenant_name) {
+        return Ok(Err(Refusal::new(RefusalCode::NotFound, format!("there is no tenant {}", log.tenant_name))));
+    }
+    if view.logs.get(&log.log).is_none_or(|known| known.policy_version < log.policy_version) {
+        change.put(Table::Control, &key(Kind::Log, &log.log.0), &log.to_bytes())?;
+        view.add_log(log);
+    }
+    Ok(Ok(()))
+}
+
+fn put_peer(change: &Change, view: &mut ControlView, peer: PeerRecord) -> Result<Outcome, StateError> {
+    let own = view.site.as_ref().is_some_and(|site| site.name == peer.name || site.site == peer.site);
+    if own || view.peer(&peer.name).is_some_and(|known| known.site != peer.site) {
+        return Ok(exists(format!("another site is called {} here; two sites of one name can't be peers", peer.name)));
+    }
+    change.put(Table::Control, &key(Kind::Peer, &peer.site.0), &peer.to_bytes())?;
+    view.add_peer(peer);
+    Ok(Ok(()))
+}
+
+fn set_peer(change: &Change, view: &mut ControlView, name: &Label, action: &PeerAction) -> Result<Outcome, StateError> {
+    let Some(mut peer) = view.peer(name).cloned() else {
+        return Ok(Err(Refusal::new(RefusalCode::NotFound, format!("there is no peer {name}"))));
+    };
+    let key = key(Kind::Peer, &peer.site.0);
+    if *action == PeerAction::Remove {
+        change.remove(Table::Control, &key)?;
+        view.peers.remove(&peer.site);
+        return Ok(Ok(()));
+    }
+    peer.paused = *action == PeerAction::Pause;
+    change.put(Table::Control, &key, &peer.to_bytes())?;
+    view.add_peer(peer);
+    Ok(Ok(()))
+}
+
+fn put_token(change: &Change, view: &mut ControlView, token: PendingToken) -> Result<Outcome, StateError> {
+    if view.tokens.len() >= MAX_TOKENS
+        && let Some(oldest) = view.tokens.values().min_by_key(|token| token.expires).map(|token| token.secret_hash)
+    {
+        // The one that would expire first gives way.
+        change.remove(Table::Control, &key(Kind::Token, &oldest))?;
+        view.tokens.remove(&oldest);
+    }
+    change.put(Table::Control, &key(Kind::Token, &token.secret_hash), &token.to_bytes())?;
+    view.add_token(token);
+    Ok(Ok(()))
+}
+
+fn redeem_token(change: &Change, view: &mut ControlView, redeem: RedeemToken) -> Result<Outcome, StateError> {
+    let good = view.tokens.get(&redeem.secret_hash).is_some_and(|token| token.expires > redeem.time);
+    if !good {
+        let detail = "the token was used before, has expired, or was not made here: ask for a new one";
+        return Ok(Err(Refusal::new(RefusalCode::Forbidden, detail)));
+    }
+    let outcome = put_peer(change, view, redeem.peer)?;
+    if outcome.is_ok() {
+        change.remove(Table::Control, &key(Kind::Token, &redeem.secret_hash))?;
+        view.tokens.remove(&redeem.secret_hash);
+    }
+    Ok(outcome)
+}
+
+impl StateMachine for ControlState {
+    fn applied(&self) -> Result<Applied, StateError> {
+        stored_applied(&self.database.read()?, GroupId::CONTROL)
+    }
+
+    fn apply(&mut self, commands: &[Bytes], applied: &Applied) -> Result<Vec<Bytes>, StateError> {
+        let change = self.database.write()?;
+        let mut view = (*self.view).clone();
+        let mut outcomes = Vec::with_capacity(commands.len());
+        for command in commands {
+            let command = ControlCommand::from_bytes(command.clone()).map_err(StateError::Unreadable)?;
+            let outcome = match Self::apply_one(&change, &mut view, command)? {
+                Ok(()) => ControlOutcome::Done,
+                Err(refusal) => ControlOutcome::Refused(refusal),
+            };
+            outcomes.push(outcome.to_bytes());
+        }
+        store_applied(&change, GroupId::CONTROL, applied)?;
+        change.commit()?;
+        self.view = Arc::new(view);
+        Ok(outcomes)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn SnapshotPieces>, StateError> {
+        Ok(Box::new(snapshot::Pieces::new(self.database.read()?, GroupId::CONTROL)))
+    }
+    fn install_begin(&mut self) -> Result<(), StateError> {
+        self.view = Arc::default();
+        snapshot::begin(&self.database, GroupId::CONTROL)
+    }
+    fn install_piece(&mut self, piece: Bytes) -> Result<(), StateError> {
+        snapshot::piece(&self.database, GroupId::CONTROL, piece)
+    }
+    fn install_finish(&mut self, applied: &Applied) -> Result<(), StateError> {
+        snapshot::finish(&self.database, GroupId::CONTROL, applied)?;
+        self.load()
+    }
+}

@@ -1,0 +1,21 @@
+//! What groups agree on, kept in order: the log groups' deltas and names, and the control group's tenants, logs, peers.
+//!
+//! One redb file a shard holds all of its groups. It is a cache of what snapshots and write-ahead log hold.
+
+mod accept;
+mod backend;
+mod control;
+mod database;
+mod fence;
+mod keys;
+mod log_group;
+mod place;
+mod prune;
+mod queries;
+mod rows;
+mod snapshot;
+
+pub use control::{ControlState, ControlView};
+pub use database::{Database, Opened};
+pub use log_group::LogGroupState;
+pub use queries::{LogView, PeerLag, StoredDelta};

@@ -1,0 +1,191 @@
+//! Placing proposals: the home gives each its sequence, time and previous hash, once per operation.
+
+use super::database::{Rows, Table};
+use super::log_group::{Done, Work, read_row};
+use super::rows::{DeltaRow, LogRow, NameRow};
+use bytes::Bytes;
+use farside_codec::Field;
+use farside_codec::command::{GroupOutcome, PlaceDeltas};
+use farside_codec::delta::{Cursor, Delta, DeltaKind, DeltaReceipt, Proposal};
+use farside_codec::ids::{Hlc, LogId, OperationId};
+use farside_codec::message::{Refusal, RefusalCode};
+use farside_raft::StateError;
+
+/// A receipt, or why there is none.
+type Placed = Result<DeltaReceipt, Refusal>;
+
+pub(super) fn apply(work: &Work<'_>, place: PlaceDeltas) -> Done {
+    let Some(mut row) = work.log(place.log)? else {
+        return Ok(GroupOutcome::Refused(Refusal::new(RefusalCode::NotFound, "no such log in this group")));
+    };
+    let here = row.lineage.last().is_some_and(|branch| branch.generation == row.known) && row.known.site == place.site;
+    if !here {
+        let detail = format!("the log's home is site {}", row.known.site);
+        return Ok(GroupOutcome::Refused(Refusal::new(RefusalCode::NotHome, detail)));
+    }
+    let (barrier, closed) = (work.barrier()?, work.closed()?);
+    let mut outcomes = Vec::with_capacity(place.proposals.len());
+    for proposal in place.proposals {
+        outcomes.push(place_one(work, &mut row, proposal, place.time, barrier, closed)?);
+    }
+    work.put_log(&row)?;
+    Ok(GroupOutcome::Placed(outcomes))
+}
+
+fn place_one(
+    work: &Work<'_>,
+    row: &mut LogRow,
+    proposal: Proposal,
+    time: Hlc,
+    barrier: u64,
+    closed: Hlc,
+) -> Result<Placed, StateError> {
+    if let Err(error) = proposal.check() {
+        return Ok(Err(Refusal::new(RefusalCode::BadRequest, error.to_string())));
+    }
+    if let Some(receipt) = replayed(work, row.descriptor.log, proposal.operation)? {
+        return Ok(Ok(receipt));
+    }
+    if let Some(refusal) = objection(work, row, &proposal, barrier)? {
+        return Ok(Err(refusal));
+    }
+    let operation = proposal.operation;
+    let delta = Delta {
+        log: row.descriptor.log,
+        generation: row.known,
+        sequence: row.head.sequence + 1,
+        previous: row.head.hash,
+        time: time.max(row.head_time.next()).max(closed.next()),
+        closed,
+        proposal,
+    };
+    let time = delta.time;
+    insert(work, row, &delta, delta.to_bytes())?;
+    Ok(Ok(DeltaReceipt { cursor: row.head.clone(), time, operation, replayed: false }))
+}
+
+/// The receipt of an operation that was applied before, also by another home.
+fn replayed(work: &Work<'_>, log: LogId, operation: OperationId) -> Result<Option<DeltaReceipt>, StateError> {
+    let Some(sequence) = work.change.get(Table::Operations, &work.key().log(log).operation(operation))? else {
+        return Ok(None);
+    };
+    let sequence: u64 = read_row(sequence)?;
+    let Some(row) = delta_row(work, log, sequence)? else { return Ok(None) };
+    let cursor = Cursor { generation: row.generation, sequence, hash: row.hash };
+    Ok(Some(DeltaReceipt { cursor, time: row.time, operation, replayed: true }))
+}
+
+pub(super) fn delta_row(work: &Work<'_>, log: LogId, sequence: u64) -> Result<Option<DeltaRow>, StateError> {
+    work.change.get(Table::Deltas, &work.key().log(log).number(sequence))?.map(read_row).transpose()
+}
+
+fn objection(work: &Work<'_>, row: &LogRow, proposal: &Proposal, barrier: u64) -> Result<Option<Refusal>, StateError> {
+    if proposal.gc_epoch.saturating_add(1) < barrier {
+        let detail = "the chunks' receipts are older than the last GC barrier allows: put the chunks again";
+        return Ok(Some(Refusal::new(RefusalCode::StaleReceipt, detail)));
+    }
+    let log = row.descriptor.log;
+    if let Some(expected) = proposal.condition {
+        let newest = newest(work, log, proposal)?.map_or(0, |(sequence, name)| if name.removed { 0 } else { sequence });
+        if newest != expected {
+            let detail = format!("the name's newest delta is {newest}, the condition expects {expected}");
+            return Ok(Some(Refusal::new(RefusalCode::ConditionFailed, detail)));
+        }
+    }
+    match (&proposal.kind, &proposal.extent) {
+        (DeltaKind::Put, Some(extent)) => {
+            for index in 0..extent.index {
+                let key = work.key().log(log).operation(extent.object).number(u64::from(index));
+                if work.change.get(Table::Extents, &key)?.is_none() {
+                    let detail = format!("extent {index} of the object was never placed");
+                    return Ok(Some(Refusal::new(RefusalCode::BadRequest, detail)));
+                }
+            }
+            Ok(None)
+        }
+        (DeltaKind::Extent, None) => {
+            Ok(Some(Refusal::new(RefusalCode::BadRequest, "an extent delta does not say which extent it is")))
+        }
+        (DeltaKind::Switchover(_) | DeltaKind::Promoted(_), _) => {
+            Ok(Some(Refusal::new(RefusalCode::BadRequest, "only a site changes a log's home")))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The newest version of the proposal's name.
+fn newest(work: &Work<'_>, log: LogId, proposal: &Proposal) -> Result<Option<(u64, NameRow)>, StateError> {
+    let name = work.key().log(log).name(proposal.name);
+    let (first, last) = (name.clone().number(0), name.number(u64::MAX));
+    let found = work.change.last_in(Table::Names, &first[..]..=&last[..])?;
+    found.map(|(key, value)| Ok((super::keys::last_number(&key), read_row(value)?))).transpose()
+}
+
+/// Puts a delta into its place, with everything that finds it. The caller has checked that it continues the head.
+pub(super) fn insert(work: &Work<'_>, row: &mut LogRow, delta: &Delta, encoded: Bytes) -> Result<(), StateError> {
+    assert!(delta.sequence == row.head.sequence + 1 && delta.previous == row.head.hash, "a delta continues the head");
+    let log = delta.log;
+    let hash = Delta::hash(&encoded);
+    let chunk_bytes: u64 = delta.proposal.chunks.iter().map(|chunk| u64::from(chunk.sealed_bytes)).sum();
+    row.total_bytes += chunk_bytes + encoded.len() as u64;
+    let sequence = delta.sequence;
+    let proposal = &delta.proposal;
+    for chunk in &proposal.chunks {
+        work.change.put(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence), &[])?;
+    }
+    if matches!(proposal.kind, DeltaKind::Put | DeltaKind::Remove) {
+        let removed = proposal.kind == DeltaKind::Remove;
+        if let Some((replaced, _)) = newest(work, log, proposal)? {
+            work.change.put(Table::Dead, &work.key().log(log).number(delta.time.0).number(replaced), &[])?;
+        }
+        if removed {
+            work.change.put(Table::Dead, &work.key().log(log).number(delta.time.0).number(sequence), &[])?;
+        }
+        let name = NameRow { removed, time: delta.time };
+        work.change.put(Table::Names, &work.key().log(log).name(proposal.name).number(sequence), &name.to_bytes())?;
+    }
+    if let (DeltaKind::Extent, Some(extent)) = (&proposal.kind, &proposal.extent) {
+        let key = work.key().log(log).operation(extent.object).number(u64::from(extent.index));
+        work.change.put(Table::Extents, &key, &sequence.to_bytes())?;
+    }
+    if let DeltaKind::Epoch(epoch) = &proposal.kind
+        && !row.epochs.iter().any(|known| known.epoch == epoch.epoch)
+    {
+        row.epochs.push(epoch.clone());
+    }
+    work.change.put(Table::Operations, &work.key().log(log).operation(proposal.operation), &sequence.to_bytes())?;
+    let (generation, time, total_bytes) = (delta.generation, delta.time, row.total_bytes);
+    let stored = DeltaRow { hash, generation, time, total_bytes, encoded };
+    work.change.put(Table::Deltas, &work.key().log(log).number(sequence), &stored.to_bytes())?;
+    row.head = Cursor { generation, sequence, hash };
+    row.head_time = time;
+    Ok(())
+}
+
+/// Takes the head delta out of its place again, with everything that finds it; answers its bytes.
+pub(super) fn take_back(
+    work: &Work<'_>,
+    row: &mut LogRow,
+    stored: DeltaRow,
+    delta: &Delta,
+) -> Result<Bytes, StateError> {
+    let (log, sequence, proposal) = (delta.log, delta.sequence, &delta.proposal);
+    assert!(sequence == row.head.sequence, "only the head is taken back");
+    for chunk in &proposal.chunks {
+        work.change.remove(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence))?;
+    }
+    if matches!(proposal.kind, DeltaKind::Put | DeltaKind::Remove) {
+        work.change.remove(Table::Names, &work.key().log(log).name(proposal.name).number(sequence))?;
+        if let Some((replaced, _)) = newest(work, log, proposal)? {
+            work.change.remove(Table::Dead, &work.key().log(log).number(delta.time.0).number(replaced))?;
+        }
+        work.change.remove(Table::Dead, &work.key().log(log).number(delta.time.0).number(sequence))?;
+    }
+    if let (DeltaKind::Extent, Some(extent)) = (&proposal.kind, &proposal.extent) {
+        let key = work.key().log(log).operation(extent.object).number(u64::from(extent.index));
+        work.change.remove(Table::Extents, &key)?;
+    }
+    work.change.remove(Table::Operations, &work.key().log(log).operation(proposal.operation))?;
+    work.change.remove(Table::Deltas, &work.key().log(log).number(sequence))?;
+    Ok(stored.encoded)
+}

@@ -1,0 +1,279 @@
+//! Reading a log group: names at a moment, histories, deltas, lag, references. Each answer is of one consistent view.
+
+use super::database::{Rows, Table, View};
+use super::keys::{Key, last_number};
+use super::log_group::{LogGroupState, meta_keys, read_row};
+use super::rows::{CursorRow, DeltaRow, LogRow, NameRow};
+use bytes::Bytes;
+use farside_codec::delta::{Cursor, Delta, EpochRecord, Generation, Lineage, LogDescriptor};
+use farside_codec::ids::{BlindName, ChunkId, Hlc, LogId, OperationId, SiteId};
+use farside_codec::message::{Moment, Version, Versions};
+use farside_raft::StateError;
+
+/// A log as this site holds it.
+#[derive(Debug, Clone)]
+pub struct LogView {
+    /// What it is.
+    pub descriptor: LogDescriptor,
+    /// Its generations here.
+    pub lineage: Lineage,
+    /// The highest generation known; its site is home.
+    pub known: Generation,
+    /// Its head.
+    pub head: Cursor,
+    /// Time of the head.
+    pub head_time: Hlc,
+    /// Bytes up to the head.
+    pub total_bytes: u64,
+    /// The home's head as it was last told.
+    pub heard: Option<(Cursor, Hlc)>,
+    /// Key epochs used.
+    pub epochs: Vec<EpochRecord>,
+    /// Deltas set aside here.
+    pub aside: u64,
+}
+
+impl LogView {
+    /// Whether the log accepts writes at `site`.
+    pub fn is_home(&self, site: SiteId) -> bool {
+        self.known.site == site && self.lineage.last().is_some_and(|branch| branch.generation == self.known)
+    }
+}
+
+impl From<LogRow> for LogView {
+    fn from(row: LogRow) -> Self {
+        Self {
+            descriptor: row.descriptor,
+            lineage: row.lineage,
+            known: row.known,
+            head: row.head,
+            head_time: row.head_time,
+            total_bytes: row.total_bytes,
+            heard: row.heard,
+            epochs: row.epochs,
+            aside: row.aside,
+        }
+    }
+}
+
+/// How far behind a peer is.
+#[derive(Debug, Clone)]
+pub struct PeerLag {
+    /// The peer.
+    pub peer: SiteId,
+    /// Its cursor.
+    pub cursor: Cursor,
+    /// Deltas that it has not made durable.
+    pub deltas: u64,
+    /// Their bytes and their chunks'.
+    pub bytes: u64,
+    /// Time of the oldest of them; `None` when it has all.
+    pub oldest: Option<Hlc>,
+}
+
+/// A delta as the sender wants it: place and bytes.
+pub type StoredDelta = (Cursor, Bytes);
+
+impl LogGroupState {
+    fn key(&self, log: LogId) -> Key {
+        Key::group(self.group).log(log)
+    }
+
+    /// One log.
+    pub fn log(&self, log: LogId) -> Result<Option<LogView>, StateError> {
+        let row = self.database.read()?.get(Table::Logs, &self.key(log))?;
+        Ok(row.map(read_row::<LogRow>).transpose()?.map(LogView::from))
+    }
+
+    /// All logs of the group.
+    pub fn logs(&self) -> Result<Vec<LogView>, StateError> {
+        let prefix = Key::group(self.group);
+        let end = prefix.after_prefix().unwrap_or_default();
+        let mut logs = Vec::new();
+        self.database.read()?.scan(Table::Logs, &prefix[..]..&end[..], &mut |_, value| {
+            logs.push(LogView::from(read_row::<LogRow>(value.to_vec())?));
+            Ok(true)
+        })?;
+        Ok(logs)
+    }
+
+    /// Time below which nothing will be placed any more.
+    pub fn closed(&self) -> Result<Hlc, StateError> {
+        let row = self.database.read()?.get(Table::Meta, &meta_keys(self.group).0)?;
+        Ok(row.map(read_row).transpose()?.unwrap_or_default())
+    }
+
+    /// The last GC barrier.
+    pub fn barrier(&self) -> Result<u64, StateError> {
+        let row = self.database.read()?.get(Table::Meta, &meta_keys(self.group).1)?;
+        Ok(row.map(read_row).transpose()?.unwrap_or(0))
+    }
+
+    /// The newest version of a name at a moment; `None` if it did not exist then.
+    pub fn lookup(&self, log: LogId, name: BlindName, at: &Moment) -> Result<Option<Version>, StateError> {
+        let view = self.database.read()?;
+        match self.version_at(&view, log, name, at)? {
+            Some((sequence, row)) if !row.removed => self.version(&view, log, sequence),
+            _ => Ok(None),
+        }
+    }
+
+    fn version_at(
+        &self,
+        view: &View,
+        log: LogId,
+        name: BlindName,
+        at: &Moment,
+    ) -> Result<Option<(u64, NameRow)>, StateError> {
+        let newest = if let Moment::Sequence(sequence) = at { *sequence } else { u64::MAX };
+        let key = self.key(log).name(name);
+        let mut last = key.clone().number(newest).to_vec();
+        let first = key.number(0);
+        while let Some((key, value)) = view.last_in(Table::Names, &first[..]..=&last[..])? {
+            let row: NameRow = read_row(value)?;
+            match at {
+                Moment::Time(time) if row.time > *time && last_number(&key) > 0 => {
+                    let before = last_number(&key) - 1;
+                    last = self.key(log).name(name).number(before).to_vec();
+                }
+                _ => return Ok(Some((last_number(&key), row))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn row(&self, view: &View, log: LogId, sequence: u64) -> Result<Option<DeltaRow>, StateError> {
+        view.get(Table::Deltas, &self.key(log).number(sequence))?.map(read_row).transpose()
+    }
+
+    fn version(&self, view: &View, log: LogId, sequence: u64) -> Result<Option<Version>, StateError> {
+        let Some(row) = self.row(view, log, sequence)?.filter(|row| !row.encoded.is_empty()) else { return Ok(None) };
+        let delta = Delta::parse(row.encoded.clone()).map_err(StateError::Unreadable)?;
+        let mut extents = Vec::new();
+        if let Some(extent) = &delta.proposal.extent {
+            for index in 0..extent.index {
+                extents.extend(self.extent(view, log, extent.object, index)?);
+            }
+        }
+        Ok(Some(Version { delta: row.encoded, extents }))
+    }
+
+    fn extent(&self, view: &View, log: LogId, object: OperationId, index: u32) -> Result<Option<Bytes>, StateError> {
+        let key = self.key(log).operation(object).number(u64::from(index));
+        let Some(sequence) = view.get(Table::Extents, &key)? else { return Ok(None) };
+        Ok(self.row(view, log, read_row(sequence)?)?.map(|row| row.encoded))
+    }
+
+    /// The names that exist at a moment, in blind order, after `after`; at most `limit` of them and about `bytes`.
+    pub fn list(
+        &self,
+        log: LogId,
+        at: &Moment,
+        after: Option<BlindName>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Versions, StateError> {
+        let view = self.database.read()?;
+        let prefix = self.key(log);
+        let end = prefix.after_prefix().unwrap_or_default();
+        let mut start = match after {
+            Some(name) => prefix.clone().name(name).after_prefix().unwrap_or(end.clone()),
+            None => prefix.to_vec(),
+        };
+        let mut found = Versions { versions: Vec::new(), more: false };
+        let mut size = 0;
+        loop {
+            let mut name = None;
+            view.scan(Table::Names, &start[..]..&end[..], &mut |key, _| {
+                name = key.get(20..52).and_then(|bytes| bytes.try_into().ok()).map(BlindName);
+                Ok(false)
+            })?;
+            let Some(name) = name else { return Ok(found) };
+            if found.versions.len() >= limit || size >= bytes {
+                found.more = true;
+                return Ok(found);
+            }
+            if let Some((sequence, row)) = self.version_at(&view, log, name, at)?
+                && !row.removed
+                && let Some(version) = self.version(&view, log, sequence)?
+            {
+                size += version.delta.len() + version.extents.iter().map(Bytes::len).sum::<usize>();
+                found.versions.push(version);
+            }
+            start = prefix.clone().name(name).after_prefix().unwrap_or(end.clone());
+        }
+    }
+
+    /// A name's versions and removals below a sequence, newest first.
+    pub fn history(&self, log: LogId, name: BlindName, before: u64, limit: usize) -> Result<Versions, StateError> {
+        let view = self.database.read()?;
+        let first = self.key(log).name(name).number(0);
+        let mut found = Versions { versions: Vec::new(), more: false };
+        let mut last = self.key(log).name(name).number(before);
+        while let Some((key, _)) = view.last_in(Table::Names, &first[..]..&last[..])? {
+            if found.versions.len() >= limit {
+                found.more = true;
+                break;
+            }
+            let sequence = last_number(&key);
+            if let Some(row) = self.row(&view, log, sequence)?.filter(|row| !row.encoded.is_empty()) {
+                found.versions.push(Version { delta: row.encoded, extents: Vec::new() });
+            }
+            last = self.key(log).name(name).number(sequence);
+        }
+        Ok(found)
+    }
+
+    /// Deltas from a sequence on, at most `limit` of them and about `bytes`. A pruned delta has no bytes.
+    pub fn deltas(&self, log: LogId, from: u64, limit: usize, bytes: usize) -> Result<Vec<StoredDelta>, StateError> {
+        let view = self.database.read()?;
+        let (first, last) = (self.key(log).number(from), self.key(log).number(u64::MAX));
+        let mut found = Vec::new();
+        let mut size = 0;
+        view.scan(Table::Deltas, &first[..]..=&last[..], &mut |key, value| {
+            let row: DeltaRow = read_row(value.to_vec())?;
+            size += row.encoded.len();
+            if !found.is_empty() && size > bytes {
+                return Ok(false);
+            }
+            let cursor = Cursor { generation: row.generation, sequence: last_number(key), hash: row.hash };
+            found.push((cursor, row.encoded));
+            Ok(found.len() < limit)
+        })?;
+        Ok(found)
+    }
+
+    /// What every peer that ever acknowledged this log has.
+    pub fn peers(&self, log: LogId) -> Result<Vec<PeerLag>, StateError> {
+        let view = self.database.read()?;
+        let Some(head) = view.get(Table::Logs, &self.key(log))?.map(read_row::<LogRow>).transpose()? else {
+            return Ok(Vec::new());
+        };
+        let prefix = self.key(log);
+        let end = prefix.after_prefix().unwrap_or_default();
+        let mut cursors = Vec::new();
+        view.scan(Table::Cursors, &prefix[..]..&end[..], &mut |key, value| {
+            let site = key.last_chunk::<16>().map_or(SiteId::default(), |bytes| SiteId(*bytes));
+            cursors.push((site, read_row::<CursorRow>(value.to_vec())?.cursor));
+            Ok(true)
+        })?;
+        let lag = |(peer, cursor): (SiteId, Cursor)| {
+            let before = self.row(&view, log, cursor.sequence)?.map_or(0, |row| row.total_bytes);
+            let oldest = self.row(&view, log, cursor.sequence + 1)?.map(|row| row.time);
+            let deltas = head.head.sequence.saturating_sub(cursor.sequence);
+            Ok(PeerLag { peer, cursor, deltas, bytes: head.total_bytes.saturating_sub(before), oldest })
+        };
+        cursors.into_iter().map(lag).collect()
+    }
+
+    /// Which of these chunks some delta of this group names, set aside ones included.
+    pub fn references(&self, chunks: &[ChunkId]) -> Result<Vec<bool>, StateError> {
+        let view = self.database.read()?;
+        let referenced = |chunk: &ChunkId| {
+            let prefix = Key::group(self.group).chunk(*chunk);
+            let end = prefix.after_prefix().unwrap_or_default();
+            Ok(view.last_in(Table::References, &prefix[..]..&end[..])?.is_some())
+        };
+        chunks.iter().map(referenced).collect()
+    }
+}
