@@ -3,3 +3,4 @@
 pub mod federation;
 pub mod framed;
 pub mod state;
+pub mod store;

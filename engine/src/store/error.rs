@@ -1,0 +1,66 @@
+//! Why the store did not do what it was asked, sorted by who is to blame.
+
+use farside_codec::ids::ChunkId;
+
+/// Why a chunk was not stored, read or forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreError {
+    /// The chunk is empty, larger than any chunk may be, or larger than this node's arena or segments can take.
+    Size {
+        /// Bytes announced.
+        sealed_bytes: usize,
+    },
+    /// More or fewer bytes came than were announced.
+    Length {
+        /// Bytes announced.
+        announced: usize,
+        /// Bytes that came, or that would have come.
+        got: usize,
+    },
+    /// The bytes are not the chunk that they were announced as.
+    Mismatch(ChunkId),
+    /// The range begins or ends past the chunk's end.
+    Range {
+        /// Bytes of the chunk.
+        sealed_bytes: u32,
+    },
+    /// No such chunk.
+    NotFound(ChunkId),
+    /// The devices have no space left that a chunk of this priority may take.
+    Full,
+    /// Too few devices work for the chunk to survive a loss.
+    Unavailable {
+        /// Fragments that were or could be stored.
+        fragments: usize,
+        /// Fragments that must be.
+        needed: usize,
+    },
+    /// Fewer fragments are good than the chunk needs.
+    Corrupt(ChunkId),
+    /// The shard is stopping.
+    Stopped,
+}
+
+impl std::fmt::Display for StoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Size { sealed_bytes } => {
+                write!(f, "a chunk of {sealed_bytes} bytes can't be stored here; cut objects into smaller chunks")
+            }
+            Self::Length { announced, got } => write!(f, "the chunk was announced with {announced} bytes, {got} came"),
+            Self::Mismatch(chunk) => write!(f, "the bytes are not chunk {chunk}"),
+            Self::Range { sealed_bytes } => write!(f, "the range ends past the chunk's {sealed_bytes} bytes"),
+            Self::NotFound(chunk) => write!(f, "chunk {chunk} is not here"),
+            Self::Full => f.write_str("the devices are full; delete objects and wait for GC, or add devices"),
+            Self::Unavailable { fragments, needed } => {
+                write!(f, "too few devices work: {fragments} fragments could be stored, {needed} are needed")
+            }
+            Self::Corrupt(chunk) => {
+                write!(f, "chunk {chunk} is damaged beyond its redundancy; put it again or fetch it from the peer")
+            }
+            Self::Stopped => f.write_str("the shard is stopping"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}

@@ -1,0 +1,357 @@
+//! How a chunk gets out: the fragments that hold the range, each checked block by block; others where those are bad.
+//!
+//! A range is read from the few data fragments that hold it. Where one of them is missing or bad, the same columns of
+//! any k good fragments are read and the missing ones computed. Everything answered matched its checksum in this read;
+//! a whole chunk that had to be rebuilt is hashed again on top.
+//!
+//! All buffers of one attempt are taken together, and given back before the next attempt takes its own, so that reads
+//! never wait for one another's memory.
+
+use super::index::{Known, Location};
+use super::zone::Zone;
+use super::{Inner, Store, StoreError, StoreEvent, limits};
+use bytes::Bytes;
+use farside_codec::checksum::check_blocks;
+use farside_codec::ids::ChunkId;
+use farside_codec::limits::BLOCK_BYTES;
+use farside_codec::record::fragment::{FragmentHeader, checksum_table};
+use farside_codec::stripe::StripeLayout;
+use farside_io::disk::{Disk, DiskError};
+use farside_io::limits::UNIT_BYTES;
+use farside_io::pool::{Buffer, Pool, PoolError, Slice};
+use futures_util::future::join_all;
+use std::ops::Range;
+
+/// A range of a chunk.
+#[derive(Debug, Clone)]
+pub struct ChunkRead {
+    /// Length of the whole sealed chunk.
+    pub sealed_bytes: u32,
+    /// The range's bytes in order, in as many pieces as fragments hold it.
+    pub pieces: Vec<Bytes>,
+}
+
+impl<D: Disk> Store<D> {
+    /// Reads `length` bytes of a sealed chunk from `offset` on; all the rest where `length` is 0.
+    pub async fn get(&self, chunk: ChunkId, offset: u32, length: u32) -> Result<ChunkRead, StoreError> {
+        let inner = &self.0;
+        let _permit = inner.reading.acquire().await.map_err(|_| StoreError::Stopped)?;
+        let known = inner.index.borrow().get(&chunk).ok_or(StoreError::NotFound(chunk))?;
+        let sealed_bytes = known.sealed_bytes;
+        let length = if length == 0 { sealed_bytes.saturating_sub(offset) } else { length };
+        let end = offset.checked_add(length).filter(|end| *end <= sealed_bytes && length > 0);
+        let range = offset as usize..end.ok_or(StoreError::Range { sealed_bytes })? as usize;
+        let pieces = ChunkGet { inner, chunk, layout: known.layout(), range }.run().await;
+        inner.counters.borrow_mut().reads += 1;
+        match pieces {
+            Ok(pieces) => Ok(ChunkRead { sealed_bytes, pieces }),
+            Err(error) => {
+                if error == StoreError::Corrupt(chunk) {
+                    inner.counters.borrow_mut().corrupt_chunks += 1;
+                    inner.report(StoreEvent::ChunkCorrupt { chunk });
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+struct ChunkGet<'a, D: Disk> {
+    inner: &'a Inner<D>,
+    chunk: ChunkId,
+    layout: StripeLayout,
+    range: Range<usize>,
+}
+
+/// A block-aligned part of one fragment that is to be read.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    fragment: usize,
+    location: Location,
+    /// Bytes of the fragment.
+    start: usize,
+    end: usize,
+}
+
+/// Why a part can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PartError {
+    /// The device refused.
+    Refused,
+    /// Header or checksums do not match.
+    Mismatch,
+}
+
+fn block_aligned(range: &Range<usize>) -> Range<usize> {
+    range.start / BLOCK_BYTES * BLOCK_BYTES..range.end.next_multiple_of(BLOCK_BYTES)
+}
+
+impl<D: Disk> ChunkGet<'_, D> {
+    async fn run(&self) -> Result<Vec<Bytes>, StoreError> {
+        if let Some(pieces) = self.read_straight().await? {
+            return Ok(pieces);
+        }
+        self.inner.counters.borrow_mut().degraded_reads += 1;
+        self.read_degraded().await
+    }
+
+    fn known(&self) -> Result<Known, StoreError> {
+        self.inner.index.borrow().get(&self.chunk).ok_or(StoreError::NotFound(self.chunk))
+    }
+
+    /// Reads the data fragments that hold the range. `None`: one of them is missing or bad.
+    async fn read_straight(&self) -> Result<Option<Vec<Bytes>>, StoreError> {
+        for _ in 0..limits::MAX_READ_RESTARTS {
+            let known = self.known()?;
+            let parts: Option<Vec<Part>> = {
+                let index = self.inner.index.borrow();
+                let located = self.layout.locate(self.range.clone());
+                let parts = located.map(|(fragment, range)| {
+                    let location = index.location(&known, fragment)?;
+                    let Range { start, end } = block_aligned(&range);
+                    Some(Part { fragment, location, start, end })
+                });
+                parts.collect()
+            };
+            let Some(parts) = parts else { return Ok(None) };
+            let read = self.read_parts(&parts).await?;
+            if read.iter().all(Result::is_ok) {
+                let pieces = self.layout.locate(self.range.clone()).zip(read.into_iter().flatten());
+                let cut = pieces.map(|((_, range), data)| {
+                    let from = range.start % BLOCK_BYTES;
+                    data.slice(from..from + range.len()).into_bytes()
+                });
+                return Ok(Some(cut.collect()));
+            }
+            if !self.settle(&parts, &read).await {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the same columns of any k fragments and computes those that are wanted.
+    async fn read_degraded(&self) -> Result<Vec<Bytes>, StoreError> {
+        let wanted: Vec<(usize, Range<usize>)> = self.layout.locate(self.range.clone()).collect();
+        let aligned = wanted.iter().map(|(_, range)| block_aligned(range));
+        let (start, end) =
+            aligned.fold((usize::MAX, 0), |(start, end), range| (start.min(range.start), end.max(range.end)));
+        let mut bad = vec![false; self.layout.geometry().total()];
+        // Every attempt but the last finds another bad fragment, or one that was moved meanwhile.
+        for _ in 0..bad.len() + limits::MAX_READ_RESTARTS {
+            let known = self.known()?;
+            let parts = self.choose(&known, &bad, &wanted, start..end)?;
+            let missing: Vec<usize> = wanted.iter().map(|(fragment, _)| *fragment).collect();
+            let missing: Vec<usize> =
+                missing.into_iter().filter(|wanted| parts.iter().all(|part| part.fragment != *wanted)).collect();
+            let (read, mut rebuilt) = self.read_and_take(&parts, missing.len(), end - start).await?;
+            if read.iter().any(Result::is_err) {
+                drop(rebuilt);
+                let failed = parts.iter().zip(&read).filter(|(_, read)| read.is_err());
+                let failed: Vec<usize> = failed.map(|(part, _)| part.fragment).collect();
+                if !self.settle(&parts, &read).await {
+                    failed.into_iter().for_each(|fragment| bad[fragment] = true);
+                }
+                continue;
+            }
+            let read: Vec<Slice> = read.into_iter().flatten().collect();
+            let present: Vec<(usize, &[u8])> =
+                parts.iter().zip(&read).map(|(part, data)| (part.fragment, &data[..])).collect();
+            let mut outputs: Vec<(usize, &mut [u8])> =
+                missing.iter().copied().zip(rebuilt.iter_mut().map(|buffer| &mut buffer[..])).collect();
+            let coder = self.inner.coder(self.layout.geometry());
+            coder.reconstruct(&present, &mut outputs).map_err(|_| StoreError::Corrupt(self.chunk))?;
+            let rebuilt: Vec<Slice> = rebuilt.into_iter().map(Buffer::share).collect();
+            let slice_of = |fragment: usize| {
+                let held = parts.iter().position(|part| part.fragment == fragment).map(|at| &read[at]);
+                held.or_else(|| missing.iter().position(|missing| *missing == fragment).map(|at| &rebuilt[at]))
+            };
+            let pieces = wanted.iter().filter_map(|(fragment, range)| {
+                Some(slice_of(*fragment)?.slice(range.start - start..range.end - start).into_bytes())
+            });
+            return self.check_whole(pieces.collect());
+        }
+        Err(StoreError::Corrupt(self.chunk))
+    }
+
+    /// k fragments that are not known to be bad: those that are wanted first, and on devices that work before others.
+    fn choose(
+        &self,
+        known: &Known,
+        bad: &[bool],
+        wanted: &[(usize, Range<usize>)],
+        columns: Range<usize>,
+    ) -> Result<Vec<Part>, StoreError> {
+        let index = self.inner.index.borrow();
+        let mut parts: Vec<Part> = index
+            .locations(known)
+            .filter(|(fragment, _)| !bad[*fragment])
+            .map(|(fragment, location)| Part { fragment, location, start: columns.start, end: columns.end })
+            .collect();
+        let is_wanted = |part: &Part| wanted.iter().any(|(fragment, _)| *fragment == part.fragment);
+        let works = |part: &Part| self.inner.zones[usize::from(part.location.device)].works();
+        parts.sort_by_key(|part| (!works(part), !is_wanted(part), part.fragment));
+        parts.truncate(known.geometry.data());
+        let needed = known.geometry.data();
+        if parts.len() == needed { Ok(parts) } else { Err(StoreError::Corrupt(self.chunk)) }
+    }
+
+    /// A whole chunk that was rebuilt must be the chunk.
+    fn check_whole(&self, pieces: Vec<Bytes>) -> Result<Vec<Bytes>, StoreError> {
+        if self.range != (0..self.layout.sealed_bytes()) {
+            return Ok(pieces);
+        }
+        let mut hasher = blake3::Hasher::new();
+        for piece in &pieces {
+            hasher.update(piece);
+        }
+        match *hasher.finalize().as_bytes() == self.chunk.0 {
+            true => Ok(pieces),
+            false => Err(StoreError::Corrupt(self.chunk)),
+        }
+    }
+
+    async fn read_parts(&self, parts: &[Part]) -> Result<Vec<Result<Slice, PartError>>, StoreError> {
+        Ok(self.read_and_take(parts, 0, 0).await?.0)
+    }
+
+    /// Takes the buffers of all parts, and `extra` more, together; reads and checks the parts side by side.
+    async fn read_and_take(
+        &self,
+        parts: &[Part],
+        extra: usize,
+        extra_bytes: usize,
+    ) -> Result<(Vec<Result<Slice, PartError>>, Vec<Buffer>), StoreError> {
+        let mut lengths: Vec<usize> = Vec::with_capacity(parts.len() * 2 + extra);
+        for part in parts {
+            lengths.extend(self.reads_of(part).iter().map(|(_, length)| *length));
+        }
+        lengths.extend(std::iter::repeat_n(extra_bytes, extra));
+        let too_large = |_| StoreError::Size { sealed_bytes: self.layout.sealed_bytes() };
+        let mut buffers = take_together(&self.inner.pool, &lengths).await.map_err(too_large)?.into_iter();
+        let reads = parts.iter().map(|part| {
+            let mine: Vec<Buffer> = buffers.by_ref().take(self.reads_of(part).len()).collect();
+            self.read_part(part, mine)
+        });
+        let reads: Vec<_> = reads.collect();
+        let extra: Vec<Buffer> = buffers.collect();
+        Ok((join_all(reads).await, extra))
+    }
+
+    /// Ranges of the record that a part needs: header area and data in one, or each for itself where they are far
+    /// apart. Offsets count from the record's start.
+    fn reads_of(&self, part: &Part) -> Vec<(usize, usize)> {
+        let header = self.layout.header_bytes();
+        match part.start <= limits::JOINT_READ_BYTES {
+            true => vec![(0, header + part.end)],
+            false => vec![(0, header), (header + part.start, part.end - part.start)],
+        }
+    }
+
+    async fn read_part(&self, part: &Part, buffers: Vec<Buffer>) -> Result<Slice, PartError> {
+        let zone = &self.inner.zones[usize::from(part.location.device)];
+        let Some(disk) = &zone.disk else { return Err(PartError::Refused) };
+        let base = zone.offset(part.location.segment, part.location.block);
+        let reads = self.reads_of(part).into_iter().zip(buffers);
+        let reads = reads.map(|((offset, _), buffer)| disk.read(base + offset as u64, buffer));
+        let mut read = Vec::with_capacity(2);
+        for (result, buffer) in join_all(reads).await {
+            if let Err(error) = result {
+                self.inner.read_failed(zone, error);
+                return Err(PartError::Refused);
+            }
+            read.push(buffer.share());
+        }
+        let header_bytes = self.layout.header_bytes();
+        let Some(first) = read.first() else { return Err(PartError::Mismatch) };
+        let area = &first[..header_bytes];
+        let header = FragmentHeader::read(area).map_err(|_| PartError::Mismatch)?;
+        let generation = header.place.generation;
+        let here = zone.place(part.location.segment, generation, part.location.block);
+        let mine = header.chunk == self.chunk && usize::from(header.fragment) == part.fragment && header.place == here;
+        if !mine || header.layout() != self.layout {
+            return Err(PartError::Mismatch);
+        }
+        let data = match read.get(1) {
+            Some(data) => data.clone(),
+            None => first.slice(header_bytes + part.start..header_bytes + part.end),
+        };
+        match check_blocks(&data, checksum_table(area, part.start / BLOCK_BYTES)) {
+            Ok(()) => Ok(data),
+            Err(_) => Err(PartError::Mismatch),
+        }
+    }
+
+    /// Finds out about parts that failed: moved by compaction meanwhile, wrong only once, or damaged for good, in which
+    /// case the fragment is owed from now on. Answers whether the same read is worth another try.
+    async fn settle(&self, parts: &[Part], read: &[Result<Slice, PartError>]) -> bool {
+        let mut retry = true;
+        for (part, result) in parts.iter().zip(read) {
+            match result {
+                Ok(_) => {}
+                Err(_) if self.has_moved(part) => {}
+                Err(PartError::Refused) => retry = false,
+                Err(PartError::Mismatch) => retry &= self.second_look(part).await,
+            }
+        }
+        retry
+    }
+
+    fn has_moved(&self, part: &Part) -> bool {
+        let index = self.inner.index.borrow();
+        let location = index.get(&self.chunk).and_then(|known| index.location(&known, part.fragment));
+        location.is_some_and(|location| location != part.location)
+    }
+
+    /// Reads a part that did not match once more. Answers whether it is good now, or was moved.
+    async fn second_look(&self, part: &Part) -> bool {
+        let lengths: Vec<usize> = self.reads_of(part).iter().map(|(_, length)| *length).collect();
+        let Ok(buffers) = take_together(&self.inner.pool, &lengths).await else { return false };
+        match self.read_part(part, buffers).await {
+            Ok(_) => {
+                self.inner.counters.borrow_mut().transient_mismatches += 1;
+                true
+            }
+            Err(_) if self.has_moved(part) => true,
+            Err(PartError::Refused) => false,
+            Err(PartError::Mismatch) => {
+                self.inner.fragment_damaged(&self.chunk, part.fragment, part.location);
+                false
+            }
+        }
+    }
+}
+
+impl<D: Disk> Inner<D> {
+    /// Takes note of a read that a device refused.
+    fn read_failed(&self, zone: &Zone<D>, error: DiskError) {
+        self.counters.borrow_mut().read_errors += 1;
+        // A device that is out of use has been reported.
+        if zone.works() {
+            self.report(StoreEvent::ReadRefused { device: zone.device, error });
+        }
+    }
+
+    /// A fragment is damaged for good: it is forgotten, counted and reported.
+    pub(super) fn fragment_damaged(&self, chunk: &ChunkId, fragment: usize, location: Location) {
+        if self.forget_fragment(chunk, fragment, location) {
+            self.counters.borrow_mut().damaged_fragments += 1;
+            let device = self.zones[usize::from(location.device)].device;
+            self.report(StoreEvent::FragmentDamaged { chunk: *chunk, fragment: fragment as u8, device });
+        }
+    }
+}
+
+/// Takes several buffers at once, so that nobody holds some while waiting for others.
+async fn take_together(pool: &Pool, lengths: &[usize]) -> Result<Vec<Buffer>, PoolError> {
+    let whole: usize = lengths.iter().map(|length| length.next_multiple_of(UNIT_BYTES)).sum();
+    loop {
+        // What fits in one piece fits in several that are cut from it.
+        drop(pool.take(whole).await?);
+        let buffers: Option<Vec<Buffer>> = lengths.iter().map(|length| pool.try_take(*length)).collect();
+        if let Some(buffers) = buffers {
+            return Ok(buffers);
+        }
+        tokio::task::yield_now().await;
+    }
+}

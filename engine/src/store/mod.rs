@@ -1,0 +1,420 @@
+//! The chunk store of one shard: sealed chunks as erasure-coded fragments over one zone of every device of the node.
+//!
+//! Where to start: [`devices`] for what a node's devices are, [`Store`] for what can be asked, `put` and `get` for the
+//! life of a chunk, `zone` for how a device's space is used, `recovery` for what a start makes of it, `collect` for GC.
+//! DISK.md holds the tables.
+//!
+//! Invariants: what a [`ChunkReceipt`] acknowledges is durable on as many devices as it says; every byte that a read
+//! answers matched its checksum in that read; the index is a cache of what segments hold; a damaged fragment is never
+//! silently dropped: it is counted, reported and owed.
+//!
+//! Deliberately absent: clocks, keys, tasks of its own that nobody waits for, and any knowledge of who refers to a
+//! chunk. Deletions are not durable by themselves: a chunk whose records were not yet compacted away is back after a
+//! restart, untouched, until GC removes it again.
+
+mod collect;
+pub mod devices;
+mod error;
+mod get;
+mod index;
+pub mod limits;
+mod placement;
+mod put;
+mod recovery;
+mod status;
+mod zone;
+
+pub use collect::{CollectCursor, CompactStep};
+pub use devices::{Candidate, DeviceSet, FormatError, FormatOptions, OpenDevicesError, Slot, Stranger, WalRegion};
+pub use devices::{format_devices, open_devices};
+pub use error::StoreError;
+pub use get::ChunkRead;
+pub use put::ChunkWriter;
+pub use status::{Counters, DeviceState, DeviceStatus, RecoveryReport, StoreEvent, StoreStatus};
+
+use farside_codec::delta::ChunkReceipt;
+use farside_codec::erasure::{Coder, Geometry};
+use farside_codec::ids::ChunkId;
+use farside_codec::limits::{BLOCK_BYTES, DEFAULT_CHUNK_PLAIN_BYTES};
+use farside_codec::record::segment::{IndexEntry, SegmentUse};
+use farside_codec::stripe::StripeLayout;
+use farside_io::disk::{Disk, DiskError};
+use farside_io::pool::{Pool, PoolError};
+use futures_util::{StreamExt, stream};
+use index::{Index, Known, Location};
+use recovery::Examined;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use tokio::sync::{Notify, Semaphore};
+use zone::{Priority, Zone};
+
+/// A shard's chunk store. Clones share it.
+pub struct Store<D: Disk>(Rc<Inner<D>>);
+
+impl<D: Disk> Clone for Store<D> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Inner<D: Disk> {
+    pool: Pool,
+    geometry: Geometry,
+    largest_chunk: usize,
+    zones: Vec<Rc<Zone<D>>>,
+    strangers: Vec<Stranger>,
+    index: RefCell<Index>,
+    coders: RefCell<Vec<Rc<Coder>>>,
+    /// Chunks that are being written, each with those who wait for it.
+    putting: RefCell<BTreeMap<ChunkId, Rc<Notify>>>,
+    reading: Semaphore,
+    /// Segments being emptied, so that only one compaction runs.
+    compacting: tokio::sync::Mutex<collect::Progress>,
+    gc_epoch: Cell<u32>,
+    /// The GC epoch that was current when the first one after the start became known.
+    first_epoch: Cell<u32>,
+    placement_epoch: Cell<u64>,
+    counters: RefCell<Counters>,
+    events: RefCell<status::Events>,
+    recovery: RecoveryReport,
+}
+
+impl<D: Disk> Store<D> {
+    /// Opens the zones of `shard` and finds out what they hold.
+    pub async fn open(devices: &DeviceSet<D>, shard: u16, pool: Pool) -> Result<Self, PoolError> {
+        assert!(shard < devices.shards, "a shard is one of its node");
+        let metadata = Pool::new(limits::METADATA_BYTES)?;
+        let mut zones = Vec::with_capacity(devices.slots.len());
+        let mut largest_chunk = usize::MAX;
+        for (ordinal, slot) in devices.slots.iter().enumerate() {
+            let (ordinal, label) = (ordinal as u8, slot.label.clone());
+            zones.push(Rc::new(match &slot.device {
+                Some((disk, superblock)) => {
+                    let segment_bytes = superblock.segment_bytes;
+                    largest_chunk = largest_chunk.min(devices::largest_chunk(devices.geometry, segment_bytes));
+                    Zone::new(ordinal, label, shard, (disk.clone(), superblock), metadata.clone())
+                }
+                None => Zone::absent(ordinal, slot.id, label, shard, slot.state, metadata.clone()),
+            }));
+        }
+        // A stripe must leave room in the arena for another one to be read.
+        let stripe = |bytes: usize| StripeLayout::new(devices.geometry, bytes).buffer_bytes();
+        while largest_chunk > BLOCK_BYTES && stripe(largest_chunk) > pool.total_bytes() / 2 {
+            largest_chunk = largest_chunk * 7 / 8;
+        }
+        let mut index = Index::new();
+        let mut recovery = RecoveryReport::default();
+        for zone in zones.iter().filter(|zone| zone.works()) {
+            load_zone(&zones, zone, &pool, &mut index, &mut recovery).await;
+        }
+        recovery.chunks = index.chunks() as u64;
+        recovery.fragments = index.fragments();
+        let store = Self(Rc::new(Inner {
+            pool,
+            geometry: devices.geometry,
+            largest_chunk,
+            zones,
+            strangers: devices.strangers.clone(),
+            index: RefCell::new(index),
+            coders: RefCell::default(),
+            putting: RefCell::default(),
+            reading: Semaphore::new(limits::MAX_READS),
+            compacting: tokio::sync::Mutex::default(),
+            gc_epoch: Cell::new(0),
+            first_epoch: Cell::new(0),
+            placement_epoch: Cell::new(1),
+            counters: RefCell::default(),
+            events: RefCell::default(),
+            recovery,
+        }));
+        Ok(store.with_partial_chunks_counted())
+    }
+
+    fn with_partial_chunks_counted(self) -> Self {
+        let (mut partial, mut unreadable) = (0, 0);
+        {
+            let index = self.0.index.borrow();
+            for (_, known) in index.walk(0, usize::MAX).0 {
+                let present = self.0.healthy(&index, &known).count();
+                partial += u64::from(present < needed_fragments(known.geometry));
+                unreadable += u64::from(present < known.geometry.data());
+            }
+        }
+        let mut inner = Rc::into_inner(self.0).expect("nobody else holds a store that is being opened");
+        inner.recovery.partial_chunks = partial;
+        inner.recovery.unreadable_chunks = unreadable;
+        Self(Rc::new(inner))
+    }
+
+    /// How new chunks are cut.
+    pub fn geometry(&self) -> Geometry {
+        self.0.geometry
+    }
+
+    /// Largest sealed chunk that can be stored here.
+    pub fn largest_chunk_bytes(&self) -> usize {
+        self.0.largest_chunk
+    }
+
+    /// Sets the GC epoch in which chunks are touched from now on. The first call also dates everything that was here
+    /// at the start. An epoch never goes back.
+    pub fn set_gc_epoch(&self, epoch: u64) {
+        let epoch = u32::try_from(epoch).unwrap_or(u32::MAX).max(self.0.gc_epoch.get());
+        self.0.gc_epoch.set(epoch);
+        if self.0.first_epoch.get() == 0 {
+            self.0.first_epoch.set(epoch);
+        }
+    }
+
+    /// Sets the placement epoch that receipts carry.
+    pub fn set_placement_epoch(&self, epoch: u64) {
+        self.0.placement_epoch.set(epoch);
+    }
+
+    /// Which of these chunks are here with at least as many fragments as a put acknowledges, and touches those.
+    pub fn have(&self, chunks: &[ChunkId]) -> Vec<Option<ChunkReceipt>> {
+        let mut index = self.0.index.borrow_mut();
+        let answer = chunks.iter().map(|chunk| {
+            let known = index.get(chunk)?;
+            let receipt = self.0.receipt(&index, &known, true)?;
+            index.touch(&known, self.0.gc_epoch.get());
+            Some(receipt)
+        });
+        answer.collect()
+    }
+
+    /// Length of a chunk that is here, whole or not.
+    pub fn sealed_bytes(&self, chunk: &ChunkId) -> Option<u32> {
+        self.0.index.borrow().get(chunk).map(|known| known.sealed_bytes)
+    }
+
+    /// How the store is.
+    pub fn status(&self) -> StoreStatus {
+        let inner = &self.0;
+        let index = inner.index.borrow();
+        let mut devices: Vec<DeviceStatus> = inner.zones.iter().map(|zone| zone.status()).collect();
+        let (mut fragments, mut bytes) = (0, 0);
+        for zone in inner.zones.iter().filter(|zone| zone.works()) {
+            let (zone_fragments, zone_bytes) = zone.live();
+            fragments += zone_fragments;
+            bytes += zone_bytes;
+        }
+        devices.extend(inner.strangers.iter().map(|stranger| DeviceStatus {
+            id: None,
+            label: stranger.label.clone(),
+            state: stranger.state,
+            bytes: 0,
+            used_bytes: 0,
+            live_bytes: 0,
+            fragments: 0,
+        }));
+        StoreStatus {
+            devices,
+            chunks: index.chunks() as u64,
+            fragments,
+            owed_fragments: index.expected_fragments().saturating_sub(fragments),
+            owed_bytes: index.expected_bytes().saturating_sub(bytes),
+            index_bytes: index.memory_bytes() as u64,
+            writable: inner.find_room(DEFAULT_CHUNK_PLAIN_BYTES.min(inner.largest_chunk), Priority::Client).is_ok(),
+            counters: *inner.counters.borrow(),
+            recovery: inner.recovery,
+        }
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&self) -> Vec<StoreEvent> {
+        self.0.events.borrow_mut().take()
+    }
+}
+
+/// Fragments without which a put is not acknowledged: one loss must be survivable where the geometry has parity.
+fn needed_fragments(geometry: Geometry) -> usize {
+    geometry.data() + geometry.parity().min(1)
+}
+
+impl<D: Disk> Inner<D> {
+    /// Fragments on devices that work.
+    fn healthy(&self, index: &Index, known: &Known) -> impl Iterator<Item = (usize, Location)> {
+        let here = index.locations(known);
+        here.filter(|(_, location)| self.zones[usize::from(location.device)].works())
+    }
+
+    /// Fragments that each device holds.
+    fn loads(&self, index: &Index, known: &Known) -> Vec<usize> {
+        let mut loads = vec![0; self.zones.len()];
+        self.healthy(index, known).for_each(|(_, location)| loads[usize::from(location.device)] += 1);
+        loads
+    }
+
+    /// The receipt of a chunk that has enough fragments for one. It counts as durable only as many as make the
+    /// losses of devices that the chunk survives come out right: six fragments on one device survive none.
+    fn receipt(&self, index: &Index, known: &Known, deduplicated: bool) -> Option<ChunkReceipt> {
+        let loads = self.loads(index, known);
+        if loads.iter().sum::<usize>() < needed_fragments(known.geometry) {
+            return None;
+        }
+        let data = known.geometry.data();
+        Some(ChunkReceipt {
+            durable_fragments: (data + placement::losses_survived(loads, data)) as u8,
+            data_fragments: data as u8,
+            parity_fragments: known.geometry.parity() as u8,
+            placement_epoch: self.placement_epoch.get(),
+            gc_epoch: u64::from(self.gc_epoch.get()),
+            deduplicated,
+        })
+    }
+
+    fn coder(&self, geometry: Geometry) -> Rc<Coder> {
+        let mut coders = self.coders.borrow_mut();
+        if let Some(coder) = coders.iter().find(|coder| coder.geometry() == geometry) {
+            return coder.clone();
+        }
+        let coder = Rc::new(Coder::new(geometry));
+        coders.push(coder.clone());
+        coder
+    }
+
+    fn report(&self, event: StoreEvent) {
+        self.events.borrow_mut().push(event, &mut self.counters.borrow_mut());
+    }
+
+    /// Takes the consequences of a write or flush that a device refused.
+    fn write_failed(&self, zone: &Zone<D>, error: DiskError) {
+        self.counters.borrow_mut().write_errors += 1;
+        match error {
+            DiskError::Full => {
+                if zone.starve() {
+                    self.report(StoreEvent::DeviceFull { device: zone.device });
+                }
+            }
+            error => {
+                if zone.fail() {
+                    self.report(StoreEvent::DeviceFailed { device: zone.device, error });
+                }
+            }
+        }
+    }
+
+    /// Clears a fragment's location, if it is still this one.
+    fn forget_fragment(&self, chunk: &ChunkId, fragment: usize, location: Location) -> bool {
+        let mut index = self.index.borrow_mut();
+        let Some(known) = index.get(chunk) else { return false };
+        if index.location(&known, fragment) != Some(location) {
+            return false;
+        }
+        index.set(&known, fragment, None);
+        self.zones[usize::from(location.device)].remove_live(location.segment, blocks_of(&known));
+        true
+    }
+}
+
+/// Blocks of each record of a chunk.
+fn blocks_of(known: &Known) -> u32 {
+    (known.layout().slot_bytes() / BLOCK_BYTES) as u32
+}
+
+/// Runs work to its end, whether or not whoever asked for it still waits.
+async fn uncancelled<T: 'static>(work: impl Future<Output = Result<T, StoreError>> + 'static) -> Result<T, StoreError> {
+    match tokio::task::spawn_local(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(StoreError::Stopped),
+    }
+}
+
+/// Finds out what a zone holds and enters it into the index.
+async fn load_zone<D: Disk>(
+    zones: &[Rc<Zone<D>>],
+    zone: &Rc<Zone<D>>,
+    pool: &Pool,
+    index: &mut Index,
+    report: &mut RecoveryReport,
+) {
+    let count = zone.segments.borrow().table.len() as u32;
+    let mut examined = stream::iter(0..count)
+        .map(|segment| async move { (segment, recovery::examine(zone, pool, segment).await) })
+        .buffered(limits::OPEN_DEPTH);
+    let (mut to_scan, mut bad_headers, mut unreadable) = (Vec::new(), Vec::new(), 0);
+    while let Some((segment, found)) = examined.next().await {
+        match found {
+            Examined::Free { generation } => zone.enter_free(segment, generation),
+            Examined::Indexed { generation, entries, bad_header } => {
+                report.indexed_segments += 1;
+                bad_headers.extend(bad_header.then_some((segment, generation)));
+                zone.enter_sealed(segment, generation);
+                entries.iter().for_each(|entry| admit(zones, zone, segment, entry, index, report));
+            }
+            Examined::Scan { generation, bad_header, bad_index } => {
+                to_scan.push((segment, generation, bad_header, bad_index));
+            }
+            Examined::Unreadable => unreadable += 1,
+        }
+    }
+    drop(examined);
+    for (segment, generation, bad_header, bad_index) in to_scan {
+        let scanned = recovery::scan(zone, pool, segment, generation).await;
+        report.torn_records += scanned.torn_records;
+        report.damaged_records += scanned.damaged_records;
+        report.damaged_indexes += u64::from(bad_index);
+        report.scanned_segments += u64::from(!bad_index && !bad_header);
+        if scanned.generation == 0 {
+            // A header that was torn while the segment was opened, before anything was acknowledged in it.
+            zone.enter_free(segment, 0);
+            continue;
+        }
+        bad_headers.extend(bad_header.then_some((segment, scanned.generation)));
+        let may_grow = !(bad_index || bad_header || scanned.unreadable_part || scanned.has_hole);
+        let entries = scanned.entries.clone();
+        zone.enter_scanned(segment, scanned, may_grow);
+        entries.iter().for_each(|entry| admit(zones, zone, segment, entry, index, report));
+    }
+    report.unreadable_segments += unreadable;
+    report.damaged_headers += bad_headers.len() as u64;
+    // What a killed process wrote and never flushed is readable now; it must not be lost once somebody was told of it.
+    let mended = mend(zone, &bad_headers).await;
+    if (unreadable > 0 && unreadable == u64::from(count)) || mended.is_err() {
+        zone.fail();
+    }
+}
+
+/// Writes again what recovery found bad, and flushes.
+async fn mend<D: Disk>(zone: &Zone<D>, bad_headers: &[(u32, u64)]) -> Result<(), DiskError> {
+    for (segment, generation) in bad_headers {
+        let header = zone.header(*segment, *generation, SegmentUse::Records);
+        zone.write_metadata(*segment, 0, &header.to_block()).await?;
+    }
+    zone.seal_ready().await?;
+    zone.sync().await
+}
+
+/// Enters one record into the index.
+fn admit<D: Disk>(
+    zones: &[Rc<Zone<D>>],
+    zone: &Zone<D>,
+    segment: u32,
+    entry: &IndexEntry,
+    index: &mut Index,
+    report: &mut RecoveryReport,
+) {
+    let Some(known) = index.insert(entry.chunk, entry.geometry, entry.sealed_bytes) else {
+        report.contradicting_records += 1;
+        return;
+    };
+    let fragment = usize::from(entry.fragment);
+    let location = Location { device: zone.ordinal, segment, block: entry.block };
+    let generation_of = |location: Location| {
+        let segments = zones[usize::from(location.device)].segments.borrow();
+        segments.table[location.segment as usize].generation
+    };
+    if let Some(before) = index.location(&known, fragment) {
+        report.duplicate_records += 1;
+        // On one device compaction moves records to newer generations; across devices either will do.
+        if before.device != zone.ordinal || generation_of(before) >= generation_of(location) {
+            return;
+        }
+        zones[usize::from(before.device)].remove_live(before.segment, entry.blocks());
+    }
+    index.set(&known, fragment, Some(location));
+    zone.add_live(segment, entry.blocks());
+}

@@ -1,0 +1,432 @@
+//! How a chunk gets in: received straight into the slots of its stripe, coded in place, one write a fragment.
+//!
+//! The only copy of a byte is the one into its slot; checksums and the chunk's hash run over it while it is in the
+//! cache. A chunk is acknowledged when enough fragments are written and flushed; what could not be written is owed.
+//! Once begun, a commit runs to its end, also when its caller goes away, so that no device writes into space that has
+//! been given to somebody else.
+
+use super::placement::{self, most_per_device, place};
+use super::zone::{NoSpace, Priority, Reservation};
+use super::{Inner, Store, StoreError, blocks_of, limits, needed_fragments, uncancelled};
+use farside_codec::checksum::block_checksums;
+use farside_codec::delta::ChunkReceipt;
+use farside_codec::ids::ChunkId;
+use farside_codec::limits::{BLOCK_BYTES, MAX_CHUNK_SEALED_BYTES};
+use farside_codec::record::fragment::{FragmentHeader, set_checksum};
+use farside_codec::record::segment::IndexEntry;
+use farside_codec::stripe::StripeLayout;
+use farside_io::disk::{Disk, DiskError};
+use farside_io::pool::{Buffer, Slice};
+use futures_util::future::join_all;
+use std::rc::Rc;
+use tokio::sync::Notify;
+
+/// A chunk that is being received. Dropped, it leaves nothing behind.
+pub struct ChunkWriter<D: Disk> {
+    store: Store<D>,
+    chunk: ChunkId,
+    layout: StripeLayout,
+    priority: Priority,
+    /// `None`: the chunk is here already, and its bytes are counted and let go.
+    stripe: Option<Buffer>,
+    hasher: blake3::Hasher,
+    received: usize,
+    /// Bytes that the hash and the checksums have seen; whole blocks until the end.
+    hashed: usize,
+}
+
+impl<D: Disk> Store<D> {
+    /// Takes room in memory for a chunk of `sealed_bytes`, and waits for it where the pool is empty. Refuses early
+    /// what could not be stored in the end.
+    pub async fn begin(&self, chunk: ChunkId, sealed_bytes: usize) -> Result<ChunkWriter<D>, StoreError> {
+        self.begin_as(chunk, sealed_bytes, Priority::Client).await
+    }
+
+    /// The same for a piece of the system's own, which may use space that clients' chunks are refused.
+    pub async fn begin_reserved(&self, chunk: ChunkId, sealed_bytes: usize) -> Result<ChunkWriter<D>, StoreError> {
+        self.begin_as(chunk, sealed_bytes, Priority::System).await
+    }
+
+    /// Stores a whole chunk that is in memory already.
+    pub async fn put_reserved(&self, chunk: ChunkId, sealed: &[u8]) -> Result<ChunkReceipt, StoreError> {
+        let mut writer = self.begin_reserved(chunk, sealed.len()).await?;
+        writer.append(sealed)?;
+        writer.commit().await
+    }
+
+    async fn begin_as(&self, chunk: ChunkId, bytes: usize, priority: Priority) -> Result<ChunkWriter<D>, StoreError> {
+        let inner = &self.0;
+        if bytes == 0 || bytes > inner.largest_chunk || bytes > MAX_CHUNK_SEALED_BYTES {
+            return Err(StoreError::Size { sealed_bytes: bytes });
+        }
+        let layout = StripeLayout::new(inner.geometry, bytes);
+        let present = self.held(&chunk, bytes)?.is_some();
+        if !present {
+            inner.find_room(bytes, priority)?;
+        }
+        let stripe = match present {
+            true => None,
+            false => {
+                let taken = inner.pool.take(layout.buffer_bytes()).await;
+                Some(taken.map_err(|_| StoreError::Size { sealed_bytes: bytes })?)
+            }
+        };
+        let (store, hasher) = (self.clone(), blake3::Hasher::new());
+        Ok(ChunkWriter { store, chunk, layout, priority, stripe, hasher, received: 0, hashed: 0 })
+    }
+
+    /// The receipt of a chunk that is here with enough fragments.
+    fn held(&self, chunk: &ChunkId, bytes: usize) -> Result<Option<ChunkReceipt>, StoreError> {
+        let mut index = self.0.index.borrow_mut();
+        let Some(known) = index.get(chunk) else { return Ok(None) };
+        if known.sealed_bytes as usize != bytes {
+            // One id is one ciphertext, so the announced length is wrong.
+            return Err(StoreError::Mismatch(*chunk));
+        }
+        let receipt = self.0.receipt(&index, &known, true);
+        if receipt.is_some() {
+            index.touch(&known, self.0.gc_epoch.get());
+        }
+        Ok(receipt)
+    }
+}
+
+impl<D: Disk> ChunkWriter<D> {
+    /// The chunk is here already: its bytes need not be sent, and [`ChunkWriter::commit`] answers at once.
+    pub fn is_present(&self) -> bool {
+        self.stripe.is_none()
+    }
+
+    /// Takes the next bytes of the sealed chunk.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let announced = self.layout.sealed_bytes();
+        if bytes.len() > announced - self.received {
+            return Err(StoreError::Length { announced, got: self.received + bytes.len() });
+        }
+        let Some(stripe) = &mut self.stripe else {
+            self.received += bytes.len();
+            return Ok(());
+        };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // Never further ahead of the hash than what the cache holds.
+            let (now, later) = rest.split_at(rest.len().min(self.hashed + limits::HASH_BYTES - self.received));
+            let mut from = 0;
+            for (fragment, range) in self.layout.locate(self.received..self.received + now.len()) {
+                let at = self.layout.fragment(fragment).start;
+                let count = range.len();
+                stripe[at + range.start..at + range.end].copy_from_slice(&now[from..from + count]);
+                from += count;
+            }
+            self.received += now.len();
+            if self.received == self.hashed + limits::HASH_BYTES {
+                absorb(stripe, &self.layout, &mut self.hasher, self.hashed..self.received);
+                self.hashed = self.received;
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Makes the chunk durable. Where the same chunk is being stored already, waits for that and answers for it.
+    pub async fn commit(self) -> Result<ChunkReceipt, StoreError> {
+        let announced = self.layout.sealed_bytes();
+        if self.stripe.is_none() {
+            // GC may have removed it since; then the bytes are asked for again.
+            let held = self.store.held(&self.chunk, announced)?;
+            self.store.0.counters.borrow_mut().chunks_deduplicated += 1;
+            return held.ok_or(StoreError::NotFound(self.chunk));
+        }
+        if self.received != announced {
+            return Err(StoreError::Length { announced, got: self.received });
+        }
+        uncancelled(self.store_stripe()).await
+    }
+
+    async fn store_stripe(mut self) -> Result<ChunkReceipt, StoreError> {
+        let Some(mut stripe) = self.stripe.take() else { return Err(StoreError::NotFound(self.chunk)) };
+        finish_data(&mut stripe, &self.layout, &mut self.hasher, self.hashed);
+        if *self.hasher.finalize().as_bytes() != self.chunk.0 {
+            return Err(StoreError::Mismatch(self.chunk));
+        }
+        let _turn = Turn::take(&self.store.0, self.chunk).await;
+        if let Some(receipt) = self.store.held(&self.chunk, self.layout.sealed_bytes())? {
+            self.store.0.counters.borrow_mut().chunks_deduplicated += 1;
+            return Ok(receipt);
+        }
+        encode(&mut stripe, &self.layout, &self.store.0)?;
+        let stored =
+            StripeWrite { inner: &self.store.0, chunk: self.chunk, layout: self.layout, priority: self.priority };
+        stored.run(stripe).await
+    }
+}
+
+/// Runs the hash and the checksums over a range of the sealed chunk that begins, and but at the end ends, at a block.
+fn absorb(stripe: &mut Buffer, layout: &StripeLayout, hasher: &mut blake3::Hasher, range: std::ops::Range<usize>) {
+    for (fragment, range) in layout.locate(range) {
+        let (area, data) = stripe[layout.slot(fragment)].split_at_mut(layout.header_bytes());
+        hasher.update(&data[range.clone()]);
+        let blocks = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
+        let padded = &data[range.start..blocks.end * BLOCK_BYTES];
+        blocks.zip(block_checksums(padded)).for_each(|(block, checksum)| set_checksum(area, block, checksum));
+    }
+}
+
+/// Fills the data fragments up with zeros, and hashes what is left.
+fn finish_data(stripe: &mut Buffer, layout: &StripeLayout, hasher: &mut blake3::Hasher, hashed: usize) {
+    for fragment in 0..layout.geometry().data() {
+        let held = layout.chunk_range(fragment).len();
+        let fragment = layout.fragment(fragment);
+        stripe[fragment.start + held..fragment.end].fill(0);
+    }
+    absorb(stripe, layout, hasher, hashed..layout.sealed_bytes());
+    for fragment in 0..layout.geometry().data() {
+        // Blocks that are all padding belong to no range of the chunk.
+        let first = layout.chunk_range(fragment).len().div_ceil(BLOCK_BYTES);
+        let (area, data) = stripe[layout.slot(fragment)].split_at_mut(layout.header_bytes());
+        let checksums = block_checksums(&data[first * BLOCK_BYTES..]);
+        (first..).zip(checksums).for_each(|(block, checksum)| set_checksum(area, block, checksum));
+    }
+}
+
+/// Computes the parity fragments and their checksums.
+fn encode<D: Disk>(stripe: &mut Buffer, layout: &StripeLayout, inner: &Inner<D>) -> Result<(), StoreError> {
+    let slots = stripe[..layout.buffer_bytes()].chunks_exact_mut(layout.slot_bytes());
+    let mut slots: Vec<(&mut [u8], &mut [u8])> = slots.map(|slot| slot.split_at_mut(layout.header_bytes())).collect();
+    let (data, parity) = slots.split_at_mut(layout.geometry().data());
+    let data: Vec<&[u8]> = data.iter().map(|(_, data)| &**data).collect();
+    let mut outputs: Vec<&mut [u8]> = parity.iter_mut().map(|(_, data)| &mut **data).collect();
+    inner.coder(layout.geometry()).encode(&data, &mut outputs).expect("a layout's slots have one length");
+    for (area, data) in parity {
+        block_checksums(data).enumerate().for_each(|(block, checksum)| set_checksum(area, block, checksum));
+    }
+    Ok(())
+}
+
+/// Held while a chunk is written, so that one chunk is written once.
+struct Turn<'a, D: Disk> {
+    inner: &'a Inner<D>,
+    chunk: ChunkId,
+}
+
+impl<'a, D: Disk> Turn<'a, D> {
+    async fn take(inner: &'a Inner<D>, chunk: ChunkId) -> Self {
+        loop {
+            let Some(other) = inner.putting.borrow().get(&chunk).cloned() else { break };
+            other.notified().await;
+        }
+        inner.putting.borrow_mut().insert(chunk, Rc::new(Notify::new()));
+        Self { inner, chunk }
+    }
+}
+
+impl<D: Disk> Drop for Turn<'_, D> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.inner.putting.borrow_mut().remove(&self.chunk) {
+            waiting.notify_waiters();
+        }
+    }
+}
+
+/// A fragment with its place, ready to be written.
+type Placed<D> = (usize, Reservation<D>);
+
+struct StripeWrite<'a, D: Disk> {
+    inner: &'a Inner<D>,
+    chunk: ChunkId,
+    layout: StripeLayout,
+    priority: Priority,
+}
+
+impl<D: Disk> StripeWrite<'_, D> {
+    /// Writes all fragments that are not here yet, gives those whose device failed to others, and enters what is
+    /// durable into the index.
+    async fn run(&self, mut stripe: Buffer) -> Result<ChunkReceipt, StoreError> {
+        let mut refused = vec![false; self.inner.zones.len()];
+        let mut full = false;
+        for _ in 0..limits::MAX_PLACEMENT_ROUNDS {
+            let plan = self.inner.plan(&self.chunk, &self.missing(), &refused);
+            if plan.is_empty() {
+                break;
+            }
+            let (placed, no_space) = self.reserve(plan, &mut stripe, &mut refused).await;
+            full |= no_space;
+            if no_space && self.inner.find_room(self.layout.sealed_bytes(), self.priority).is_err() {
+                break;
+            }
+            let shared = stripe.share();
+            full |= self.write(placed, &shared, &mut refused).await;
+            match shared.try_unshare() {
+                Ok(buffer) => stripe = buffer,
+                // A device still holds on to a slot; what it was given is in flight and can't be written elsewhere.
+                Err(_) => break,
+            }
+        }
+        let result = self.answer(full);
+        self.seal().await;
+        result
+    }
+
+    /// Fragments that are on no device that works.
+    fn missing(&self) -> Vec<usize> {
+        let index = self.inner.index.borrow();
+        let Some(known) = index.get(&self.chunk) else { return (0..self.layout.geometry().total()).collect() };
+        let mut missing = vec![true; self.layout.geometry().total()];
+        self.inner.healthy(&index, &known).for_each(|(fragment, _)| missing[fragment] = false);
+        (0..missing.len()).filter(|fragment| missing[*fragment]).collect()
+    }
+
+    /// Reserves space for each fragment of the plan and fills its header area.
+    async fn reserve(
+        &self,
+        plan: Vec<(usize, u8)>,
+        stripe: &mut Buffer,
+        refused: &mut [bool],
+    ) -> (Vec<Placed<D>>, bool) {
+        let blocks = (self.layout.slot_bytes() / BLOCK_BYTES) as u32;
+        let mut placed = Vec::with_capacity(plan.len());
+        let mut full = false;
+        for (fragment, ordinal) in plan {
+            let zone = &self.inner.zones[usize::from(ordinal)];
+            match zone.reserve(blocks, self.priority).await {
+                Ok(reservation) => {
+                    let area = self.layout.slot(fragment).start;
+                    let header = FragmentHeader {
+                        chunk: self.chunk,
+                        geometry: self.layout.geometry(),
+                        sealed_bytes: self.layout.sealed_bytes() as u32,
+                        fragment: fragment as u8,
+                        place: reservation.place(),
+                        durable_block: reservation.durable_block,
+                        placement_epoch: self.inner.placement_epoch.get(),
+                        gc_epoch: u64::from(self.inner.gc_epoch.get()),
+                    };
+                    header.write(&mut stripe[area..area + self.layout.header_bytes()]);
+                    placed.push((fragment, reservation));
+                }
+                Err((reason, error)) => {
+                    refused[usize::from(ordinal)] = true;
+                    full |= reason == NoSpace::Full;
+                    if let Some(error) = error {
+                        self.inner.write_failed(zone, error);
+                    }
+                }
+            }
+        }
+        (placed, full)
+    }
+
+    /// Writes and flushes all at once; what is durable enters the index. Answers whether a device was full.
+    async fn write(&self, placed: Vec<Placed<D>>, shared: &Slice, refused: &mut [bool]) -> bool {
+        let writes = placed.into_iter().map(|(fragment, reservation)| async move {
+            let slot = shared.slice(self.layout.slot(fragment));
+            let written = match &reservation.zone.disk {
+                None => Err(DiskError::Failed),
+                Some(disk) => match disk.write(reservation.offset(), slot).await {
+                    Ok(()) => disk.sync().await,
+                    refused => refused,
+                },
+            };
+            (fragment, reservation, written)
+        });
+        let mut full = false;
+        for (fragment, reservation, written) in join_all(writes).await {
+            let zone = reservation.zone.clone();
+            match written {
+                // A device that failed meanwhile, under another stripe, may have lost this write as well.
+                Ok(()) if zone.works() => self.enter(fragment, reservation),
+                Ok(()) => refused[usize::from(zone.ordinal)] = true,
+                Err(error) => {
+                    refused[usize::from(zone.ordinal)] = true;
+                    full |= error == DiskError::Full;
+                    self.inner.write_failed(&zone, error);
+                }
+            }
+        }
+        full
+    }
+
+    fn enter(&self, fragment: usize, reservation: Reservation<D>) {
+        let (geometry, sealed_bytes) = (self.layout.geometry(), self.layout.sealed_bytes() as u32);
+        let mut index = self.inner.index.borrow_mut();
+        let Some(known) = index.insert(self.chunk, geometry, sealed_bytes) else { return };
+        index.touch(&known, self.inner.gc_epoch.get());
+        let (location, zone) = (reservation.location(), reservation.zone.clone());
+        let entry = IndexEntry {
+            chunk: self.chunk,
+            geometry,
+            sealed_bytes,
+            fragment: fragment as u8,
+            block: reservation.place().block,
+        };
+        reservation.complete(entry);
+        zone.add_live(location.segment, blocks_of(&known));
+        // An older copy lies on a device that does not work.
+        if let Some(before) = index.set(&known, fragment, Some(location)) {
+            self.inner.zones[usize::from(before.device)].remove_live(before.segment, blocks_of(&known));
+        }
+    }
+
+    fn answer(&self, full: bool) -> Result<ChunkReceipt, StoreError> {
+        let index = self.inner.index.borrow();
+        let needed = needed_fragments(self.layout.geometry());
+        let known = index.get(&self.chunk);
+        let receipt = known.as_ref().and_then(|known| self.inner.receipt(&index, known, false));
+        let fragments = known.map_or(0, |known| self.inner.healthy(&index, &known).count());
+        match receipt {
+            Some(receipt) => {
+                self.inner.counters.borrow_mut().chunks_stored += 1;
+                Ok(receipt)
+            }
+            None if full => Err(StoreError::Full),
+            None => Err(StoreError::Unavailable { fragments, needed }),
+        }
+    }
+
+    /// Writes the indexes of segments that are full now.
+    async fn seal(&self) {
+        for zone in self.inner.zones.iter().filter(|zone| zone.works()) {
+            if let Err(error) = zone.seal_ready().await {
+                self.inner.write_failed(zone, error);
+            }
+        }
+    }
+}
+
+impl<D: Disk> Inner<D> {
+    fn candidates(&self, chunk: &ChunkId, usable: impl Fn(usize) -> bool) -> Vec<placement::Candidate> {
+        let index = self.index.borrow();
+        let loads = index.get(chunk).map(|known| self.loads(&index, &known));
+        let zones = self.zones.iter().enumerate().filter(|(ordinal, zone)| zone.works() && usable(*ordinal));
+        let load = |ordinal: usize| loads.as_ref().map_or(0, |loads| loads[ordinal]);
+        zones
+            .map(|(ordinal, zone)| placement::Candidate {
+                ordinal: zone.ordinal,
+                device: zone.device,
+                load: load(ordinal),
+            })
+            .collect()
+    }
+
+    /// Which device gets which of the missing fragments.
+    fn plan(&self, chunk: &ChunkId, missing: &[usize], refused: &[bool]) -> Vec<(usize, u8)> {
+        let mut candidates = self.candidates(chunk, |ordinal| !refused[ordinal]);
+        place(chunk, missing, &mut candidates, most_per_device(self.geometry.total(), self.zones.len()))
+    }
+
+    /// Whether a new chunk of this size would find as many devices with space as work.
+    pub(super) fn find_room(&self, sealed_bytes: usize, priority: Priority) -> Result<(), StoreError> {
+        let layout = StripeLayout::new(self.geometry, sealed_bytes);
+        let (total, needed) = (self.geometry.total(), needed_fragments(self.geometry));
+        let most = most_per_device(total, self.zones.len());
+        let blocks = (layout.slot_bytes() / BLOCK_BYTES) as u32;
+        let working = self.zones.iter().filter(|zone| zone.works()).count();
+        let fragments = total.min(working * most);
+        if fragments < needed {
+            return Err(StoreError::Unavailable { fragments, needed });
+        }
+        // A device may get several fragments where there are few devices.
+        let with_room = self.zones.iter().filter(|zone| zone.has_room(blocks * most as u32, priority)).count();
+        if with_room * most < fragments { Err(StoreError::Full) } else { Ok(()) }
+    }
+}

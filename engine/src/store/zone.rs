@@ -1,0 +1,449 @@
+//! One shard's zone of one device: which segments are free, open and sealed, and who may append where.
+//!
+//! Invariants: a record's space is reserved before it is written and never given to another record of the same
+//! generation; a segment's header is written before the first reservation in it is handed out, so that no record is
+//! ever durable under a header that is not; a segment is sealed only when no write into it is under way; a generation
+//! is used once. Whoever waits here holds no lock of another zone and needs no buffer of the pool: headers and indexes
+//! have an arena of their own.
+
+use super::index::Location;
+use super::limits;
+use super::status::{DeviceState, DeviceStatus};
+use farside_codec::ids::DeviceId;
+use farside_codec::limits::BLOCK_BYTES;
+use farside_codec::record::fragment::Place;
+use farside_codec::record::segment::{
+    INDEX_ENTRY_BYTES, IndexEntry, SegmentFooter, SegmentHeader, SegmentUse, index_bytes,
+};
+use farside_codec::record::superblock::Superblock;
+use farside_io::disk::{Disk, DiskError};
+use farside_io::pool::Pool;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// Who asks for space, and so how much of it is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Priority {
+    /// A client's or peer's chunk.
+    Client,
+    /// A snapshot's piece, without which the WAL could not be purged.
+    System,
+    /// A record that compaction moves, to free more than it takes.
+    Compaction,
+}
+
+impl Priority {
+    fn reserve(self) -> usize {
+        match self {
+            Self::Client => limits::CLIENT_RESERVE_SEGMENTS,
+            Self::System => limits::SYSTEM_RESERVE_SEGMENTS,
+            Self::Compaction => 0,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SegmentState {
+    Free,
+    /// It is appended to, or waits for its index.
+    Open,
+    Sealed,
+    /// Compaction empties it.
+    Emptying,
+    /// The device refused to read it; what it holds is unknown, so it is left alone.
+    Unreadable,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Segment {
+    pub(super) state: SegmentState,
+    pub(super) generation: u64,
+    /// Blocks of records that the index points to.
+    pub(super) live_blocks: u32,
+}
+
+/// A segment that has no index on the device yet.
+#[derive(Debug, Default)]
+pub(super) struct OpenSegment {
+    pub(super) next_block: u32,
+    pub(super) entries: Vec<IndexEntry>,
+    /// First blocks of the records under way.
+    pub(super) in_flight: Vec<u32>,
+    /// It gets no more records.
+    pub(super) closing: bool,
+}
+
+pub(super) struct Segments {
+    pub(super) table: Vec<Segment>,
+    pub(super) free: BTreeSet<u32>,
+    pub(super) open: BTreeMap<u32, OpenSegment>,
+    /// The one of them that is appended to.
+    pub(super) active: Option<u32>,
+    pub(super) last_generation: u64,
+    live_fragments: u64,
+    live_blocks: u64,
+}
+
+/// Why there is no space here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoSpace {
+    /// Only what this priority must leave alone, or nothing.
+    Full,
+    /// The device is out of use.
+    Failed,
+}
+
+pub(super) struct Zone<D> {
+    pub(super) ordinal: u8,
+    pub(super) device: DeviceId,
+    pub(super) label: String,
+    pub(super) disk: Option<D>,
+    shard: u16,
+    /// Offset of the first segment.
+    base: u64,
+    pub(super) segment_blocks: u32,
+    pub(super) segments: RefCell<Segments>,
+    state: Cell<DeviceState>,
+    /// The file system below had no space; cleared when compaction frees a segment.
+    starved: Cell<bool>,
+    /// Held while a segment is opened, so that it is opened once.
+    opening: tokio::sync::Mutex<()>,
+    metadata: Pool,
+}
+
+impl<D: Disk> Zone<D> {
+    /// The zone of `shard` on a device that works.
+    pub(super) fn new(
+        ordinal: u8,
+        label: String,
+        shard: u16,
+        (disk, superblock): (D, &Superblock),
+        metadata: Pool,
+    ) -> Self {
+        let segments = superblock.segments().min(super::index::MAX_SEGMENTS);
+        let base = superblock.zone_offset(shard) + superblock.wal_bytes;
+        let segment_blocks = superblock.segment_bytes / BLOCK_BYTES as u32;
+        let zone = Self::absent(ordinal, superblock.device, label, shard, DeviceState::Ok, metadata);
+        let unknown = Segment { state: SegmentState::Unreadable, generation: 0, live_blocks: 0 };
+        zone.segments.borrow_mut().table = vec![unknown; segments as usize];
+        Self { disk: Some(disk), base, segment_blocks, ..zone }
+    }
+
+    /// The place of a device that does not work.
+    pub(super) fn absent(
+        ordinal: u8,
+        device: DeviceId,
+        label: String,
+        shard: u16,
+        state: DeviceState,
+        metadata: Pool,
+    ) -> Self {
+        let segments = Segments {
+            table: Vec::new(),
+            free: BTreeSet::new(),
+            open: BTreeMap::new(),
+            active: None,
+            last_generation: 0,
+            live_fragments: 0,
+            live_blocks: 0,
+        };
+        Self {
+            ordinal,
+            device,
+            label,
+            disk: None,
+            shard,
+            base: 0,
+            segment_blocks: 0,
+            segments: RefCell::new(segments),
+            state: Cell::new(state),
+            starved: Cell::new(false),
+            opening: tokio::sync::Mutex::new(()),
+            metadata,
+        }
+    }
+
+    pub(super) fn works(&self) -> bool {
+        self.state.get() == DeviceState::Ok
+    }
+
+    /// Takes the device out of use. Answers whether it was in use.
+    pub(super) fn fail(&self) -> bool {
+        self.works() && {
+            self.state.set(DeviceState::Failed);
+            true
+        }
+    }
+
+    /// Notes that the file system below has no space, and closes the active segment, so that the hole of the write that
+    /// failed has no durable record behind it. Answers whether that is news.
+    pub(super) fn starve(&self) -> bool {
+        close_active(&mut self.segments.borrow_mut());
+        !self.starved.replace(true)
+    }
+
+    /// Byte offset of a block of a segment.
+    pub(super) fn offset(&self, segment: u32, block: u32) -> u64 {
+        self.base + (u64::from(segment) * u64::from(self.segment_blocks) + u64::from(block)) * BLOCK_BYTES as u64
+    }
+
+    /// The place of a record, as its header must say.
+    pub(super) fn place(&self, segment: u32, generation: u64, block: u32) -> Place {
+        Place { device: self.device, shard: self.shard, segment, generation, block }
+    }
+
+    pub(super) fn header(&self, segment: u32, generation: u64, usage: SegmentUse) -> SegmentHeader {
+        SegmentHeader { device: self.device, shard: self.shard, segment, generation, usage }
+    }
+
+    /// Whether a header or footer with these fields is this segment's.
+    pub(super) fn names(&self, device: DeviceId, shard: u16, number: (u32, u32)) -> bool {
+        device == self.device && shard == self.shard && number.0 == number.1
+    }
+
+    /// Counts a record in.
+    pub(super) fn add_live(&self, segment: u32, blocks: u32) {
+        let mut segments = self.segments.borrow_mut();
+        segments.table[segment as usize].live_blocks += blocks;
+        segments.live_blocks += u64::from(blocks);
+        segments.live_fragments += 1;
+    }
+
+    /// Counts a record out.
+    pub(super) fn remove_live(&self, segment: u32, blocks: u32) {
+        let mut segments = self.segments.borrow_mut();
+        segments.table[segment as usize].live_blocks -= blocks;
+        segments.live_blocks -= u64::from(blocks);
+        segments.live_fragments -= 1;
+    }
+
+    /// Records that count, and their bytes.
+    pub(super) fn live(&self) -> (u64, u64) {
+        let segments = self.segments.borrow();
+        (segments.live_fragments, segments.live_blocks * BLOCK_BYTES as u64)
+    }
+
+    pub(super) fn status(&self) -> DeviceStatus {
+        let segments = self.segments.borrow();
+        let segment_bytes = u64::from(self.segment_blocks) * BLOCK_BYTES as u64;
+        let used = segments.table.len() - segments.free.len();
+        let (fragments, live_bytes) = (segments.live_fragments, segments.live_blocks * BLOCK_BYTES as u64);
+        DeviceStatus {
+            id: Some(self.device),
+            label: self.label.clone(),
+            state: self.state.get(),
+            bytes: segments.table.len() as u64 * segment_bytes,
+            used_bytes: used as u64 * segment_bytes,
+            live_bytes,
+            fragments,
+        }
+    }
+
+    /// Whether a record of so many blocks would find space now.
+    pub(super) fn has_room(&self, blocks: u32, priority: Priority) -> bool {
+        let segments = self.segments.borrow();
+        let free = segments.free.len();
+        let fits_active = self.active_fits(&segments, blocks);
+        self.works() && !self.starved.get() && (free > priority.reserve() || fits_active && free >= priority.reserve())
+    }
+
+    /// Free segments run so short that clients are about to be refused.
+    pub(super) fn is_short(&self) -> bool {
+        self.segments.borrow().free.len() <= limits::CLIENT_RESERVE_SEGMENTS + 1
+    }
+
+    fn active_fits(&self, segments: &Segments, blocks: u32) -> bool {
+        let open = segments.active.and_then(|active| segments.open.get(&active));
+        open.is_some_and(|open| {
+            // Every record under way becomes an entry of the index as well.
+            let entries = open.entries.len() + open.in_flight.len() + 1;
+            let index_blocks = (index_bytes(entries) / BLOCK_BYTES) as u32;
+            open.next_block + blocks + index_blocks <= self.segment_blocks
+        })
+    }
+
+    fn try_reserve(self: &Rc<Self>, blocks: u32, priority: Priority) -> Option<Reservation<D>> {
+        let mut segments = self.segments.borrow_mut();
+        if segments.free.len() < priority.reserve() || !self.active_fits(&segments, blocks) {
+            return None;
+        }
+        let segment = segments.active?;
+        let generation = segments.table[segment as usize].generation;
+        let open = segments.open.get_mut(&segment)?;
+        let block = open.next_block;
+        open.next_block += blocks;
+        open.in_flight.push(block);
+        let durable_block = open.in_flight.iter().copied().min().unwrap_or(block);
+        Some(Reservation { zone: self.clone(), segment, generation, block, durable_block, settled: false })
+    }
+
+    /// Reserves space for a record, opening the next segment where need be.
+    pub(super) async fn reserve(
+        self: &Rc<Self>,
+        blocks: u32,
+        priority: Priority,
+    ) -> Result<Reservation<D>, (NoSpace, Option<DiskError>)> {
+        let _turn = self.opening.lock().await;
+        if !self.works() {
+            return Err((NoSpace::Failed, None));
+        }
+        if let Some(reservation) = self.try_reserve(blocks, priority) {
+            return Ok(reservation);
+        }
+        let opened = self.take_free(blocks, priority);
+        let Some((segment, generation)) = opened else { return Err((NoSpace::Full, None)) };
+        let header = self.header(segment, generation, SegmentUse::Records);
+        if let Err(error) = self.write_metadata(segment, 0, &header.to_block()).await {
+            self.segments.borrow_mut().free.insert(segment);
+            let kind = if error == DiskError::Full { NoSpace::Full } else { NoSpace::Failed };
+            return Err((kind, Some(error)));
+        }
+        {
+            let mut segments = self.segments.borrow_mut();
+            segments.table[segment as usize] = Segment { state: SegmentState::Open, generation, live_blocks: 0 };
+            segments.open.insert(segment, OpenSegment { next_block: 1, ..OpenSegment::default() });
+            segments.active = Some(segment);
+        }
+        self.try_reserve(blocks, priority).ok_or((NoSpace::Full, None))
+    }
+
+    /// Closes the active segment and takes a free one off the list, if this priority may.
+    fn take_free(&self, blocks: u32, priority: Priority) -> Option<(u32, u64)> {
+        let mut segments = self.segments.borrow_mut();
+        let record_fits = 1 + blocks + (index_bytes(1) / BLOCK_BYTES) as u32 <= self.segment_blocks;
+        let starved = self.starved.get() && priority != Priority::Compaction;
+        if segments.free.len() <= priority.reserve() || !record_fits || starved {
+            return None;
+        }
+        let segment = segments.free.pop_first()?;
+        close_active(&mut segments);
+        segments.last_generation += 1;
+        Some((segment, segments.last_generation))
+    }
+
+    /// Writes the indexes of closed segments into which nothing is being written any more.
+    pub(super) async fn seal_ready(&self) -> Result<(), DiskError> {
+        while let Some((segment, generation, entries)) = self.take_closed() {
+            // Whatever comes of the write, the segment is sealed as far as memory goes; a start that finds no good
+            // index scans.
+            let written = self.write_index(segment, generation, &entries).await;
+            self.segments.borrow_mut().table[segment as usize].state = SegmentState::Sealed;
+            written?;
+        }
+        Ok(())
+    }
+
+    fn take_closed(&self) -> Option<(u32, u64, Vec<IndexEntry>)> {
+        let mut segments = self.segments.borrow_mut();
+        let ready = segments.open.iter().find(|(_, open)| open.closing && open.in_flight.is_empty());
+        let segment = *ready?.0;
+        let open = segments.open.remove(&segment)?;
+        Some((segment, segments.table[segment as usize].generation, open.entries))
+    }
+
+    async fn write_index(&self, segment: u32, generation: u64, entries: &[IndexEntry]) -> Result<(), DiskError> {
+        let bytes = index_bytes(entries.len());
+        let mut index = vec![0; bytes - BLOCK_BYTES];
+        for (entry, out) in entries.iter().zip(index.chunks_exact_mut(INDEX_ENTRY_BYTES)) {
+            entry.write(out);
+        }
+        let footer = SegmentFooter {
+            device: self.device,
+            shard: self.shard,
+            segment,
+            generation,
+            entries: entries.len() as u32,
+            entries_crc: crc32fast::hash(&index),
+        };
+        index.extend_from_slice(&footer.to_block());
+        self.write_metadata(segment, self.segment_blocks - (bytes / BLOCK_BYTES) as u32, &index).await
+    }
+
+    /// Marks a segment as free on the device and takes it back. Every record that it held and that still counts must
+    /// be durable elsewhere.
+    pub(super) async fn free(&self, segment: u32) -> Result<(), DiskError> {
+        let generation = self.segments.borrow().table[segment as usize].generation;
+        let header = self.header(segment, generation, SegmentUse::Free);
+        self.write_metadata(segment, 0, &header.to_block()).await?;
+        let mut segments = self.segments.borrow_mut();
+        assert_eq!(segments.table[segment as usize].live_blocks, 0, "a freed segment holds nothing that counts");
+        segments.table[segment as usize].state = SegmentState::Free;
+        segments.free.insert(segment);
+        self.starved.set(false);
+        Ok(())
+    }
+
+    /// Writes whole blocks of a segment from the metadata arena.
+    pub(super) async fn write_metadata(&self, segment: u32, block: u32, bytes: &[u8]) -> Result<(), DiskError> {
+        let Some(disk) = &self.disk else { return Err(DiskError::Failed) };
+        // Limits tie the arena's size to the largest index.
+        let mut buffer = self.metadata.take(bytes.len()).await.map_err(|_| DiskError::Failed)?;
+        buffer.copy_from_slice(bytes);
+        disk.write(self.offset(segment, block), buffer.share()).await
+    }
+
+    pub(super) async fn sync(&self) -> Result<(), DiskError> {
+        match &self.disk {
+            Some(disk) => disk.sync().await,
+            None => Err(DiskError::Failed),
+        }
+    }
+}
+
+fn close_active(segments: &mut Segments) {
+    if let Some(active) = segments.active.take()
+        && let Some(open) = segments.open.get_mut(&active)
+    {
+        open.closing = true;
+    }
+}
+
+/// Space for one record. Dropped unused, it stays empty until the segment is compacted.
+pub(super) struct Reservation<D: Disk> {
+    pub(super) zone: Rc<Zone<D>>,
+    segment: u32,
+    generation: u64,
+    block: u32,
+    pub(super) durable_block: u32,
+    settled: bool,
+}
+
+impl<D: Disk> Reservation<D> {
+    /// The place, as the record's header must say.
+    pub(super) fn place(&self) -> Place {
+        self.zone.place(self.segment, self.generation, self.block)
+    }
+
+    /// The place, as the index says it.
+    pub(super) fn location(&self) -> Location {
+        Location { device: self.zone.ordinal, segment: self.segment, block: self.block }
+    }
+
+    /// Byte offset on the device.
+    pub(super) fn offset(&self) -> u64 {
+        self.zone.offset(self.segment, self.block)
+    }
+
+    /// The record is durable.
+    pub(super) fn complete(mut self, entry: IndexEntry) {
+        self.settle(Some(entry));
+    }
+
+    fn settle(&mut self, entry: Option<IndexEntry>) {
+        self.settled = true;
+        let mut segments = self.zone.segments.borrow_mut();
+        if let Some(open) = segments.open.get_mut(&self.segment) {
+            open.in_flight.retain(|block| *block != self.block);
+            open.entries.extend(entry);
+        }
+    }
+}
+
+impl<D: Disk> Drop for Reservation<D> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.settle(None);
+        }
+    }
+}
