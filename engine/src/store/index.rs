@@ -12,9 +12,9 @@ use farside_codec::stripe::StripeLayout;
 /// Bits of an entry's size field that hold the chunk's length; the rest number its geometry.
 pub(super) const SEALED_BITS: u32 = 25;
 /// Entries in one allocation.
-const PAGE_ENTRIES: usize = 2048;
+const PAGE_ENTRIES: usize = 512;
 /// Locations in one allocation, about.
-const PAGE_LOCATIONS: usize = 16_384;
+const PAGE_LOCATIONS: usize = 2048;
 /// Smallest table.
 const MIN_TABLE: usize = 64;
 /// Geometries that one store may hold: the rest of the size field.
