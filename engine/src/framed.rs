@@ -26,6 +26,10 @@ pub enum FileKind {
     AuthorityKey = 3,
     /// A certificate chain with its key.
     Identity = 4,
+    /// How a client finds a site, and who it is.
+    Context = 5,
+    /// A tenant's key in a file KMS.
+    TenantKey = 6,
 }
 
 /// Why a framed file is no use.

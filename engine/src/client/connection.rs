@@ -1,0 +1,183 @@
+//! A client's way to its site: one dialer for each shard and class, and calls that are repeated where that is safe.
+
+use super::context::Context;
+use super::error::ClientError;
+use bytes::Bytes;
+use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId, NodeId, SiteId};
+use farside_codec::message::{Hello, RefusalCode, Reply, Request};
+use farside_codec::{Field, frame};
+use farside_io::entropy::{Entropy, SystemEntropy};
+use farside_transport::{CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Settings, Stream};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+/// How long a call is repeated before the site counts as unreachable.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Shorter for the first call: a command that finds nobody should say so soon.
+const FIRST_PATIENCE: Duration = Duration::from_secs(4);
+
+type Link = (u16, Class);
+
+/// Connections to one site.
+pub struct SiteLink {
+    endpoint: Endpoint,
+    credentials: Credentials,
+    expect: Expect,
+    /// Shard 0 of the node that answered.
+    address: SocketAddr,
+    hello: Hello,
+    dialers: RefCell<HashMap<Link, Rc<Dialer>>>,
+}
+
+fn wall() -> Hlc {
+    Hlc::from_ms(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
+}
+
+impl SiteLink {
+    /// Finds a node of the site that answers.
+    pub async fn connect(context: &Context) -> Result<Self, ClientError> {
+        let credentials = context.credentials()?;
+        let expect = Expect { site: context.site };
+        let addresses = context.addresses()?;
+        let local: SocketAddr = match addresses.first() {
+            Some(SocketAddr::V6(_)) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+            _ => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+        };
+        let endpoint = Endpoint::caller(local, Settings::default(), &SystemEntropy)
+            .map_err(|error| ClientError::Failed(error.to_string()))?;
+        let hello = Request::Hello(Hello {
+            oldest_version: frame::OLDEST_VERSION,
+            newest_version: frame::VERSION,
+            site: SiteId::default(),
+            site_name: context.site_name.clone(),
+            incarnation: 0,
+            node: NodeId(0),
+            shard: 0,
+            shards: 0,
+            groups: 0,
+            now: wall(),
+        });
+        let mut last = ClientError::Unreachable(format!("the context of site {} names no node", context.site_name));
+        let deadline = Instant::now() + FIRST_PATIENCE;
+        for address in addresses {
+            let dialer = Rc::new(Dialer::new(
+                endpoint.clone(),
+                credentials.clone(),
+                address,
+                expect.clone(),
+                Class::Request,
+                Rc::new(SystemEntropy),
+            ));
+            match tokio::time::timeout_at(deadline, greet(&dialer, &hello)).await {
+                Ok(Ok(hello)) => {
+                    let dialers = RefCell::new(HashMap::from([((0, Class::Request), dialer)]));
+                    return Ok(Self { endpoint, credentials, expect, address, hello, dialers });
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => {
+                    last = ClientError::Unreachable(format!("site {} does not answer at {address}", context.site_name))
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// What the node said about itself.
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// The shard that coordinates a chunk.
+    pub fn shard_of_chunk(&self, chunk: ChunkId) -> u16 {
+        chunk.shard(self.hello.shards)
+    }
+
+    /// The shard that runs a log's group.
+    pub fn shard_of_log(&self, log: LogId) -> u16 {
+        GroupId::of_log(log, self.hello.groups).shard(self.hello.shards)
+    }
+
+    fn dialer(&self, link: Link) -> Rc<Dialer> {
+        let mut dialers = self.dialers.borrow_mut();
+        let make = || {
+            let address = SocketAddr::new(self.address.ip(), self.address.port() + link.0);
+            let entropy: Rc<dyn Entropy> = Rc::new(SystemEntropy);
+            let (endpoint, credentials) = (self.endpoint.clone(), self.credentials.clone());
+            Rc::new(Dialer::new(endpoint, credentials, address, self.expect.clone(), link.1, entropy))
+        };
+        dialers.entry(link).or_insert_with(make).clone()
+    }
+
+    /// Asks a shard, again and again while that may help. Every request that a client makes is safe to repeat.
+    pub async fn call(&self, shard: u16, class: Class, request: &Request) -> Result<Reply, ClientError> {
+        self.call_with(shard, class, request, None).await.map(|(reply, _)| reply)
+    }
+
+    /// The same, with a body to send, and the stream for a body to receive.
+    pub async fn call_with(
+        &self,
+        shard: u16,
+        class: Class,
+        request: &Request,
+        body: Option<Bytes>,
+    ) -> Result<(Reply, Stream), ClientError> {
+        let deadline = Instant::now() + PATIENCE;
+        let dialer = self.dialer((shard, class));
+        let mut wait = Duration::from_millis(20);
+        loop {
+            let error = match dialer.connection().await {
+                Err(error) => connect_failed(error),
+                Ok(connection) => {
+                    let parts = body.as_ref().map(|body| vec![body.clone()]);
+                    match connection.call(request, parts).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(CallError::Refused(refusal)) if refusal.retry_after_ms > 0 => {
+                            wait = Duration::from_millis(u64::from(refusal.retry_after_ms));
+                            ClientError::Refused(refusal)
+                        }
+                        Err(CallError::Refused(refusal)) => return Err(refusal.into()),
+                        Err(error) => ClientError::Unreachable(format!("{}: {error}", dialer.address())),
+                    }
+                }
+            };
+            let final_one = matches!(&error, ClientError::Refused(refusal) if refusal.code == RefusalCode::Full);
+            if final_one || Instant::now() + wait > deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// Says goodbye.
+    pub async fn close(&self) {
+        self.endpoint.close().await;
+    }
+}
+
+fn connect_failed(error: ConnectError) -> ClientError {
+    match error {
+        ConnectError::Unreachable(_) | ConnectError::Closed => ClientError::Unreachable(error.to_string()),
+        other => ClientError::Failed(other.to_string()),
+    }
+}
+
+async fn greet(dialer: &Dialer, hello: &Request) -> Result<Hello, ClientError> {
+    let connection = dialer.connection().await.map_err(connect_failed)?;
+    match connection.call(hello, None).await {
+        Ok((Reply::Hello(hello), _)) if hello.shards > 0 && hello.groups > 0 => Ok(hello),
+        Ok((reply, _)) => {
+            Err(ClientError::Failed(format!("the node answered {} bytes that are no greeting", reply.to_bytes().len())))
+        }
+        Err(CallError::Refused(refusal)) => Err(refusal.into()),
+        Err(_) if connection.refusal().is_some() => {
+            let reason = connection.refusal().unwrap_or_default();
+            Err(ClientError::Failed(format!("the node at {} refused this identity: {reason}", dialer.address())))
+        }
+        Err(error) => Err(ClientError::Unreachable(format!("{}: {error}", dialer.address()))),
+    }
+}

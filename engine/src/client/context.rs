@@ -1,0 +1,155 @@
+//! What a client knows: where its site is and who it is (the context), and what it alone decides about a tenant (the
+//! settings beside it: the KMS, pinned check values, the heads it saw). The settings never leave the client.
+
+use super::error::ClientError;
+use crate::framed::{self, FileKind};
+use bytes::Bytes;
+use farside_codec::delta::{Cursor, Lineage};
+use farside_codec::ids::{EpochId, Label, LogId, SiteId};
+use farside_codec::record;
+use farside_transport::{Credentials, Identity, Trust};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+record!(
+    /// How a client finds a site, and with which identity. Holds a private key, never a tenant's.
+    Context {
+        /// The site.
+        site: SiteId,
+        /// Its name.
+        site_name: Label,
+        /// Its CA's certificate (DER).
+        authority: Bytes,
+        /// Shard 0 of its nodes.
+        endpoints: Vec<String>,
+        /// The client's certificate (DER).
+        certificate: Bytes,
+        /// Its key (PKCS #8 DER).
+        key: Bytes,
+    }
+);
+
+impl Context {
+    /// Reads a context file.
+    pub fn load(path: &Path) -> Result<Self, ClientError> {
+        Ok(framed::read_record(path, FileKind::Context)?)
+    }
+
+    /// Writes it, for its owner only.
+    pub fn save(&self, path: &Path) -> Result<(), ClientError> {
+        Ok(framed::write_record(path, FileKind::Context, self)?)
+    }
+
+    /// What the client proves itself with.
+    pub fn credentials(&self) -> Result<Credentials, ClientError> {
+        let identity = Identity::from_parts(self.certificate.to_vec(), Zeroizing::new(self.key.to_vec()));
+        let identity = identity.map_err(|error| ClientError::Failed(error.to_string()))?;
+        Ok(Credentials { identity, trust: Trust::new(self.site, &self.authority) })
+    }
+
+    /// Where its nodes listen.
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>, ClientError> {
+        let parse = |text: &String| text.parse().map_err(|_| ClientError::Usage(format!("{text} is no ip:port")));
+        self.endpoints.iter().map(parse).collect()
+    }
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TenantSetting {
+    kms: Option<String>,
+    /// Epoch → check value, in hexadecimal.
+    #[serde(default)]
+    pins: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct SeenHead {
+    generation: u64,
+    sequence: u64,
+    hash: String,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SettingsFile {
+    #[serde(default)]
+    tenants: BTreeMap<String, TenantSetting>,
+    #[serde(default)]
+    heads: BTreeMap<String, SeenHead>,
+}
+
+/// The client's own settings, in a text file beside its context.
+pub struct ClientSettings {
+    path: Option<PathBuf>,
+    file: SettingsFile,
+}
+
+impl ClientSettings {
+    /// Settings that are kept nowhere.
+    pub fn in_memory() -> Self {
+        Self { path: None, file: SettingsFile::default() }
+    }
+
+    /// The settings beside a context; empty if there are none yet.
+    pub fn beside(context: &Path) -> Result<Self, ClientError> {
+        let path = context.with_extension("client.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(ClientError::File(path, error)),
+        };
+        let file = toml::from_str(&text)
+            .map_err(|error| ClientError::Usage(format!("{}: {}", path.display(), error.message())))?;
+        Ok(Self { path: Some(path), file })
+    }
+
+    /// Keeps what has changed.
+    pub fn save(&self) -> Result<(), ClientError> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let text = toml::to_string_pretty(&self.file).map_err(|error| ClientError::Failed(error.to_string()))?;
+        // Two commands at once must not leave half a file behind.
+        let temporary = path.with_extension(format!("{}.new", std::process::id()));
+        std::fs::write(&temporary, text)
+            .and_then(|()| std::fs::rename(&temporary, path))
+            .map_err(|error| ClientError::File(path.clone(), error))
+    }
+
+    /// The tenant's KMS.
+    pub fn kms(&self, tenant: &Label) -> Option<&str> {
+        self.file.tenants.get(tenant.as_str())?.kms.as_deref()
+    }
+
+    /// Sets the tenant's KMS.
+    pub fn set_kms(&mut self, tenant: &Label, url: &str) {
+        self.file.tenants.entry(tenant.to_string()).or_default().kms = Some(url.to_owned());
+    }
+
+    /// Whether `check` is what was pinned for this epoch; the first one seen is pinned.
+    pub fn pin(&mut self, tenant: &Label, epoch: EpochId, check: &[u8; 16]) -> bool {
+        let hex: String = check.iter().map(|byte| format!("{byte:02x}")).collect();
+        let pins = &mut self.file.tenants.entry(tenant.to_string()).or_default().pins;
+        *pins.entry(epoch.to_string()).or_insert_with(|| hex.clone()) == hex
+    }
+
+    /// The head seen last, if the log shown now goes back behind it without a change of home that explains it.
+    pub fn went_back(&self, log: LogId, head: &Cursor, lineage: &Lineage) -> Option<u64> {
+        let seen = self.file.heads.get(&log.to_string())?;
+        let explained = lineage.iter().any(|branch| branch.generation.counter > seen.generation);
+        let behind =
+            head.sequence < seen.sequence || (head.sequence == seen.sequence && head.hash.to_string() != seen.hash);
+        (behind && !explained).then_some(seen.sequence)
+    }
+
+    /// Remembers a head.
+    pub fn saw(&mut self, log: LogId, head: &Cursor) {
+        let seen = self.file.heads.entry(log.to_string()).or_default();
+        if (head.generation.counter, head.sequence) >= (seen.generation, seen.sequence) {
+            *seen =
+                SeenHead { generation: head.generation.counter, sequence: head.sequence, hash: head.hash.to_string() };
+        }
+    }
+}

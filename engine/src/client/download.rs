@@ -1,0 +1,263 @@
+//! Getting: find the version, open its payload, fetch and open its chunks, check the whole.
+
+use super::{ClientError, Log, keys, unexpected};
+use bytes::Bytes;
+use farside_codec::delta::{ChunkRef, Delta, DeltaKind};
+use farside_codec::ids::{BlindName, Hlc};
+use farside_codec::message::{GetChunk, History, List, Lookup, Moment, Reply, Request, Version, Versions};
+use farside_codec::seal::{
+    Binding, ChunkKey, ChunkSecret, ObjectKind, ObjectRecord, OpenError, Sealed, TenantDataKey, open_chunk,
+    open_payload,
+};
+use farside_transport::Class;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use std::rc::Rc;
+
+/// Chunks of one object on their way at once.
+const CHUNKS_IN_FLIGHT: usize = 8;
+/// Names asked for at once.
+const LIST_PAGE: u32 = 1000;
+
+/// What is known about one version of an object.
+#[derive(Debug, Clone)]
+pub struct ObjectInfo {
+    /// Its name; empty for a removal, whose delta carries none.
+    pub name: Bytes,
+    /// Sequence of its delta.
+    pub sequence: u64,
+    /// Time of its delta.
+    pub time: Hlc,
+    /// What it is; `None` for a removal.
+    pub kind: Option<ObjectKind>,
+    /// Plaintext bytes.
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time.
+    pub modified: (i64, u32),
+}
+
+/// An object that can be read.
+pub struct Object {
+    log: Log,
+    /// What is known about it.
+    pub info: ObjectInfo,
+    key: Rc<TenantDataKey>,
+    digest: [u8; 32],
+    inline: Option<Bytes>,
+    chunks: Vec<(ChunkSecret, ChunkRef)>,
+}
+
+impl Log {
+    fn corrupt(&self, name: &[u8], error: OpenError) -> ClientError {
+        ClientError::Corrupt {
+            what: format!("{} in {}", String::from_utf8_lossy(name).escape_debug(), self.name()),
+            error,
+        }
+    }
+
+    pub(crate) async fn version(&self, name: &[u8], at: &Moment) -> Result<Option<Version>, ClientError> {
+        let request = Request::Lookup(Lookup { log: self.id(), name: self.blind(name), at: at.clone() });
+        match self.client.link.call(self.shard(), Class::Request, &request).await? {
+            Reply::Found(version) => Ok(version),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// One object as of a moment.
+    pub async fn get(&self, name: &[u8], at: &Moment) -> Result<Object, ClientError> {
+        let version = self.version(name, at).await?.ok_or_else(|| self.no_such(name))?;
+        let object = self.open(version)?;
+        match object.info.name == name {
+            true => Ok(object),
+            false => Err(self.corrupt(name, OpenError::NotAuthentic)),
+        }
+    }
+
+    /// Opens a version's payload.
+    fn open(&self, version: Version) -> Result<Object, ClientError> {
+        let delta = self.parse(version.delta)?;
+        let descriptor = &self.info.descriptor;
+        let epoch = self.info.epochs.iter().find(|epoch| epoch.epoch == delta.proposal.key_epoch);
+        let epoch = epoch
+            .ok_or_else(|| ClientError::Failed("an object uses a key epoch that its log never announced".into()))?;
+        let key = keys::check(&self.client, &descriptor.tenant_name, descriptor.tenant, epoch)?;
+        let mut chunks = Vec::new();
+        for extent in version.extents {
+            let extent = self.parse(extent)?;
+            let (part, _) = self.open_delta(&key, &extent)?;
+            chunks.extend(part.chunks.into_iter().zip(extent.proposal.chunks));
+        }
+        let (record, inline) = self.open_delta(&key, &delta)?;
+        chunks.extend(record.chunks.iter().cloned().zip(delta.proposal.chunks.iter().cloned()));
+        Ok(Object { log: self.clone(), digest: record.digest, info: info(&delta, Some(record)), key, inline, chunks })
+    }
+
+    fn parse(&self, encoded: Bytes) -> Result<Delta, ClientError> {
+        let delta = Delta::parse(encoded).ok().filter(|delta| delta.log == self.id());
+        delta.ok_or_else(|| self.corrupt(b"a delta", OpenError::Contents))
+    }
+
+    fn open_delta(&self, key: &TenantDataKey, delta: &Delta) -> Result<(ObjectRecord, Option<Bytes>), ClientError> {
+        let proposal = &delta.proposal;
+        let binding = Binding {
+            log: delta.log,
+            name: proposal.name,
+            operation: proposal.operation,
+            chunks: &proposal.chunks,
+            extent: proposal.extent.clone(),
+            size_bytes: proposal.size_bytes,
+        };
+        let sealed = Sealed { payload: proposal.payload.clone(), inline: proposal.inline.clone() };
+        let opened = open_payload(key, &binding, &sealed).map_err(|error| self.corrupt(b"an object", error))?;
+        let fits = self.blind(&opened.0.name) == proposal.name && opened.0.chunks.len() == proposal.chunks.len();
+        if fits { Ok(opened) } else { Err(self.corrupt(&opened.0.name, OpenError::NotAuthentic)) }
+    }
+
+    async fn page(&self, at: &Moment, after: Option<BlindName>) -> Result<Versions, ClientError> {
+        let request = Request::List(List { log: self.id(), at: at.clone(), after, limit: LIST_PAGE });
+        match self.client.link.call(self.shard(), Class::Request, &request).await? {
+            Reply::Versions(versions) => Ok(versions),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Hands every object as of a moment to `each`, in no order that means anything, page by page. A log that is
+    /// written to meanwhile is listed as it was when this began.
+    pub async fn for_each<F, R>(&self, at: &Moment, mut each: F) -> Result<(), ClientError>
+    where
+        F: FnMut(Object) -> R,
+        R: Future<Output = Result<(), ClientError>>,
+    {
+        let at = match at {
+            Moment::Latest => Moment::Sequence(self.client.resolve(&self.name()).await?.head.sequence),
+            other => other.clone(),
+        };
+        let mut after = None;
+        loop {
+            let page = self.page(&at, after).await?;
+            for version in page.versions {
+                after = Some(self.parse(version.delta.clone())?.proposal.name);
+                each(self.open(version)?).await?;
+            }
+            if !page.more || after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Every object as of a moment, sorted by name.
+    pub async fn list(&self, at: &Moment) -> Result<Vec<ObjectInfo>, ClientError> {
+        let mut found = Vec::new();
+        self.for_each(at, |object| {
+            found.push(object.info);
+            std::future::ready(Ok(()))
+        })
+        .await?;
+        found.sort_by(|a: &ObjectInfo, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// A name's versions and removals, newest first.
+    pub async fn history(&self, name: &[u8]) -> Result<Vec<ObjectInfo>, ClientError> {
+        let mut found = Vec::new();
+        let mut before = u64::MAX;
+        loop {
+            let request =
+                Request::History(History { log: self.id(), name: self.blind(name), before, limit: LIST_PAGE });
+            let versions = match self.client.link.call(self.shard(), Class::Request, &request).await? {
+                Reply::Versions(versions) => versions,
+                reply => return Err(unexpected(&reply)),
+            };
+            for version in versions.versions {
+                let delta = self.parse(version.delta.clone())?;
+                before = delta.sequence;
+                found.push(match delta.proposal.kind {
+                    DeltaKind::Remove => info(&delta, None),
+                    _ => self.open(version)?.info,
+                });
+            }
+            if !versions.more {
+                return if found.is_empty() { Err(self.no_such(name)) } else { Ok(found) };
+            }
+        }
+    }
+}
+
+fn info(delta: &Delta, record: Option<ObjectRecord>) -> ObjectInfo {
+    let (sequence, time) = (delta.sequence, delta.time);
+    match record {
+        None => ObjectInfo { name: Bytes::new(), sequence, time, kind: None, size_bytes: 0, mode: 0, modified: (0, 0) },
+        Some(record) => ObjectInfo {
+            name: record.name,
+            sequence,
+            time,
+            kind: Some(record.kind),
+            size_bytes: record.size_bytes,
+            mode: record.mode,
+            modified: (record.modified_seconds as i64, record.modified_nanoseconds),
+        },
+    }
+}
+
+impl Object {
+    /// Hands the contents to `write`, in order, and checks them as a whole at the end.
+    pub async fn read(&self, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), ClientError> {
+        let name = String::from_utf8_lossy(&self.info.name).into_owned();
+        let mut hasher = blake3::Hasher::new();
+        let mut size = 0;
+        let mut take = |bytes: &[u8]| {
+            hasher.update(bytes);
+            size += bytes.len() as u64;
+            write(bytes).map_err(|error| ClientError::File(name.clone().into(), error))
+        };
+        if let Some(inline) = &self.inline {
+            take(inline)?;
+        }
+        let mut left = self.chunks.iter();
+        let mut fetches = FuturesOrdered::new();
+        loop {
+            while fetches.len() < CHUNKS_IN_FLIGHT
+                && let Some((secret, reference)) = left.next()
+            {
+                fetches.push_back(self.fetch(secret, reference));
+            }
+            let Some(plain) = fetches.next().await else { break };
+            take(&plain?)?;
+        }
+        let whole = self.info.size_bytes == 0 || *hasher.finalize().as_bytes() == self.digest;
+        match size == self.info.size_bytes && whole {
+            true => Ok(()),
+            false => Err(self.log.corrupt(&self.info.name, OpenError::NotAuthentic)),
+        }
+    }
+
+    /// The contents in memory.
+    pub async fn into_bytes(self) -> Result<Vec<u8>, ClientError> {
+        let mut out = Vec::new();
+        self.read(|bytes| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        })
+        .await?;
+        Ok(out)
+    }
+
+    async fn fetch(&self, secret: &ChunkSecret, reference: &ChunkRef) -> Result<Vec<u8>, ClientError> {
+        let link = &self.log.client.link;
+        let request = Request::GetChunk(GetChunk { chunk: reference.chunk, offset: 0, length: 0 });
+        let (reply, mut stream) =
+            link.call_with(link.shard_of_chunk(reference.chunk), Class::Bulk, &request, None).await?;
+        let length = match reply {
+            Reply::ChunkRange(range) if range.length == reference.sealed_bytes => range.length as usize,
+            reply => return Err(unexpected(&reply)),
+        };
+        let mut sealed = Vec::with_capacity(length);
+        let received = stream.receive_body(length, |piece| sealed.extend_from_slice(&piece)).await;
+        received.map_err(|error| ClientError::Unreachable(error.to_string()))?;
+        open_chunk(&ChunkKey::new(&self.key, secret), &mut sealed)
+            .map_err(|error| self.log.corrupt(&self.info.name, error))?;
+        sealed.truncate(secret.plain_bytes as usize);
+        Ok(sealed)
+    }
+}

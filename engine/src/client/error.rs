@@ -1,0 +1,150 @@
+//! Why a client's operation failed, and the exit code that says so to a script.
+
+use crate::framed::FramedFileError;
+use crate::kms::KmsError;
+use farside_codec::message::{Refusal, RefusalCode};
+use farside_codec::seal::OpenError;
+use std::path::PathBuf;
+
+/// Why it failed.
+#[derive(Debug)]
+pub enum ClientError {
+    /// What was asked makes no sense.
+    Usage(String),
+    /// No node of the site answers.
+    Unreachable(String),
+    /// The site said no.
+    Refused(Refusal),
+    /// There is no such thing.
+    NotFound(String),
+    /// The tenant's KMS gave no key.
+    Kms(KmsError),
+    /// The KMS computes another key than the one pinned for this tenant.
+    WrongKms {
+        /// The tenant.
+        tenant: String,
+    },
+    /// This client does not know the tenant's KMS.
+    NoKms {
+        /// The tenant.
+        tenant: String,
+    },
+    /// What the site gave back does not open, or is not what was asked for.
+    Corrupt {
+        /// What was read.
+        what: String,
+        /// Why it is refused.
+        error: OpenError,
+    },
+    /// The log is older than this client saw it, and no change of home explains it.
+    WentBack {
+        /// The log.
+        log: String,
+        /// The sequence that this client saw.
+        seen: u64,
+        /// The one that the site shows.
+        shown: u64,
+    },
+    /// A local file is in the way, or can't be read or written.
+    File(PathBuf, std::io::Error),
+    /// A context or a setting of this client is damaged.
+    Setting(FramedFileError),
+    /// Something this build does not do.
+    Failed(String),
+}
+
+impl ClientError {
+    /// The exit code of cli.md: 1 failed, 2 usage, 3 refused for safety, 4 unreachable, 5 not found, 6 corrupt.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::WrongKms { .. } | Self::WentBack { .. } => 3,
+            Self::Unreachable(_) => 4,
+            Self::NotFound(_) => 5,
+            Self::Corrupt { .. } | Self::Setting(FramedFileError::Damaged(..)) | Self::Kms(KmsError::Damaged(_)) => 6,
+            Self::Refused(refusal) => match refusal.code {
+                RefusalCode::BadRequest => 2,
+                RefusalCode::NotHome | RefusalCode::Unsafe | RefusalCode::ConditionFailed | RefusalCode::Diverged => 3,
+                RefusalCode::Busy | RefusalCode::Unavailable | RefusalCode::NotLeader => 4,
+                RefusalCode::NotFound => 5,
+                RefusalCode::Corrupt => 6,
+                _ => 1,
+            },
+            _ => 1,
+        }
+    }
+
+    /// What to do about it, where something can be done.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreachable(_) => Some("is the node running? `farside node --dir DIR` starts it".into()),
+            Self::NoKms { tenant } => {
+                Some(format!("tell this client where it is: `farside tenant kms {tenant} file:DIR`"))
+            }
+            Self::WrongKms { .. } => {
+                Some("point `farside tenant kms` at the KMS with which the tenant was made".into())
+            }
+            Self::WentBack { .. } => {
+                Some("the site may have been restored from an old copy; compare `farside log show` at its peer".into())
+            }
+            Self::Refused(refusal) => match (&refusal.code, &refusal.home) {
+                (RefusalCode::NotHome, Some(home)) => Some(format!("write at site {home}, which is home now")),
+                (RefusalCode::Full, _) => Some("remove data and wait for GC, or add devices".into()),
+                (RefusalCode::Unsafe, _) => Some("repeat with --force to go on all the same".into()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for ClientError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Usage(what) | Self::Unreachable(what) | Self::NotFound(what) | Self::Failed(what) => {
+                f.write_str(what)
+            }
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Kms(error) => error.fmt(f),
+            Self::WrongKms { tenant } => {
+                write!(
+                    f,
+                    "the KMS of tenant {tenant} computes another key than the one pinned: nothing was sealed with it"
+                )
+            }
+            Self::NoKms { tenant } => write!(f, "this client does not know the KMS of tenant {tenant}"),
+            Self::Corrupt { what, error } => write!(f, "{what}: {error}"),
+            Self::WentBack { log, seen, shown } => {
+                write!(
+                    f,
+                    "log {log} ends at sequence {shown}, but this client saw {seen}, and its lineage explains no loss"
+                )
+            }
+            Self::File(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::Setting(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+impl From<Refusal> for ClientError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal.code {
+            RefusalCode::NotFound => Self::NotFound(refusal.detail),
+            _ => Self::Refused(refusal),
+        }
+    }
+}
+
+impl From<KmsError> for ClientError {
+    fn from(error: KmsError) -> Self {
+        Self::Kms(error)
+    }
+}
+
+impl From<FramedFileError> for ClientError {
+    fn from(error: FramedFileError) -> Self {
+        Self::Setting(error)
+    }
+}

@@ -1,0 +1,281 @@
+//! The client: seals before anything leaves it, opens what comes back. What embedders use and the command line is made of.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), farside::client::ClientError> {
+//! use farside::client::{Client, ClientSettings, Context, Upload};
+//! let path = std::path::Path::new("near/admin.context");
+//! let client = Client::connect(&Context::load(path)?, ClientSettings::beside(path)?).await?;
+//! let log = client.open_log("acme/photos").await?;
+//! let receipt = log.put(Upload::bytes(b"hello.txt", b"hello".to_vec())).await?;
+//! assert_eq!(log.get(b"hello.txt", &receipt.moment()).await?.into_bytes().await?, b"hello");
+//! # Ok(()) }
+//! ```
+
+mod connection;
+mod context;
+mod download;
+mod error;
+mod keys;
+mod upload;
+
+pub use connection::SiteLink;
+pub use context::{ClientSettings, Context};
+pub use download::{Object, ObjectInfo};
+pub use error::ClientError;
+pub use upload::{PutReceipt, Upload, UploadBody};
+
+use crate::kms::FileKms;
+use farside_codec::delta::{DeltaKind, LogDescriptor, LogPolicy, Proposal};
+use farside_codec::ids::{BlindName, Hlc, Label, LogId, OperationId, TenantId};
+use farside_codec::message::{LogInfo, Refusal, Reply, Request, ResolveLog, Tenant};
+use farside_codec::seal::BlindKey;
+use farside_io::entropy::{SystemEntropy, random};
+use farside_transport::Class;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Splits `T/L` into its two names.
+pub fn parse_log_name(text: &str) -> Result<(Label, Label), ClientError> {
+    let parts = text.split_once('/').and_then(|(tenant, log)| Some((Label::parse(tenant)?, Label::parse(log)?)));
+    parts.ok_or_else(|| {
+        ClientError::Usage(format!("{text} is no log: a log is TENANT/LOG, each of a-z 0-9 . _ - and up to 63 long"))
+    })
+}
+
+/// Reads a tenant's, log's or site's name.
+pub fn parse_label(text: &str) -> Result<Label, ClientError> {
+    Label::parse(text)
+        .ok_or_else(|| ClientError::Usage(format!("{text} is no name: names are of a-z 0-9 . _ - and up to 63 long")))
+}
+
+pub(crate) fn unexpected(reply: &Reply) -> ClientError {
+    let text = format!("{reply:?}");
+    ClientError::Failed(format!("the node answered something else than was asked: {}", text.get(..80).unwrap_or(&text)))
+}
+
+/// A client of one site.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) link: Rc<SiteLink>,
+    pub(crate) settings: Rc<RefCell<ClientSettings>>,
+    keys: Rc<keys::KeyCache>,
+}
+
+/// A log, opened by a client that has its tenant's keys.
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) client: Client,
+    pub(crate) info: Rc<LogInfo>,
+    pub(crate) blind: Rc<BlindKey>,
+}
+
+impl Client {
+    /// Connects to the site that `context` names.
+    pub async fn connect(context: &Context, settings: ClientSettings) -> Result<Self, ClientError> {
+        let link = Rc::new(SiteLink::connect(context).await?);
+        Ok(Self { link, settings: Rc::new(RefCell::new(settings)), keys: Rc::default() })
+    }
+
+    /// The client's settings.
+    pub fn settings(&self) -> &Rc<RefCell<ClientSettings>> {
+        &self.settings
+    }
+
+    /// Asks shard 0, which runs the control group.
+    pub async fn control(&self, request: &Request) -> Result<Reply, ClientError> {
+        self.link.call(0, Class::Request, request).await
+    }
+
+    /// The KMS of a tenant, as this client was told.
+    fn kms(&self, tenant: &Label) -> Result<FileKms, ClientError> {
+        match self.settings.borrow().kms(tenant) {
+            Some(url) => Ok(FileKms::parse(url)?),
+            None => Err(ClientError::NoKms { tenant: tenant.to_string() }),
+        }
+    }
+
+    /// Makes a tenant, with a key in the KMS at `url`, and remembers that KMS.
+    pub async fn create_tenant(&self, name: &Label, url: &str) -> Result<Tenant, ClientError> {
+        let kms = FileKms::parse(url)?;
+        kms.create_key(name, &SystemEntropy)?;
+        let tenant = TenantId(random(&SystemEntropy));
+        let epoch = keys::new_epoch(&kms, tenant, name)?;
+        self.settings.borrow_mut().set_kms(name, url);
+        let tenant = Tenant { tenant, name: name.clone(), epochs: vec![epoch], created: Hlc::default() };
+        match self.control(&Request::CreateTenant(tenant)).await? {
+            Reply::Tenants(tenants) => {
+                let made = tenants.into_iter().next().ok_or(ClientError::Failed("no tenant was made".into()))?;
+                // Pins what the KMS computes for the epoch.
+                made.epochs.iter().try_for_each(|epoch| keys::check(self, &made.name, made.tenant, epoch).map(drop))?;
+                Ok(made)
+            }
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// All tenants that the site knows.
+    pub async fn tenants(&self) -> Result<Vec<Tenant>, ClientError> {
+        match self.control(&Request::ListTenants).await? {
+            Reply::Tenants(tenants) => Ok(tenants),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// One tenant.
+    pub async fn tenant(&self, name: &Label) -> Result<Tenant, ClientError> {
+        let found = self.tenants().await?.into_iter().find(|tenant| tenant.name == *name);
+        found.ok_or_else(|| ClientError::NotFound(format!("there is no tenant {name} at this site")))
+    }
+
+    /// Remembers a tenant's KMS, once it has proved that it computes the tenant's keys.
+    pub async fn set_kms(&self, name: &Label, url: &str) -> Result<(), ClientError> {
+        let tenant = self.tenant(name).await?;
+        FileKms::parse(url)?;
+        let before = self.settings.borrow().kms(name).map(str::to_owned);
+        self.settings.borrow_mut().set_kms(name, url);
+        for epoch in &tenant.epochs {
+            if let Err(error) = keys::check(self, name, tenant.tenant, epoch) {
+                if let Some(before) = before {
+                    self.settings.borrow_mut().set_kms(name, &before);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a log whose home is this site.
+    pub async fn create_log(&self, tenant: &Label, name: &Label) -> Result<LogInfo, ClientError> {
+        let owner = self.tenant(tenant).await?;
+        let epoch = owner.epochs.last().cloned();
+        let first_epoch = epoch.ok_or_else(|| ClientError::Failed(format!("tenant {tenant} has no key epoch")))?;
+        keys::check(self, tenant, owner.tenant, &first_epoch)?;
+        let descriptor = LogDescriptor {
+            log: LogId(random(&SystemEntropy)),
+            tenant: owner.tenant,
+            tenant_name: tenant.clone(),
+            name: name.clone(),
+            created: Hlc::default(),
+            first_epoch,
+            policy: LogPolicy::default(),
+            policy_version: 0,
+        };
+        match self.control(&Request::CreateLog(descriptor)).await? {
+            Reply::Log(info) => Ok(info),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Every log of the site.
+    pub async fn logs(&self) -> Result<Vec<LogInfo>, ClientError> {
+        match self.control(&Request::ListLogs).await? {
+            Reply::Logs(logs) => Ok(logs),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// A log by name, without its keys.
+    pub async fn resolve(&self, name: &str) -> Result<LogInfo, ClientError> {
+        let (tenant, log) = parse_log_name(name)?;
+        match self.control(&Request::ResolveLog(ResolveLog { tenant, log })).await? {
+            Reply::Log(info) => Ok(info),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Opens a log: checks that it has not gone back and that the KMS computes its keys.
+    pub async fn open_log(&self, name: &str) -> Result<Log, ClientError> {
+        let info = self.resolve(name).await?;
+        if let Some(seen) = self.settings.borrow().went_back(info.descriptor.log, &info.head, &info.lineage) {
+            return Err(ClientError::WentBack { log: name.to_owned(), seen, shown: info.head.sequence });
+        }
+        self.settings.borrow_mut().saw(info.descriptor.log, &info.head);
+        let key =
+            keys::check(self, &info.descriptor.tenant_name, info.descriptor.tenant, &info.descriptor.first_epoch)?;
+        let blind = Rc::new(key.blind_key(info.descriptor.log));
+        Ok(Log { client: self.clone(), info: Rc::new(info), blind })
+    }
+
+    /// Closes connections and keeps the settings.
+    pub async fn close(&self) -> Result<(), ClientError> {
+        self.link.close().await;
+        self.settings.borrow().save()
+    }
+}
+
+impl Log {
+    /// What the site said about it when it was opened.
+    pub fn info(&self) -> &LogInfo {
+        &self.info
+    }
+
+    /// Its name, `T/L`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.info.descriptor.tenant_name, self.info.descriptor.name)
+    }
+
+    pub(crate) fn id(&self) -> LogId {
+        self.info.descriptor.log
+    }
+
+    pub(crate) fn shard(&self) -> u16 {
+        self.client.link.shard_of_log(self.id())
+    }
+
+    pub(crate) fn blind(&self, name: &[u8]) -> BlindName {
+        self.blind.name(name)
+    }
+
+    /// Removes a name.
+    pub async fn remove(&self, name: &[u8]) -> Result<PutReceipt, ClientError> {
+        let at = farside_codec::message::Moment::Latest;
+        if self.version(name, &at).await?.is_none() {
+            return Err(self.no_such(name));
+        }
+        let proposal = Proposal {
+            operation: OperationId(random(&SystemEntropy)),
+            kind: DeltaKind::Remove,
+            name: self.blind(name),
+            key_epoch: self.info.descriptor.first_epoch.epoch,
+            gc_epoch: u64::MAX,
+            placement_epoch: 0,
+            condition: None,
+            size_bytes: 0,
+            chunks: Vec::new(),
+            extent: None,
+            payload: Default::default(),
+            inline: Default::default(),
+        };
+        let receipts = self.propose(vec![proposal]).await?;
+        let receipt = receipts.into_iter().next().ok_or(ClientError::Failed("no receipt came back".into()))?;
+        let receipt = receipt.map_err(ClientError::from)?;
+        Ok(PutReceipt { name: name.to_vec().into(), receipt, size_bytes: 0, chunks: 0, deduplicated_bytes: 0 })
+    }
+
+    pub(crate) async fn propose(
+        &self,
+        proposals: Vec<Proposal>,
+    ) -> Result<Vec<Result<farside_codec::delta::DeltaReceipt, Refusal>>, ClientError> {
+        let expected = proposals.len();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let request = farside_codec::message::Propose { log: self.id(), seen: Hlc::from_ms(wall), proposals };
+        match self.client.link.call(self.shard(), Class::Request, &Request::Propose(request)).await? {
+            Reply::Proposed(receipts) if receipts.len() == expected => {
+                for receipt in receipts.iter().flatten() {
+                    self.client.settings.borrow_mut().saw(self.id(), &receipt.cursor);
+                }
+                Ok(receipts)
+            }
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    pub(crate) fn no_such(&self, name: &[u8]) -> ClientError {
+        ClientError::NotFound(format!(
+            "there is no {} in {}",
+            String::from_utf8_lossy(name).escape_debug(),
+            self.name()
+        ))
+    }
+}

@@ -1,0 +1,412 @@
+//! Putting: seal, store the chunks, then propose the delta that names them.
+
+use super::{ClientError, Log, keys, unexpected};
+use bytes::Bytes;
+use farside_codec::delta::{ChunkRef, Deduplication, DeltaKind, DeltaReceipt, EpochRecord, Extent, Proposal};
+use farside_codec::ids::{ChunkId, OperationId};
+use farside_codec::limits::{
+    DEFAULT_CHUNK_PLAIN_BYTES, MAX_CHUNKS_PER_DELTA, MAX_DELTAS_BYTES_PER_REQUEST, MAX_INLINE_PLAIN_BYTES,
+    MAX_NAME_BYTES,
+};
+use farside_codec::message::{Moment, PutChunk, RefusalCode, Reply, Request};
+use farside_codec::seal::{
+    Binding, ChunkKey, ChunkSecret, DigestKey, ObjectKind, ObjectRecord, TenantDataKey, seal_chunk, seal_payload,
+    sealed_bytes,
+};
+use farside_io::entropy::{SystemEntropy, random};
+use farside_transport::Class;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use std::io::Read;
+use std::rc::Rc;
+
+/// Chunks of one object on their way at once: 32 MiB of the default size.
+const CHUNKS_IN_FLIGHT: usize = 8;
+/// Proposals of one request; a quarter of what nodes accept keeps the latency of a batch down.
+const PROPOSALS_PER_REQUEST: usize = 64;
+/// How often chunks are put again because GC has outrun their receipts.
+const STALE_RETRIES: usize = 3;
+
+/// Where an object's contents come from.
+pub enum UploadBody {
+    /// There are none: a directory or a link.
+    None,
+    /// From memory.
+    Bytes(Bytes),
+    /// From a reader, which is read once.
+    Reader(Box<dyn Read>),
+}
+
+/// An object to be put.
+pub struct Upload {
+    /// Its name: any bytes, 1 to 4,096 of them.
+    pub name: Bytes,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time: seconds since 1970 and nanoseconds.
+    pub modified: (i64, u32),
+    /// Its contents.
+    pub body: UploadBody,
+    /// Put only if the name's newest delta has this sequence (0: only if there is none).
+    pub condition: Option<u64>,
+}
+
+impl Upload {
+    /// A file of these bytes.
+    pub fn bytes(name: &[u8], contents: Vec<u8>) -> Self {
+        Self::reader_or(name, UploadBody::Bytes(contents.into()))
+    }
+
+    /// A file that is read from `reader`.
+    pub fn reader(name: &[u8], reader: Box<dyn Read>) -> Self {
+        Self::reader_or(name, UploadBody::Reader(reader))
+    }
+
+    fn reader_or(name: &[u8], body: UploadBody) -> Self {
+        let name = Bytes::copy_from_slice(name);
+        Self { name, kind: ObjectKind::File, mode: 0o644, modified: (0, 0), body, condition: None }
+    }
+}
+
+/// What came of a put, once it is durable.
+#[derive(Debug, Clone)]
+pub struct PutReceipt {
+    /// The object's name.
+    pub name: Bytes,
+    /// Its place in the log.
+    pub receipt: DeltaReceipt,
+    /// Plaintext bytes.
+    pub size_bytes: u64,
+    /// Chunks that hold them; 0 when they ride in the delta.
+    pub chunks: u64,
+    /// Plaintext bytes that were there already.
+    pub deduplicated_bytes: u64,
+}
+
+impl PutReceipt {
+    /// The moment right after it.
+    pub fn moment(&self) -> Moment {
+        Moment::Sequence(self.receipt.cursor.sequence)
+    }
+}
+
+/// An object whose chunks are durable: what is left is to propose these, in order.
+pub(crate) struct Prepared {
+    name: Bytes,
+    proposals: Vec<Proposal>,
+    size_bytes: u64,
+    chunks: u64,
+    deduplicated_bytes: u64,
+}
+
+struct Stored {
+    secret: ChunkSecret,
+    reference: ChunkRef,
+    gc_epoch: u64,
+    placement_epoch: u64,
+    deduplicated: bool,
+}
+
+#[derive(Default)]
+struct Contents {
+    stored: Vec<Stored>,
+    inline: Option<Bytes>,
+    size_bytes: u64,
+    digest: [u8; 32],
+}
+
+struct Sealer {
+    key: Rc<TenantDataKey>,
+    epoch: EpochRecord,
+    digests: Option<DigestKey>,
+}
+
+impl Log {
+    fn sealer(&self) -> Result<Sealer, ClientError> {
+        let descriptor = &self.info.descriptor;
+        let epoch = self.info.epochs.last().unwrap_or(&descriptor.first_epoch).clone();
+        let key = keys::check(&self.client, &descriptor.tenant_name, descriptor.tenant, &epoch)?;
+        let digests = match descriptor.policy.deduplication {
+            Deduplication::Off => None,
+            Deduplication::Log => Some(key.digest_key(&descriptor.log.0)),
+            Deduplication::Tenant => Some(key.digest_key(&descriptor.tenant.0)),
+        };
+        Ok(Sealer { key, epoch, digests })
+    }
+
+    /// Puts one object; it is durable when this answers.
+    pub async fn put(&self, upload: Upload) -> Result<PutReceipt, ClientError> {
+        let prepared = self.prepare(upload).await?;
+        let mut receipts = self.commit(vec![prepared]).await;
+        receipts.pop().unwrap_or(Err(ClientError::Failed("no receipt came back".into())))
+    }
+
+    /// Seals an object and makes its chunks durable.
+    pub(crate) async fn prepare(&self, upload: Upload) -> Result<Prepared, ClientError> {
+        if upload.name.is_empty() || upload.name.len() > MAX_NAME_BYTES {
+            return Err(ClientError::Usage(format!(
+                "a name has 1 to {MAX_NAME_BYTES} bytes, not {}",
+                upload.name.len()
+            )));
+        }
+        let sealer = self.sealer()?;
+        let contents = match upload.body {
+            UploadBody::None => Contents::default(),
+            UploadBody::Bytes(bytes) => {
+                self.store(&sealer, Box::new(std::io::Cursor::new(bytes)), &upload.name).await?
+            }
+            UploadBody::Reader(reader) => self.store(&sealer, reader, &upload.name).await?,
+        };
+        let record = ObjectRecord {
+            name: upload.name,
+            kind: upload.kind,
+            mode: upload.mode,
+            modified_seconds: upload.modified.0 as u64,
+            modified_nanoseconds: upload.modified.1,
+            size_bytes: contents.size_bytes,
+            digest: contents.digest,
+            chunks: Vec::new(),
+        };
+        Ok(self.assemble(&sealer, record, contents, upload.condition))
+    }
+
+    /// Makes the deltas of an object: one, or extents and a last one for more chunks than one delta may name.
+    fn assemble(&self, sealer: &Sealer, record: ObjectRecord, contents: Contents, condition: Option<u64>) -> Prepared {
+        let object = OperationId(random(&SystemEntropy));
+        let deduplicated = |stored: &&Stored| stored.deduplicated;
+        let deduplicated_bytes =
+            contents.stored.iter().filter(deduplicated).map(|stored| u64::from(stored.secret.plain_bytes)).sum();
+        let parts: Vec<&[Stored]> = match contents.stored.is_empty() {
+            true => vec![&[]],
+            false => contents.stored.chunks(MAX_CHUNKS_PER_DELTA).collect(),
+        };
+        let last = parts.len() - 1;
+        let proposal = |(index, stored): (usize, &&[Stored])| {
+            let ends = index == last;
+            let chunks: Vec<ChunkRef> = stored.iter().map(|stored| stored.reference.clone()).collect();
+            let operation = if ends { object } else { OperationId(random(&SystemEntropy)) };
+            let extent = (last > 0).then_some(Extent { object, index: index as u32 });
+            let mut record = record.clone();
+            record.chunks = stored.iter().map(|stored| stored.secret.clone()).collect();
+            let name = self.blind(&record.name);
+            let size_bytes = record.size_bytes;
+            let binding =
+                Binding { log: self.id(), name, operation, chunks: &chunks, extent: extent.clone(), size_bytes };
+            let sealed =
+                seal_payload(&sealer.key, &binding, random(&SystemEntropy), &record, contents.inline.as_deref());
+            Proposal {
+                operation,
+                kind: if ends { DeltaKind::Put } else { DeltaKind::Extent },
+                name,
+                key_epoch: sealer.epoch.epoch,
+                gc_epoch: stored.iter().map(|stored| stored.gc_epoch).min().unwrap_or(u64::MAX),
+                placement_epoch: stored.iter().map(|stored| stored.placement_epoch).max().unwrap_or(0),
+                condition: condition.filter(|_| ends),
+                size_bytes,
+                chunks,
+                extent,
+                payload: sealed.payload,
+                inline: sealed.inline,
+            }
+        };
+        let proposals = parts.iter().enumerate().map(proposal).collect();
+        let chunks = contents.stored.len() as u64;
+        Prepared { name: record.name.clone(), proposals, size_bytes: record.size_bytes, chunks, deduplicated_bytes }
+    }
+
+    /// Reads the contents; small ones come back inline, others are stored as chunks.
+    async fn store(&self, sealer: &Sealer, mut reader: Box<dyn Read>, name: &[u8]) -> Result<Contents, ClientError> {
+        let fail = |error| ClientError::File(String::from_utf8_lossy(name).into_owned().into(), error);
+        let mut contents = Contents::default();
+        let mut hasher = blake3::Hasher::new();
+        let mut sends = FuturesOrdered::new();
+        loop {
+            let mut plain = Vec::with_capacity(DEFAULT_CHUNK_PLAIN_BYTES.min(1 << 16));
+            reader.by_ref().take(DEFAULT_CHUNK_PLAIN_BYTES as u64).read_to_end(&mut plain).map_err(fail)?;
+            hasher.update(&plain);
+            contents.size_bytes += plain.len() as u64;
+            let ends = plain.len() < DEFAULT_CHUNK_PLAIN_BYTES;
+            if ends && contents.stored.is_empty() && sends.is_empty() && plain.len() <= MAX_INLINE_PLAIN_BYTES {
+                contents.inline = (!plain.is_empty()).then(|| plain.into());
+                break;
+            }
+            if !plain.is_empty() {
+                sends.push_back(self.store_chunk(sealer, plain));
+            }
+            while sends.len() >= CHUNKS_IN_FLIGHT || (ends && !sends.is_empty()) {
+                if let Some(stored) = sends.next().await {
+                    contents.stored.push(stored?);
+                }
+            }
+            if ends {
+                break;
+            }
+        }
+        contents.digest = *hasher.finalize().as_bytes();
+        Ok(contents)
+    }
+
+    async fn store_chunk(&self, sealer: &Sealer, mut plain: Vec<u8>) -> Result<Stored, ClientError> {
+        let digest = sealer.digests.as_ref().map_or_else(|| random(&SystemEntropy), |digests| digests.digest(&plain));
+        let secret = ChunkSecret { digest, plain_bytes: plain.len() as u32 };
+        let length = sealed_bytes(plain.len());
+        plain.resize(length, 0);
+        let chunk = seal_chunk(&ChunkKey::new(&sealer.key, &secret), &mut plain);
+        let shard = self.client.link.shard_of_chunk(chunk);
+        let reference = ChunkRef { chunk, sealed_bytes: length as u32 };
+        if sealer.digests.is_some()
+            && let Some(stored) = self.held(shard, &secret, &reference).await?
+        {
+            return Ok(stored);
+        }
+        let request = Request::PutChunk(PutChunk { chunk, sealed_bytes: length as u32 });
+        let (reply, _) = self.client.link.call_with(shard, Class::Bulk, &request, Some(plain.into())).await?;
+        match reply {
+            Reply::ChunkStored(receipt) => Ok(Stored {
+                secret,
+                reference,
+                gc_epoch: receipt.gc_epoch,
+                placement_epoch: receipt.placement_epoch,
+                deduplicated: receipt.deduplicated,
+            }),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    async fn held(
+        &self,
+        shard: u16,
+        secret: &ChunkSecret,
+        reference: &ChunkRef,
+    ) -> Result<Option<Stored>, ClientError> {
+        let question: Vec<ChunkId> = vec![reference.chunk];
+        match self.client.link.call(shard, Class::Request, &Request::HaveChunks(question)).await? {
+            Reply::ChunksHeld(mut held) => Ok(held.pop().flatten().map(|receipt| Stored {
+                secret: secret.clone(),
+                reference: reference.clone(),
+                gc_epoch: receipt.gc_epoch,
+                placement_epoch: receipt.placement_epoch,
+                deduplicated: true,
+            })),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Proposes prepared objects, in as few requests as their sizes allow.
+    pub(crate) async fn commit(&self, objects: Vec<Prepared>) -> Vec<Result<PutReceipt, ClientError>> {
+        let mut receipts = Vec::with_capacity(objects.len());
+        let mut batch: Vec<Prepared> = Vec::new();
+        let (mut count, mut bytes) = (0, 0);
+        for object in objects {
+            let more: usize = object.proposals.iter().map(cost).sum();
+            let full = count + object.proposals.len() > PROPOSALS_PER_REQUEST
+                || bytes + more > MAX_DELTAS_BYTES_PER_REQUEST / 2;
+            if full && !batch.is_empty() {
+                receipts.extend(self.commit_batch(std::mem::take(&mut batch)).await);
+                (count, bytes) = (0, 0);
+            }
+            count += object.proposals.len();
+            bytes += more;
+            batch.push(object);
+        }
+        receipts.extend(self.commit_batch(batch).await);
+        receipts
+    }
+
+    async fn commit_batch(&self, objects: Vec<Prepared>) -> Vec<Result<PutReceipt, ClientError>> {
+        let mut outcomes = Vec::with_capacity(objects.len());
+        let proposals: Vec<Proposal> = objects.iter().flat_map(|object| object.proposals.clone()).collect();
+        // Extents of one very large object go in several requests; everything else fits one.
+        for part in split(proposals) {
+            match self.propose_until_fresh(part).await {
+                Ok(receipts) => outcomes.extend(receipts.into_iter().map(|receipt| receipt.map_err(ClientError::from))),
+                Err(error) => {
+                    let text = error.to_string();
+                    let first = std::iter::once(Err(error));
+                    let others = std::iter::repeat_with(|| Err(ClientError::Failed(text.clone())));
+                    return first.chain(others).take(objects.len()).collect();
+                }
+            }
+        }
+        let mut outcomes = outcomes.into_iter();
+        objects.into_iter().map(|object| collect(object, &mut outcomes)).collect()
+    }
+
+    /// A receipt that GC has outrun is renewed by asking for its chunks again, which touches them.
+    async fn propose_until_fresh(
+        &self,
+        mut proposals: Vec<Proposal>,
+    ) -> Result<Vec<Result<DeltaReceipt, farside_codec::message::Refusal>>, ClientError> {
+        for _ in 0..STALE_RETRIES {
+            let receipts = self.propose(proposals.clone()).await?;
+            let stale = |receipt: &Result<DeltaReceipt, farside_codec::message::Refusal>| {
+                receipt.as_ref().is_err_and(|refusal| refusal.code == RefusalCode::StaleReceipt)
+            };
+            if !receipts.iter().any(stale) {
+                return Ok(receipts);
+            }
+            for proposal in proposals.iter_mut().filter(|proposal| !proposal.chunks.is_empty()) {
+                proposal.gc_epoch = self.touch(&proposal.chunks).await?;
+            }
+        }
+        self.propose(proposals).await
+    }
+
+    async fn touch(&self, chunks: &[ChunkRef]) -> Result<u64, ClientError> {
+        let mut lowest = u64::MAX;
+        for chunk in chunks {
+            let shard = self.client.link.shard_of_chunk(chunk.chunk);
+            match self.client.link.call(shard, Class::Request, &Request::HaveChunks(vec![chunk.chunk])).await? {
+                Reply::ChunksHeld(held) => match held.into_iter().next().flatten() {
+                    Some(receipt) => lowest = lowest.min(receipt.gc_epoch),
+                    None => {
+                        return Err(ClientError::Failed("a chunk was collected before it was named: put again".into()));
+                    }
+                },
+                reply => return Err(unexpected(&reply)),
+            }
+        }
+        Ok(lowest)
+    }
+}
+
+fn cost(proposal: &Proposal) -> usize {
+    256 + proposal.chunks.len() * 36 + proposal.payload.len() + proposal.inline.len()
+}
+
+fn split(proposals: Vec<Proposal>) -> Vec<Vec<Proposal>> {
+    let mut parts: Vec<Vec<Proposal>> = vec![Vec::new()];
+    let mut bytes = 0;
+    for proposal in proposals {
+        let more = cost(&proposal);
+        if bytes + more > MAX_DELTAS_BYTES_PER_REQUEST && bytes > 0 {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += more;
+        if let Some(last) = parts.last_mut() {
+            last.push(proposal);
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// The receipt of an object is that of its last delta, if all of them were placed.
+fn collect(
+    object: Prepared,
+    outcomes: &mut impl Iterator<Item = Result<DeltaReceipt, ClientError>>,
+) -> Result<PutReceipt, ClientError> {
+    let mut last = Err(ClientError::Failed("no receipt came back".into()));
+    let mut failed = None;
+    for outcome in outcomes.take(object.proposals.len()) {
+        match outcome {
+            Ok(receipt) => last = Ok(receipt),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    let receipt = failed.map_or(last, Err)?;
+    let Prepared { name, size_bytes, chunks, deduplicated_bytes, .. } = object;
+    Ok(PutReceipt { name, receipt, size_bytes, chunks, deduplicated_bytes })
+}

@@ -1,0 +1,90 @@
+//! A tenant's key management, as clients reach it. Nodes never do.
+//!
+//! The KMS computes a MAC; the tenant data key is that MAC and is stored nowhere. This build speaks to a directory of
+//! keys (`file:DIR`), which stands in for a tenant's KMS on one machine: whoever reads that directory has every key.
+
+use crate::framed::{self, FileKind, FramedFileError};
+use farside_codec::ids::Label;
+use farside_io::entropy::{Entropy, random};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// Why a KMS gave no key.
+#[derive(Debug)]
+pub enum KmsError {
+    /// The URL is none that this build speaks.
+    Url(String),
+    /// There is no such key, or it was destroyed.
+    NoKey(PathBuf),
+    /// The key's file is damaged.
+    Damaged(FramedFileError),
+    /// The operating system refused.
+    Io(PathBuf, std::io::Error),
+}
+
+impl std::fmt::Display for KmsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Url(url) => write!(f, "{url} is no KMS that this build speaks; it speaks file:DIR"),
+            Self::NoKey(path) => write!(
+                f,
+                "the KMS has no key {}: without it the tenant's data can't be read, here or anywhere",
+                path.display()
+            ),
+            Self::Damaged(error) => error.fmt(f),
+            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for KmsError {}
+
+/// A directory of keys.
+#[derive(Debug, Clone)]
+pub struct FileKms(PathBuf);
+
+impl FileKms {
+    /// Reads `file:DIR`.
+    pub fn parse(url: &str) -> Result<Self, KmsError> {
+        match url.strip_prefix("file:") {
+            Some(directory) if !directory.is_empty() => Ok(Self(PathBuf::from(directory))),
+            _ => Err(KmsError::Url(url.to_owned())),
+        }
+    }
+
+    fn path(&self, key: &str, version: u32) -> PathBuf {
+        self.0.join(format!("{key}.v{version}.key"))
+    }
+
+    /// Makes version 1 of a key, unless it is there.
+    pub fn create_key(&self, key: &Label, entropy: &dyn Entropy) -> Result<(), KmsError> {
+        let fail = |error| KmsError::Io(self.0.clone(), error);
+        std::fs::create_dir_all(&self.0).map_err(fail)?;
+        let only_owner = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&self.0, only_owner).map_err(fail)?;
+        let path = self.path(key.as_str(), 1);
+        if path.exists() {
+            return Ok(());
+        }
+        let secret: Zeroizing<[u8; 32]> = Zeroizing::new(random(entropy));
+        framed::write(&path, FileKind::TenantKey, &secret[..]).map_err(KmsError::Damaged)
+    }
+
+    /// HMAC-SHA256 of `label` under a version of a key.
+    pub fn mac(&self, key: &str, version: u32, label: &[u8]) -> Result<Zeroizing<[u8; 32]>, KmsError> {
+        let path = self.path(key, version);
+        let bytes = match framed::read(&path, FileKind::TenantKey) {
+            Err(FramedFileError::Missing(path)) => return Err(KmsError::NoKey(path)),
+            other => other.map_err(KmsError::Damaged)?,
+        };
+        let signing = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &bytes);
+        let mut mac = Zeroizing::new([0; 32]);
+        mac.copy_from_slice(aws_lc_rs::hmac::sign(&signing, label).as_ref());
+        Ok(mac)
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.0
+    }
+}
