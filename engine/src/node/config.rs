@@ -17,9 +17,6 @@ pub struct NodeConfig {
     pub devices: Vec<PathBuf>,
     /// Core of each shard; their number is fixed at `init`.
     pub cores: Vec<usize>,
-    /// HTTP on loopback for metrics and health.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub admin: Option<SocketAddr>,
     /// Largest UDP payload that a path may carry; discovery finds the real one below it.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
@@ -67,13 +64,12 @@ impl std::error::Error for ConfigError {}
 
 impl NodeConfig {
     /// Settings that only `init` decides; everything else as documented above.
-    pub fn new(listen: SocketAddr, devices: Vec<PathBuf>, cores: Vec<usize>, admin: Option<SocketAddr>) -> Self {
+    pub fn new(listen: SocketAddr, devices: Vec<PathBuf>, cores: Vec<usize>) -> Self {
         Self {
             listen,
             advertise: None,
             devices,
             cores,
-            admin,
             mtu: default_mtu(),
             pool_bytes: default_pool_bytes(),
             gc_seconds: default_gc_seconds(),
@@ -110,9 +106,6 @@ impl NodeConfig {
         }
         if !(1200..=65_000).contains(&self.mtu) {
             return Err("`mtu` is outside 1200 to 65000");
-        }
-        if self.admin.is_some_and(|admin| !admin.ip().is_loopback()) {
-            return Err("`admin` is not a loopback address: the endpoint has no authentication of its own");
         }
         if !(1..=86_400 * 7).contains(&self.gc_seconds) {
             return Err("`gc_seconds` is outside 1 second to 7 days");

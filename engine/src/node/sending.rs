@@ -1,0 +1,334 @@
+//! Runs the federation senders: one for each log that is home here and each peer that is not paused.
+//!
+//! The decisions are [`Sender`]'s; this carries them out and reports back.
+
+use super::limits::HEARTBEAT;
+use super::links::{PeerCallError, own_hello};
+use super::shard::Shard;
+use crate::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
+use crate::state::LogView;
+use bytes::Bytes;
+use farside_codec::command::{Acknowledge, Fence, GroupCommand};
+use farside_codec::delta::{ChunkRef, Cursor, Delta};
+use farside_codec::ids::{ChunkId, GroupId, LogId, SiteId};
+use farside_codec::message::{
+    FedDeltas, FedHello, LogOffer, PeerRecord, PutChunk, Refusal, RefusalCode, Reply, Request,
+};
+use farside_transport::{CallError, Class};
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How a sender is doing, for status.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SenderState {
+    pub(crate) connected: bool,
+    pub(crate) caught_up: bool,
+    pub(crate) trouble: Option<String>,
+}
+
+/// How often the set of senders is compared with what it should be.
+const RECONCILE: Duration = Duration::from_millis(200);
+/// A rest after a refusal that names none.
+const REST: Duration = Duration::from_secs(1);
+
+type Pending<'a> = FuturesUnordered<LocalBoxFuture<'a, SenderEvent>>;
+
+/// Starts and stops senders as homes and peers change.
+pub(crate) async fn keep_senders(shard: Rc<Shard>) {
+    let mut running: HashMap<(LogId, SiteId), tokio::task::JoinHandle<()>> = HashMap::new();
+    loop {
+        let wanted = wanted(&shard);
+        running.retain(|key, task| {
+            let stay = wanted.contains(key) && !task.is_finished();
+            if !stay {
+                task.abort();
+                shard.senders.borrow_mut().remove(key);
+            }
+            stay
+        });
+        for (log, peer) in wanted {
+            running
+                .entry((log, peer))
+                .or_insert_with(|| tokio::task::spawn_local(run(shard.clone(), log, peer)));
+        }
+        tokio::time::sleep(RECONCILE).await;
+    }
+}
+
+fn wanted(shard: &Rc<Shard>) -> Vec<(LogId, SiteId)> {
+    let view = shard.view();
+    let peers: Vec<SiteId> = view.peers.values().filter(|peer| !peer.paused).map(|peer| peer.site).collect();
+    let mut wanted = Vec::new();
+    for group in shard.groups.values().filter(|group| group.is_leader()) {
+        let logs = group.state().borrow().logs().unwrap_or_default();
+        for log in logs.iter().filter(|log| log.is_home(shard.site.site)) {
+            wanted.extend(peers.iter().map(|peer| (log.descriptor.log, *peer)));
+        }
+    }
+    wanted
+}
+
+struct Driver {
+    shard: Rc<Shard>,
+    log: LogId,
+    peer: PeerRecord,
+}
+
+async fn run(shard: Rc<Shard>, log: LogId, peer: SiteId) {
+    let Some(peer) = shard.view().peers.get(&peer).cloned() else { return };
+    let driver = Driver { shard, log, peer };
+    let Some(view) = driver.view() else { return };
+    let mut sender = Sender::new(view.head, SenderLimits::default());
+    loop {
+        driver.report(|state| state.connected = false);
+        if let Err(error) = driver.connect().await {
+            driver.report(|state| state.trouble = Some(error.to_string()));
+            // The dialer's own backoff paces attempts; this only keeps a refusal from spinning.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            continue;
+        }
+        driver.report(|state| (state.connected, state.trouble) = (true, None));
+        sender.handle(SenderEvent::Connected);
+        if driver.stream(&mut sender).await {
+            return;
+        }
+        sender.handle(SenderEvent::Lost);
+    }
+}
+
+impl Driver {
+    fn view(&self) -> Option<LogView> {
+        self.shard.log_group(self.log).ok()?.state().borrow().log(self.log).ok()?
+    }
+
+    fn report(&self, change: impl FnOnce(&mut SenderState)) {
+        change(self.shard.senders.borrow_mut().entry((self.log, self.peer.site)).or_default());
+    }
+
+    async fn connect(&self) -> Result<(), PeerCallError> {
+        let hello = own_hello(&self.shard.site, self.shard.index, self.shard.clock.now());
+        let hello = self.shard.links.hello(&self.peer, hello).await?;
+        // A peer whose clock is far ahead is not merged; it is told by the refusal of its own requests.
+        let _ = self.shard.clock.observe(hello.now);
+        Ok(())
+    }
+
+    /// Runs one connection. Answers `true` when the sender has ended for good.
+    async fn stream(&self, sender: &mut Sender) -> bool {
+        let moved = self.shard.moved(self.log);
+        let mut pending: Pending<'_> = FuturesUnordered::new();
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        let mut told = None;
+        loop {
+            while let Some(command) = sender.poll() {
+                match command {
+                    SenderCommand::StepDown(lineage) => {
+                        let fence = Fence { log: self.log, lineage, time: self.shard.clock.now() };
+                        let result = self.shard.log_command(self.log, GroupCommand::Fence(fence)).await;
+                        tracing::warn!(log = %self.log, peer = %self.peer.name, ?result, "the peer is home now");
+                        return true;
+                    }
+                    SenderCommand::Wait(refusal) => {
+                        let rest = match refusal.retry_after_ms {
+                            0 => REST,
+                            ms => Duration::from_millis(u64::from(ms)),
+                        };
+                        self.report(|state| state.trouble = Some(refusal.detail));
+                        tokio::time::sleep(rest).await;
+                        return false;
+                    }
+                    command => pending.push(Box::pin(self.execute(command))),
+                }
+            }
+            self.report(|state| state.caught_up = sender.caught_up());
+            let event = tokio::select! {
+                biased;
+                Some(event) = pending.next(), if !pending.is_empty() => Some(event),
+                () = moved.notified() => None,
+                _ = beat.tick() => {
+                    if let Some(view) = self.view().filter(|view| told != Some(view.head.sequence) && sender.acknowledged().is_some()) {
+                        told = Some(view.head.sequence);
+                        pending.push(Box::pin(self.tell_head(view)));
+                    }
+                    None
+                }
+            };
+            match event {
+                Some(SenderEvent::Lost) => return false,
+                Some(event) => sender.handle(event),
+                None => {}
+            }
+            if let Some(view) = self.view() {
+                sender.handle(SenderEvent::Head(view.head));
+            }
+        }
+    }
+
+    async fn execute(&self, command: SenderCommand) -> SenderEvent {
+        match command {
+            SenderCommand::Greet => self.greet().await,
+            SenderCommand::Load { from, limit, bytes } => self.load(from, limit, bytes),
+            SenderCommand::Ask(chunks) => self.ask(chunks).await,
+            SenderCommand::Send(chunk) => self.send(chunk).await,
+            SenderCommand::Deliver(deltas) => self.deliver(deltas).await,
+            SenderCommand::Record(cursor) => self.record(cursor).await,
+            SenderCommand::StepDown(_) | SenderCommand::Wait(_) => SenderEvent::Lost,
+        }
+    }
+
+    async fn greet(&self) -> SenderEvent {
+        let Some(view) = self.view() else { return SenderEvent::Lost };
+        let offer =
+            LogOffer { descriptor: view.descriptor, lineage: view.lineage, head: view.head, head_time: view.head_time };
+        let request = Request::FedHello(FedHello { site: self.shard.site.site, offers: vec![offer] });
+        match self.call_log(&request).await {
+            Ok(Reply::FedPositions(mut positions)) if positions.len() == 1 => {
+                positions.pop().map_or(SenderEvent::Lost, SenderEvent::Positioned)
+            }
+            other => self.lost(other),
+        }
+    }
+
+    fn load(&self, from: u64, limit: usize, bytes: usize) -> SenderEvent {
+        let Ok(group) = self.shard.log_group(self.log) else { return SenderEvent::Lost };
+        let deltas = group.state().borrow().deltas(self.log, from, limit, bytes);
+        let loaded = |(cursor, encoded): (Cursor, Bytes)| {
+            let chunks = Delta::parse(encoded.clone()).ok()?.proposal.chunks;
+            Some(LoadedDelta { cursor, encoded, chunks })
+        };
+        match deltas.map(|deltas| deltas.into_iter().map(loaded).collect::<Option<Vec<_>>>()) {
+            Ok(Some(deltas)) => SenderEvent::Loaded(deltas),
+            _ => {
+                // A delta without its bytes was pruned: a peer that far behind must be reseeded.
+                let detail = "the peer is behind the history that is kept here: remove and add it again to reseed";
+                SenderEvent::Refused(Refusal::new(RefusalCode::Diverged, detail))
+            }
+        }
+    }
+
+    async fn ask(&self, chunks: Vec<ChunkId>) -> SenderEvent {
+        let Some(peer) = self.shard.links.known(self.peer.site) else { return SenderEvent::Lost };
+        let mut answers = Vec::with_capacity(chunks.len());
+        for shard in 0..peer.shards {
+            let asked: Vec<ChunkId> = chunks.iter().filter(|chunk| chunk.shard(peer.shards) == shard).copied().collect();
+            if asked.is_empty() {
+                continue;
+            }
+            let request = Request::HaveChunks(asked.clone());
+            match self.shard.links.call(&self.peer, shard, Class::Request, &request, None).await {
+                Ok(Reply::ChunksHeld(held)) if held.len() == asked.len() => {
+                    answers.extend(asked.into_iter().zip(held.into_iter().map(|held| held.is_some())));
+                }
+                other => return self.lost(other),
+            }
+        }
+        SenderEvent::Held(answers)
+    }
+
+    /// Has the chunk's own coordinator read and send it.
+    async fn send(&self, reference: ChunkRef) -> SenderEvent {
+        let (peer, chunk) = (self.peer.clone(), reference.chunk);
+        let own_hello = own_hello(&self.shard.site, self.shard.index, self.shard.clock.now());
+        let owner = chunk.shard(self.shard.shards());
+        let sent = self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference, own_hello).await });
+        match sent.await {
+            Ok(Ok(())) => SenderEvent::Sent(chunk),
+            Ok(Err(trouble)) => {
+                self.report(|state| state.trouble = Some(trouble));
+                // A peer that is full or busy is not asked again at once.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                SenderEvent::NotSent(chunk)
+            }
+            Err(_) => SenderEvent::Lost,
+        }
+    }
+
+    async fn deliver(&self, deltas: Vec<Bytes>) -> SenderEvent {
+        let Some(view) = self.view() else { return SenderEvent::Lost };
+        let request = Request::FedDeltas(self.deltas(view, deltas));
+        match self.call_log(&request).await {
+            Ok(Reply::FedAck(position)) => SenderEvent::Positioned(position),
+            Err(PeerCallError::Call(CallError::Refused(refusal))) => SenderEvent::Refused(refusal),
+            other => self.lost(other),
+        }
+    }
+
+    fn deltas(&self, view: LogView, deltas: Vec<Bytes>) -> FedDeltas {
+        let closed = self.shard.log_group(self.log).and_then(|group| {
+            group.state().borrow().closed().map_err(super::shard::state_refusal)
+        });
+        FedDeltas {
+            log: self.log,
+            lineage: view.lineage,
+            deltas,
+            head: view.head,
+            head_time: view.head_time,
+            closed: closed.unwrap_or_default(),
+        }
+    }
+
+    /// Tells the peer how far this log is, so that it knows what a failover would lose.
+    async fn tell_head(&self, view: LogView) -> SenderEvent {
+        let head = view.head.clone();
+        let request = Request::FedDeltas(self.deltas(view, Vec::new()));
+        match self.call_log(&request).await {
+            Err(PeerCallError::Unreachable(_) | PeerCallError::Call(CallError::Stream(_) | CallError::TimedOut)) => {
+                SenderEvent::Lost
+            }
+            _ => SenderEvent::Head(head),
+        }
+    }
+
+    async fn record(&self, cursor: Cursor) -> SenderEvent {
+        let time = self.shard.clock.now();
+        let acknowledge = Acknowledge { log: self.log, peer: self.peer.site, cursor, time };
+        // An unrecorded cursor costs a repeated question after a restart, nothing else.
+        let _ = self.shard.log_command(self.log, GroupCommand::Acknowledge(acknowledge)).await;
+        SenderEvent::Recorded
+    }
+
+    async fn call_log(&self, request: &Request) -> Result<Reply, PeerCallError> {
+        let lost = || PeerCallError::Unreachable(format!("peer {} was not greeted", self.peer.name));
+        let peer = self.shard.links.known(self.peer.site).ok_or_else(lost)?;
+        let shard = GroupId::of_log(self.log, peer.groups).shard(peer.shards);
+        self.shard.links.call(&self.peer, shard, Class::Request, request, None).await
+    }
+
+    fn lost(&self, outcome: Result<Reply, PeerCallError>) -> SenderEvent {
+        match outcome {
+            Err(PeerCallError::Call(CallError::Refused(refusal))) => SenderEvent::Refused(refusal),
+            Err(error) => {
+                self.report(|state| state.trouble = Some(error.to_string()));
+                SenderEvent::Lost
+            }
+            Ok(_) => {
+                self.report(|state| state.trouble = Some("the peer answered something else than was asked".into()));
+                SenderEvent::Lost
+            }
+        }
+    }
+}
+
+/// Reads a chunk and sends it to its coordinator at the peer.
+async fn send_chunk(
+    shard: &Rc<Shard>,
+    peer: &PeerRecord,
+    reference: ChunkRef,
+    own_hello: farside_codec::message::Hello,
+) -> Result<(), String> {
+    let hello = match shard.links.known(peer.site) {
+        Some(hello) => hello,
+        None => shard.links.hello(peer, own_hello).await.map_err(|error| error.to_string())?,
+    };
+    let read = shard.store.get(reference.chunk, 0, 0).await.map_err(|error| error.to_string())?;
+    let request = Request::PutChunk(PutChunk { chunk: reference.chunk, sealed_bytes: read.sealed_bytes });
+    let there = reference.chunk.shard(hello.shards);
+    match shard.links.call(peer, there, Class::Bulk, &request, Some(read.pieces)).await {
+        Ok(Reply::ChunkStored(_)) => Ok(()),
+        Ok(_) => Err("the peer answered something else than was asked".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
