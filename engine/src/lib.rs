@@ -4,5 +4,7 @@ pub mod client;
 pub mod federation;
 pub mod framed;
 pub mod kms;
+pub mod node;
 pub mod state;
 pub mod store;
+pub mod tree;

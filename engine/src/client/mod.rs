@@ -22,6 +22,7 @@ pub use connection::SiteLink;
 pub use context::{ClientSettings, Context};
 pub use download::{Object, ObjectInfo};
 pub use error::ClientError;
+pub(crate) use upload::Prepared;
 pub use upload::{PutReceipt, Upload, UploadBody};
 
 use crate::kms::FileKms;

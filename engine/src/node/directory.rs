@@ -185,7 +185,12 @@ impl NodeDirectory {
     }
 
     /// Writes the system key and, sealed under it, the CA's.
-    pub fn save_keys(&self, key: &SystemKey, authority_key: &[u8], entropy: &dyn Entropy) -> Result<(), DirectoryError> {
+    pub fn save_keys(
+        &self,
+        key: &SystemKey,
+        authority_key: &[u8],
+        entropy: &dyn Entropy,
+    ) -> Result<(), DirectoryError> {
         framed::write(&self.system_key(), FileKind::SystemKey, &key.0[..])?;
         let sealed = key.seal(AUTHORITY_LABEL, authority_key, entropy);
         Ok(framed::write(&self.authority_key(), FileKind::AuthorityKey, &sealed)?)

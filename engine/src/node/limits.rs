@@ -37,6 +37,11 @@ pub const LIST_BYTES: usize = 2 << 20;
 /// Log groups of a site, unless `init` is told otherwise: enough for eight shards to share.
 pub const DEFAULT_GROUPS: u32 = 8;
 /// WAL bytes of a zone, unless the zone is too small: holds several snapshots' worth of deltas.
-pub const WAL_BYTES: u64 = 256 << 20;
+const WAL_BYTES: u64 = 256 << 20;
 /// A zone's WAL takes at most this part of it.
-pub const WAL_PART: u64 = 8;
+const WAL_PART: u64 = 8;
+
+/// WAL bytes of a zone of `zone_bytes`.
+pub fn wal_bytes(zone_bytes: u64) -> u64 {
+    (zone_bytes / WAL_PART).clamp(farside_raft::limits::MIN_REGION_BYTES, WAL_BYTES)
+}

@@ -64,8 +64,7 @@ impl PeerLinks {
 
     fn dialer(&self, peer: &PeerRecord, shard: u16, class: Class) -> Result<Rc<Dialer>, PeerCallError> {
         let no_address = || PeerCallError::Unreachable(format!("peer {} has no address", peer.name));
-        let first: SocketAddr =
-            peer.endpoints.first().and_then(|text| text.parse().ok()).ok_or_else(no_address)?;
+        let first: SocketAddr = peer.endpoints.first().and_then(|text| text.parse().ok()).ok_or_else(no_address)?;
         let address = SocketAddr::new(first.ip(), first.port().checked_add(shard).ok_or_else(no_address)?);
         let mut dialers = self.dialers.borrow_mut();
         let dialer = dialers.entry((peer.site, shard, class)).or_insert_with(|| self.dial(address, peer.site, class));
@@ -91,8 +90,7 @@ impl PeerLinks {
         body: Option<Vec<Bytes>>,
     ) -> Result<Reply, PeerCallError> {
         let dialer = self.dialer(peer, shard, class)?;
-        let connection =
-            dialer.connection().await.map_err(|error| PeerCallError::Unreachable(error.to_string()))?;
+        let connection = dialer.connection().await.map_err(|error| PeerCallError::Unreachable(error.to_string()))?;
         connection.call(request, body).await.map(|(reply, _)| reply).map_err(PeerCallError::Call)
     }
 

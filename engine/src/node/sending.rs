@@ -50,9 +50,7 @@ pub(crate) async fn keep_senders(shard: Rc<Shard>) {
             stay
         });
         for (log, peer) in wanted {
-            running
-                .entry((log, peer))
-                .or_insert_with(|| tokio::task::spawn_local(run(shard.clone(), log, peer)));
+            running.entry((log, peer)).or_insert_with(|| tokio::task::spawn_local(run(shard.clone(), log, peer)));
         }
         tokio::time::sleep(RECONCILE).await;
     }
@@ -213,7 +211,8 @@ impl Driver {
         let Some(peer) = self.shard.links.known(self.peer.site) else { return SenderEvent::Lost };
         let mut answers = Vec::with_capacity(chunks.len());
         for shard in 0..peer.shards {
-            let asked: Vec<ChunkId> = chunks.iter().filter(|chunk| chunk.shard(peer.shards) == shard).copied().collect();
+            let asked: Vec<ChunkId> =
+                chunks.iter().filter(|chunk| chunk.shard(peer.shards) == shard).copied().collect();
             if asked.is_empty() {
                 continue;
             }
@@ -233,7 +232,8 @@ impl Driver {
         let (peer, chunk) = (self.peer.clone(), reference.chunk);
         let own_hello = own_hello(&self.shard.site, self.shard.index, self.shard.clock.now());
         let owner = chunk.shard(self.shard.shards());
-        let sent = self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference, own_hello).await });
+        let sent =
+            self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference, own_hello).await });
         match sent.await {
             Ok(Ok(())) => SenderEvent::Sent(chunk),
             Ok(Err(trouble)) => {
@@ -257,9 +257,10 @@ impl Driver {
     }
 
     fn deltas(&self, view: LogView, deltas: Vec<Bytes>) -> FedDeltas {
-        let closed = self.shard.log_group(self.log).and_then(|group| {
-            group.state().borrow().closed().map_err(super::shard::state_refusal)
-        });
+        let closed = self
+            .shard
+            .log_group(self.log)
+            .and_then(|group| group.state().borrow().closed().map_err(super::shard::state_refusal));
         FedDeltas {
             log: self.log,
             lineage: view.lineage,

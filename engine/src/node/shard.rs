@@ -19,6 +19,8 @@ use farside_raft::{Group, ProposeError, StateError};
 use farside_transport::{Endpoint, Trust};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,6 +52,11 @@ pub(crate) fn count(counter: &Cell<u64>) {
 pub(crate) struct Shard {
     pub(crate) index: u16,
     pub(crate) site: SiteFile,
+    /// The node's directory.
+    pub(crate) root: PathBuf,
+    /// Where peers and clients find shard 0.
+    pub(crate) advertised: SocketAddr,
+    pub(crate) gc_seconds: u64,
     pub(crate) store: Store<UringDisk>,
     pub(crate) database: Database,
     pub(crate) opened: Opened,
@@ -57,6 +64,8 @@ pub(crate) struct Shard {
     pub(crate) wal_report: WalReport,
     /// Mirrors that the log should have.
     pub(crate) wal_mirrors: usize,
+    /// Mirrors that were there when it was opened.
+    pub(crate) wal_present: usize,
     pub(crate) snapshots: Rc<ChunkSnapshots>,
     pub(crate) groups: BTreeMap<GroupId, LogGroup>,
     pub(crate) control: Option<ControlGroup>,
@@ -80,7 +89,10 @@ pub(crate) struct Shard {
 /// A state machine that can't be read is a fault of this node; the caller may try again elsewhere or later.
 pub(crate) fn state_refusal(error: StateError) -> Refusal {
     tracing::error!(%error, "the state can't be read");
-    Refusal::new(RefusalCode::Internal, format!("the node's state can't be read: {error}; restart the node to rebuild it"))
+    Refusal::new(
+        RefusalCode::Internal,
+        format!("the node's state can't be read: {error}; restart the node to rebuild it"),
+    )
 }
 
 fn propose_refusal(error: ProposeError) -> Refusal {
@@ -151,7 +163,11 @@ impl Shard {
     }
 
     /// Commits a command of one log, on whatever shard that is.
-    pub(crate) async fn log_command(self: &Rc<Self>, log: LogId, command: GroupCommand) -> Result<GroupOutcome, Refusal> {
+    pub(crate) async fn log_command(
+        self: &Rc<Self>,
+        log: LogId,
+        command: GroupCommand,
+    ) -> Result<GroupOutcome, Refusal> {
         let group = self.group_of(log);
         self.on(group.shard(self.shards()), move |there| async move { there.command(group, &command).await }).await?
     }

@@ -1,0 +1,129 @@
+//! Carries out a failover at the surviving site: asks whether the old home answers, weighs, promotes, reports.
+
+use super::limits::PROBE;
+use super::links::own_hello;
+use super::server::Answered;
+use super::shard::{Shard, state_refusal};
+use crate::federation::failover::{Candidate, Loss, OldHome, preflight};
+use crate::state::LogView;
+use farside_codec::command::{GroupCommand, Promote};
+use farside_codec::delta::Generation;
+use farside_codec::ids::{LogId, SiteId};
+use farside_codec::message::{FailedOver, Failover, FailoverReport, Refusal, RefusalCode, Reply};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a promoted log's new lineage may take to reach an old home that answers.
+const FENCE_PATIENCE: Duration = Duration::from_secs(3);
+
+pub(super) async fn run(shard: &Rc<Shard>, order: Failover) -> Answered {
+    let begun = shard.clock.clock().monotonic();
+    let logs = logs_to_promote(shard, &order).await?;
+    if logs.is_empty() {
+        return Err(Refusal::new(
+            RefusalCode::NotFound,
+            "no log here has its home at another site: nothing to fail over",
+        ));
+    }
+    let mut homes: Vec<SiteId> = logs.iter().map(|log| log.known.site).collect();
+    homes.sort_unstable();
+    homes.dedup();
+    let home = probe(shard, &homes).await;
+    let candidates: Vec<Candidate> = logs.iter().map(candidate).collect();
+    let objections = preflight(home, &candidates);
+    if !order.force && !objections.is_empty() {
+        let reasons: Vec<String> = objections.iter().map(ToString::to_string).collect();
+        return Err(Refusal::new(RefusalCode::Unsafe, reasons.join("; ")));
+    }
+    let mut report = FailoverReport { logs: Vec::new(), rto_ms: 0, fenced: false };
+    for (log, candidate) in logs.iter().zip(&candidates) {
+        report.logs.push(promote(shard, log, candidate.loss()).await?);
+    }
+    report.rto_ms = (shard.clock.clock().monotonic() - begun).as_millis() as u64;
+    if home == OldHome::Answers {
+        report.fenced = wait_for_fence(shard, &logs, &homes).await;
+    }
+    Ok(Reply::FailedOver(report).into())
+}
+
+async fn logs_to_promote(shard: &Rc<Shard>, order: &Failover) -> Result<Vec<LogView>, Refusal> {
+    let view = shard.view();
+    let from = match &order.from {
+        None => None,
+        Some(name) => Some(view.peer(name).map(|peer| peer.site).ok_or_else(|| {
+            Refusal::new(RefusalCode::NotFound, format!("there is no peer {name}: `farside peer list` names them"))
+        })?),
+    };
+    let mut logs = Vec::new();
+    for log in view.logs.keys().filter(|log| order.log.is_none_or(|only| only == **log)).copied() {
+        let Some(held) = log_view(shard, log).await? else { continue };
+        let elsewhere = held.known.site != shard.site.site;
+        if elsewhere && from.is_none_or(|from| from == held.known.site) {
+            logs.push(held);
+        }
+    }
+    Ok(logs)
+}
+
+async fn log_view(shard: &Rc<Shard>, log: LogId) -> Result<Option<LogView>, Refusal> {
+    let owner = shard.shard_of_log(log);
+    let read = move |there: Rc<Shard>| async move {
+        there.log_group(log).and_then(|group| group.state().borrow().log(log).map_err(state_refusal))
+    };
+    shard.on(owner, read).await?
+}
+
+fn candidate(log: &LogView) -> Candidate {
+    Candidate {
+        name: (log.descriptor.tenant_name.clone(), log.descriptor.name.clone()),
+        head: log.head.clone(),
+        head_time: log.head_time,
+        heard: log.heard.clone(),
+    }
+}
+
+/// Whether any of the old homes answers a greeting.
+async fn probe(shard: &Rc<Shard>, homes: &[SiteId]) -> OldHome {
+    let view = shard.view();
+    for peer in homes.iter().filter_map(|home| view.peers.get(home)) {
+        let own = own_hello(&shard.site, shard.index, shard.clock.now());
+        if let Ok(Ok(_)) = tokio::time::timeout(PROBE, shard.links.hello(peer, own)).await {
+            return OldHome::Answers;
+        }
+    }
+    OldHome::Silent
+}
+
+async fn promote(shard: &Rc<Shard>, log: &LogView, loss: Loss) -> Result<FailedOver, Refusal> {
+    let generation =
+        Generation { counter: log.known.counter + 1, site: shard.site.site, incarnation: shard.site.incarnation };
+    let id = log.descriptor.log;
+    let command = GroupCommand::Promote(Promote { log: id, generation, time: shard.clock.now() });
+    shard.log_command(id, command).await?;
+    Ok(FailedOver {
+        tenant_name: log.descriptor.tenant_name.clone(),
+        name: log.descriptor.name.clone(),
+        generation,
+        position: log.head.sequence,
+        lost_deltas: loss.deltas,
+        lost_ms: loss.ms,
+    })
+}
+
+/// An old home that answers is told of the new generation by our senders; once it has taken it in, losses are final.
+async fn wait_for_fence(shard: &Rc<Shard>, logs: &[LogView], homes: &[SiteId]) -> bool {
+    let wait = async {
+        for log in logs {
+            for home in homes {
+                let (id, home) = (log.descriptor.log, *home);
+                let caught_up = move |there: Rc<Shard>| async move {
+                    there.senders.borrow().get(&(id, home)).is_some_and(|state| state.caught_up)
+                };
+                while !shard.on(shard.shard_of_log(id), caught_up).await.unwrap_or(false) {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(FENCE_PATIENCE, wait).await.is_ok()
+}

@@ -1,0 +1,178 @@
+//! Making a site: its CA, its system key, its first node, its devices.
+
+use super::config::NodeConfig;
+use super::directory::{NodeDirectory, SiteFile, SystemKey};
+use super::error::{NodeError, failed};
+use super::limits;
+use crate::client::Context;
+use crate::framed::{self, FileKind};
+use crate::store::{FormatOptions, format_devices};
+use bytes::Bytes;
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::{Hlc, Label, NodeId, SiteId};
+use farside_codec::record;
+use farside_io::clock::{Clock, SystemClock};
+use farside_io::cores;
+use farside_io::entropy::{SystemEntropy, random};
+use farside_io::pool::Pool;
+use farside_io::uring::{self, Ring, UringDisk};
+use farside_transport::{Authority, Credentials, Identity, Role, Trust};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+record!(
+    /// An identity as it is kept: certificate and key.
+    IdentityFile {
+        /// DER.
+        certificate: Bytes,
+        /// PKCS #8 DER.
+        key: Bytes,
+    }
+);
+
+/// What `init` is told.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// The directory to make.
+    pub directory: PathBuf,
+    /// The site's name.
+    pub site: Label,
+    /// Address of shard 0.
+    pub listen: SocketAddr,
+    /// Existing files or block devices; empty: files are made.
+    pub devices: Vec<PathBuf>,
+    /// How many files to make; `None`: as many as the geometry has fragments.
+    pub device_count: Option<usize>,
+    /// Bytes of each.
+    pub device_bytes: u64,
+    /// How chunks are cut.
+    pub geometry: Geometry,
+    /// One shard on each of these cores; `None`: every core.
+    pub cores: Option<Vec<usize>>,
+    /// Largest UDP payload; `None`: the default.
+    pub mtu: Option<u16>,
+}
+
+/// Buffers for formatting.
+const FORMAT_POOL_BYTES: usize = 16 << 20;
+
+/// Makes the site. On failure what it made is removed again.
+pub fn init(options: &InitOptions) -> Result<SiteFile, NodeError> {
+    if options.listen.port() == 0 {
+        return Err(NodeError::Usage("--listen needs a port: shard i listens on it + i".into()));
+    }
+    uring::check_io_uring().map_err(failed)?;
+    let directory = NodeDirectory::new(&options.directory);
+    directory.create()?;
+    make(options, &directory).inspect_err(|_| {
+        // Only what this call made: the directory was empty before.
+        let _ = std::fs::remove_dir_all(&options.directory);
+    })
+}
+
+fn make(options: &InitOptions, directory: &NodeDirectory) -> Result<SiteFile, NodeError> {
+    let available = cores::available().map_err(failed)?;
+    let cores = options.cores.clone().unwrap_or(available);
+    let devices = device_paths(options, directory)?;
+    let root = std::path::absolute(directory.root()).map_err(failed)?;
+    let relative = |path: &PathBuf| path.strip_prefix(&root).map(Path::to_owned).unwrap_or_else(|_| path.clone());
+    let mut config = NodeConfig::new(options.listen, devices.iter().map(relative).collect(), cores);
+    config.mtu = options.mtu.unwrap_or(config.mtu);
+    config.save(&directory.config())?;
+    let config = NodeConfig::load(&directory.config())?;
+    let site = SiteId(random(&SystemEntropy));
+    let authority = Authority::create(site, &options.site).map_err(failed)?;
+    let now = Duration::from_millis(SystemClock::default().wall_ms());
+    let file = SiteFile {
+        site,
+        name: options.site.clone(),
+        incarnation: 0,
+        node: NodeId(1),
+        shards: config.cores.len() as u16,
+        groups: limits::DEFAULT_GROUPS,
+        geometry: options.geometry,
+        certificate: Bytes::copy_from_slice(authority.certificate()),
+        created: Hlc::from_ms(now.as_millis() as u64),
+    };
+    format(options, &file, &devices)?;
+    directory.save_keys(&SystemKey::generate(&SystemEntropy), authority.key(), &SystemEntropy)?;
+    let issue = |role, subject: &str| authority.issue(role, subject, now, limits::CERTIFICATE_LIFE).map_err(failed);
+    save_identity(&directory.node_identity(), &issue(Role::Node, "1")?)?;
+    save_identity(&directory.peer_identity(), &issue(Role::Peer, "1")?)?;
+    context(&file, options.listen, &issue(Role::Admin, "admin")?).save(&directory.admin_context()).map_err(failed)?;
+    framed::write_record(&directory.site(), FileKind::Site, &file)?;
+    Ok(file)
+}
+
+fn device_paths(options: &InitOptions, directory: &NodeDirectory) -> Result<Vec<PathBuf>, NodeError> {
+    if !options.devices.is_empty() {
+        return options.devices.iter().map(|path| std::path::absolute(path).map_err(failed)).collect();
+    }
+    let count = options.device_count.unwrap_or(options.geometry.total());
+    let paths: Vec<PathBuf> = (0..count).map(|index| directory.device(index)).collect();
+    paths.iter().try_for_each(|path| uring::create(path, options.device_bytes).map_err(failed))?;
+    paths.iter().map(|path| std::path::absolute(path).map_err(failed)).collect()
+}
+
+fn format(options: &InitOptions, file: &SiteFile, devices: &[PathBuf]) -> Result<(), NodeError> {
+    uring::start(async {
+        let pool = Pool::new(FORMAT_POOL_BYTES).map_err(failed)?;
+        let ring = Ring::register(&pool);
+        let disks: Result<Vec<UringDisk>, _> = devices.iter().map(|path| UringDisk::open(path, &ring)).collect();
+        let disks = disks.map_err(failed)?;
+        let smallest = disks.iter().map(farside_io::disk::Disk::len_bytes).min().unwrap_or(0);
+        let options = FormatOptions {
+            site: file.site,
+            node: file.node,
+            shards: file.shards,
+            geometry: options.geometry,
+            wal_bytes: limits::wal_bytes(smallest / u64::from(file.shards)),
+            segment_bytes: None,
+        };
+        format_devices(&pool, &disks, &options, &SystemEntropy).await.map(drop).map_err(failed)
+    })
+}
+
+fn save_identity(path: &Path, identity: &Identity) -> Result<(), NodeError> {
+    let file = IdentityFile {
+        certificate: Bytes::copy_from_slice(identity.certificate()),
+        key: Bytes::copy_from_slice(identity.key()),
+    };
+    Ok(framed::write_record(path, FileKind::Identity, &file)?)
+}
+
+/// Reads an identity, to be shown to whoever trusts this site.
+pub(super) fn load_credentials(path: &Path, trust: &Trust) -> Result<Credentials, NodeError> {
+    let file: IdentityFile = framed::read_record(path, FileKind::Identity)?;
+    let identity =
+        Identity::from_parts(file.certificate.to_vec(), Zeroizing::new(file.key.to_vec())).map_err(failed)?;
+    Ok(Credentials { identity, trust: trust.clone() })
+}
+
+fn context(site: &SiteFile, endpoint: SocketAddr, identity: &Identity) -> Context {
+    Context {
+        site: site.site,
+        site_name: site.name.clone(),
+        authority: site.certificate.clone(),
+        endpoints: vec![endpoint.to_string()],
+        certificate: Bytes::copy_from_slice(identity.certificate()),
+        key: Bytes::copy_from_slice(identity.key()),
+    }
+}
+
+/// Issues a context from a node's directory: an administrator's, or that of one tenant's client.
+pub fn export_context(root: &Path, tenant: Option<farside_codec::ids::TenantId>) -> Result<Context, NodeError> {
+    let directory = NodeDirectory::new(root);
+    let site = directory.load_site()?;
+    let config = NodeConfig::load(&directory.config())?;
+    let authority = Authority::from_parts(site.site, site.certificate.to_vec(), directory.authority()?);
+    let now = Duration::from_millis(SystemClock::default().wall_ms());
+    let (role, subject) = match tenant {
+        Some(tenant) => (Role::Client, tenant.to_string()),
+        None => (Role::Admin, "admin".to_owned()),
+    };
+    let identity = authority.issue(role, &subject, now, limits::CERTIFICATE_LIFE).map_err(failed)?;
+    Ok(context(&site, config.advertise.unwrap_or(config.listen), &identity))
+}

@@ -1,0 +1,135 @@
+//! The receiving side of federation: offers, and deltas whose chunks are here.
+
+use super::server::{Answer, Answered};
+use super::shard::{Shard, state_refusal};
+use crate::federation::receiver::{LocalCopy, OfferDecision, decide, generation_of};
+use farside_codec::command::{AcceptDeltas, ControlCommand, Fence, GroupCommand};
+use farside_codec::delta::{Delta, Generation};
+use farside_codec::ids::LogId;
+use farside_codec::limits;
+use farside_codec::message::{FedDeltas, FedHello, LogOffer, LogPosition, Refusal, RefusalCode, Reply, Tenant};
+use farside_transport::Caller;
+use std::rc::Rc;
+
+/// Steps that an offer may take before it has its answer: create or fence, then answer.
+const STEPS: usize = 3;
+
+/// Answers a sender's offers.
+pub(super) async fn greet(shard: &Rc<Shard>, caller: &Caller, hello: FedHello) -> Answered {
+    if hello.site != caller.site {
+        return Err(Refusal::new(RefusalCode::Forbidden, "the offer is made in another site's name"));
+    }
+    let mut positions = Vec::with_capacity(hello.offers.len());
+    for offer in hello.offers {
+        let log = offer.descriptor.log;
+        let site = hello.site;
+        let owner = shard.shard_of_log(log);
+        let answered = shard.on(owner, move |there| async move { take_offer(&there, site, offer).await }).await?;
+        positions.push(match answered {
+            Ok(position) => position,
+            Err(refusal) => refused_position(log, Generation { counter: 0, site, incarnation: 0 }, refusal),
+        });
+    }
+    Ok(Answer::from(Reply::FedPositions(positions)))
+}
+
+fn refused_position(log: LogId, generation: Generation, refusal: Refusal) -> LogPosition {
+    let head = farside_codec::delta::Cursor { generation, sequence: 0, hash: Default::default() };
+    LogPosition { log, head, lineage: Vec::new(), refusal: Some(refusal) }
+}
+
+async fn take_offer(
+    shard: &Rc<Shard>,
+    sender: farside_codec::ids::SiteId,
+    offer: LogOffer,
+) -> Result<LogPosition, Refusal> {
+    let log = offer.descriptor.log;
+    for _ in 0..STEPS {
+        let local = local_copy(shard, log)?;
+        match decide(&offer, sender, shard.site.site, local.as_ref()) {
+            OfferDecision::Create => create(shard, &offer).await?,
+            OfferDecision::Fence => {
+                let fence = Fence { log, lineage: offer.lineage.clone(), time: shard.clock.now() };
+                shard.log_command(log, GroupCommand::Fence(fence)).await?;
+                tracing::warn!(%log, "another site is home now; what only this one held was set aside");
+            }
+            OfferDecision::Position | OfferDecision::Ahead => return position(shard, log),
+            OfferDecision::Refuse(refusal) => return Err(refusal),
+        }
+    }
+    Err(Refusal::new(RefusalCode::Diverged, "this copy and the sender's have no such point in common"))
+}
+
+fn local_copy(shard: &Rc<Shard>, log: LogId) -> Result<Option<LocalCopy>, Refusal> {
+    let view = shard.log_group(log)?.state().borrow().log(log).map_err(state_refusal)?;
+    Ok(view.map(|view| LocalCopy { lineage: view.lineage, head: view.head }))
+}
+
+/// Makes an empty copy of a log that this site hears of for the first time.
+async fn create(shard: &Rc<Shard>, offer: &LogOffer) -> Result<(), Refusal> {
+    let descriptor = &offer.descriptor;
+    let generation = generation_of(&offer.lineage)
+        .ok_or_else(|| Refusal::new(RefusalCode::BadRequest, "the offer has no lineage"))?;
+    let tenant = Tenant {
+        tenant: descriptor.tenant,
+        name: descriptor.tenant_name.clone(),
+        epochs: vec![descriptor.first_epoch.clone()],
+        created: descriptor.created,
+    };
+    shard.control(ControlCommand::PutTenant(tenant)).await?;
+    shard.control(ControlCommand::PutLog(descriptor.clone())).await?;
+    shard.log_command(descriptor.log, GroupCommand::CreateLog((descriptor.clone(), generation))).await?;
+    Ok(())
+}
+
+/// Where this site stands in a log of this shard.
+fn position(shard: &Rc<Shard>, log: LogId) -> Result<LogPosition, Refusal> {
+    let view = shard.log_group(log)?.state().borrow().log(log).map_err(state_refusal)?;
+    let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
+    Ok(LogPosition { log, head: view.head, lineage: view.lineage, refusal: None })
+}
+
+/// Takes in deltas; their chunks must be here already.
+pub(super) async fn accept(shard: &Rc<Shard>, caller: &Caller, deltas: FedDeltas) -> Answered {
+    if generation_of(&deltas.lineage).is_none_or(|generation| generation.site != caller.site) {
+        return Err(Refusal::new(
+            RefusalCode::Forbidden,
+            "the deltas' lineage does not end at the site that sends them",
+        ));
+    }
+    if deltas.deltas.len() > limits::MAX_DELTAS_PER_REQUEST {
+        return Err(Refusal::new(RefusalCode::BadRequest, "more deltas than a request may carry"));
+    }
+    let owner = shard.shard_of_log(deltas.log);
+    shard.on(owner, move |there| async move { accept_here(&there, deltas).await }).await?
+}
+
+async fn accept_here(shard: &Rc<Shard>, deltas: FedDeltas) -> Answered {
+    let log = deltas.log;
+    let mut chunks = Vec::new();
+    for encoded in &deltas.deltas {
+        let delta = Delta::parse(encoded.clone())
+            .map_err(|error| Refusal::new(RefusalCode::BadRequest, format!("a delta can't be read: {error}")))?;
+        chunks.extend(delta.proposal.chunks.into_iter().map(|chunk| chunk.chunk));
+    }
+    if shard.have(chunks).await?.iter().any(Option::is_none) {
+        return Err(Refusal::retry(RefusalCode::Unavailable, 50, "a chunk that a delta names is not here yet"));
+    }
+    let skew = |error: farside_io::clock::ClockSkew| Refusal::retry(RefusalCode::ClockSkew, 5000, error.to_string());
+    shard.clock.observe(deltas.head_time).map_err(skew)?;
+    let command = GroupCommand::Accept(AcceptDeltas {
+        log,
+        lineage: deltas.lineage,
+        deltas: deltas.deltas,
+        head: deltas.head,
+        head_time: deltas.head_time,
+        closed: deltas.closed,
+    });
+    match shard.command(shard.group_of(log), &command).await {
+        // The sender learns from our lineage that it is no longer home.
+        Ok(_) => {}
+        Err(refusal) if refusal.code == RefusalCode::NotHome => {}
+        Err(refusal) => return Err(refusal),
+    }
+    Ok(Reply::FedAck(position(shard, log)?).into())
+}

@@ -1,0 +1,414 @@
+//! Answers callers: who may ask what, where it runs, and what comes back.
+
+use super::shard::{Shard, count, state_refusal};
+use super::{limits, links, receiving};
+use crate::store::StoreError;
+use bytes::Bytes;
+use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand, GroupOutcome, PlaceDeltas};
+use farside_codec::delta::{DeltaKind, Generation, LogDescriptor};
+use farside_codec::frame;
+use farside_codec::ids::{LogId, SiteId, TenantId};
+use farside_codec::message::{
+    GetChunk, Hello, LogInfo, Propose, PutChunk, Refusal, RefusalCode, Reply, Request, Tenant, kind,
+};
+use farside_codec::{Field, limits as codec_limits};
+use farside_transport::{Caller, Connection, Role, Stream, StreamError};
+use std::rc::Rc;
+
+/// A reply, and the body that follows it.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    pub(super) body: Vec<Bytes>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self { reply, body: Vec::new() }
+    }
+}
+
+pub(super) type Answered = Result<Answer, Refusal>;
+
+/// Takes callers in until the endpoint closes.
+pub(crate) async fn accept(shard: Rc<Shard>) {
+    while let Some(arrival) = shard.endpoint.accept().await {
+        let shard = shard.clone();
+        tokio::task::spawn_local(async move {
+            match arrival.complete().await {
+                Ok(connection) => serve(shard, connection).await,
+                Err(error) => {
+                    count(&shard.counters.refused_handshakes);
+                    tracing::warn!(%error, "a caller was turned away");
+                }
+            }
+        });
+    }
+}
+
+/// Answers one connection. QUIC bounds how many of its streams are open at once.
+async fn serve(shard: Rc<Shard>, connection: Connection) {
+    while let Some(stream) = connection.accept().await {
+        let (shard, connection) = (shard.clone(), connection.clone());
+        tokio::task::spawn_local(async move { answer_stream(shard, connection, stream).await });
+    }
+}
+
+async fn answer_stream(shard: Rc<Shard>, connection: Connection, mut stream: Stream) {
+    count(&shard.counters.requests);
+    let request = match stream.receive(kind::REQUEST).await {
+        Ok(bytes) => Request::from_bytes(bytes).map_err(StreamError::Corrupt),
+        Err(error) => Err(error),
+    };
+    let answered = match request {
+        Ok(Request::PutChunk(put))
+            if authorised(&shard, connection.caller(), &Request::PutChunk(put.clone())).is_ok() =>
+        {
+            put_chunk(&shard, put, &mut stream).await
+        }
+        Ok(request) => answer(&shard, connection.caller(), request).await,
+        Err(StreamError::Closed) => return,
+        Err(error) => {
+            count(&shard.counters.corrupt_frames);
+            tracing::warn!(%error, caller = ?connection.caller(), "a request can't be read");
+            Err(Refusal::new(RefusalCode::BadRequest, error.to_string()))
+        }
+    };
+    let Answer { reply, body } = answered.unwrap_or_else(|refusal| {
+        count(&shard.counters.refused);
+        // What the caller still sends is of no use any more.
+        stream.stop();
+        Reply::Refused(refusal).into()
+    });
+    if stream.send(kind::REPLY, 0, reply.to_bytes()).await.is_err() {
+        return;
+    }
+    if !body.is_empty() && stream.send_body(body).await.is_err() {
+        return;
+    }
+    stream.finish();
+    stream.delivered().await;
+}
+
+fn forbidden(caller: &Caller) -> Refusal {
+    let detail = format!("a {} identity ({}) may not ask this", caller.role.as_str(), caller.subject);
+    Refusal::new(RefusalCode::Forbidden, detail)
+}
+
+/// Who may ask what. A client's tenant is checked where the log or tenant is known.
+fn authorised(shard: &Shard, caller: &Caller, request: &Request) -> Result<(), Refusal> {
+    let own = caller.site == shard.site.site;
+    let known_peer = || shard.view().peers.get(&caller.site).cloned();
+    let allowed = match request {
+        Request::Hello(_) => true,
+        Request::PeerJoin(_) => own && caller.role == Role::Peer && caller.subject == super::peers::INVITED,
+        Request::FedHello(_) | Request::FedDeltas(_) => match known_peer().filter(|_| caller.role == Role::Peer) {
+            Some(peer) if peer.paused => {
+                let detail = format!("site {} has paused this peer", shard.site.name);
+                return Err(Refusal::retry(RefusalCode::Unavailable, 1000, detail));
+            }
+            peer => peer.is_some(),
+        },
+        Request::PutChunk(_) | Request::HaveChunks(_) | Request::GetChunk(_) => match caller.role {
+            Role::Admin | Role::Client | Role::Node => own,
+            Role::Peer => known_peer().is_some(),
+        },
+        Request::Propose(_)
+        | Request::Lookup(_)
+        | Request::List(_)
+        | Request::History(_)
+        | Request::ReadDeltas(_)
+        | Request::ResolveLog(_)
+        | Request::ListLogs
+        | Request::ListTenants
+        | Request::CreateLog(_) => own && matches!(caller.role, Role::Admin | Role::Client),
+        _ => own && caller.role == Role::Admin,
+    };
+    if allowed { Ok(()) } else { Err(forbidden(caller)) }
+}
+
+/// The tenant that a caller is bound to; `None` for an administrator.
+fn tenant_of(caller: &Caller) -> Result<Option<TenantId>, Refusal> {
+    match caller.role {
+        Role::Client => TenantId::parse(&caller.subject).map(Some).ok_or_else(|| forbidden(caller)),
+        _ => Ok(None),
+    }
+}
+
+fn check_tenant(caller: &Caller, owner: TenantId) -> Result<(), Refusal> {
+    match tenant_of(caller)? {
+        Some(tenant) if tenant != owner => Err(Refusal::new(
+            RefusalCode::Forbidden,
+            "this identity belongs to another tenant: use the context of the tenant that owns the log",
+        )),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn store_refusal(error: StoreError) -> Refusal {
+    let text = error.to_string();
+    match error {
+        StoreError::NotFound(_) => Refusal::new(RefusalCode::NotFound, text),
+        StoreError::Full => Refusal::retry(RefusalCode::Full, 500, text),
+        StoreError::Unavailable { .. } => Refusal::retry(RefusalCode::Unavailable, 500, text),
+        StoreError::Corrupt(_) => Refusal::new(RefusalCode::Corrupt, text),
+        StoreError::Stopped => Refusal::new(RefusalCode::Unavailable, text),
+        _ => Refusal::new(RefusalCode::BadRequest, text),
+    }
+}
+
+/// Receives a chunk straight into its stripe, or hands its pieces to the shard that coordinates it.
+async fn put_chunk(shard: &Rc<Shard>, put: PutChunk, stream: &mut Stream) -> Answered {
+    let length = put.sealed_bytes as usize;
+    let bad = |error: StreamError| Refusal::new(RefusalCode::BadRequest, error.to_string());
+    let owner = put.chunk.shard(shard.shards());
+    if owner != shard.index {
+        if length > codec_limits::MAX_CHUNK_SEALED_BYTES {
+            return Err(Refusal::new(RefusalCode::BadRequest, "the chunk is larger than any chunk may be"));
+        }
+        let mut pieces = Vec::new();
+        stream.receive_body(length, |piece| pieces.push(piece)).await.map_err(bad)?;
+        return shard.on(owner, move |there| async move { store_pieces(&there, put, pieces).await }).await?;
+    }
+    let mut writer = shard.store.begin(put.chunk, length).await.map_err(store_refusal)?;
+    let mut failed = None;
+    let received = stream.receive_body(length, |piece| {
+        if failed.is_none() {
+            failed = writer.append(&piece).err();
+        }
+    });
+    received.await.map_err(bad)?;
+    if let Some(error) = failed {
+        return Err(store_refusal(error));
+    }
+    Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into())
+}
+
+async fn store_pieces(shard: &Rc<Shard>, put: PutChunk, pieces: Vec<Bytes>) -> Answered {
+    let mut writer = shard.store.begin(put.chunk, put.sealed_bytes as usize).await.map_err(store_refusal)?;
+    pieces.iter().try_for_each(|piece| writer.append(piece)).map_err(store_refusal)?;
+    Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into())
+}
+
+async fn get_chunk(shard: &Rc<Shard>, get: GetChunk) -> Answered {
+    let owner = get.chunk.shard(shard.shards());
+    let offset = get.offset;
+    let read = shard.on(owner, move |there| async move { there.store.get(get.chunk, get.offset, get.length).await });
+    let read = read.await?.map_err(store_refusal)?;
+    let length = read.pieces.iter().map(Bytes::len).sum::<usize>() as u32;
+    let range = farside_codec::message::ChunkRange { sealed_bytes: read.sealed_bytes, offset, length };
+    Ok(Answer { reply: Reply::ChunkRange(range), body: read.pieces })
+}
+
+async fn answer(shard: &Rc<Shard>, caller: &Caller, request: Request) -> Answered {
+    authorised(shard, caller, &request)?;
+    match request {
+        Request::Hello(hello) => greet(shard, &hello),
+        Request::PutChunk(_) => Err(forbidden(caller)),
+        Request::HaveChunks(chunks) if chunks.len() > codec_limits::MAX_CHUNKS_PER_QUESTION => {
+            Err(Refusal::new(RefusalCode::BadRequest, "too many chunks in one question"))
+        }
+        Request::HaveChunks(chunks) => Ok(Reply::ChunksHeld(shard.have(chunks).await?).into()),
+        Request::GetChunk(get) => get_chunk(shard, get).await,
+        Request::Propose(propose) => {
+            let (shard, caller) = (shard.clone(), caller.clone());
+            let owner = shard.shard_of_log(propose.log);
+            shard.on(owner, move |there| async move { place(&there, &caller, propose).await }).await?
+        }
+        Request::Lookup(_) | Request::List(_) | Request::History(_) | Request::ReadDeltas(_) => {
+            let (caller, log) = (caller.clone(), read_log(&request));
+            let owner = shard.shard_of_log(log);
+            shard.on(owner, move |there| async move { read(&there, &caller, log, request).await }).await?
+        }
+        Request::ResolveLog(resolve) => {
+            let view = shard.view();
+            let missing = || {
+                let detail = format!("there is no log {}/{} at site {}", resolve.tenant, resolve.log, shard.site.name);
+                Refusal::new(RefusalCode::NotFound, detail)
+            };
+            let log = view.log(&resolve.tenant, &resolve.log).ok_or_else(missing)?;
+            check_tenant(caller, log.tenant)?;
+            Ok(Reply::Log(log_info(shard, log.log).await?).into())
+        }
+        Request::CreateTenant(tenant) => create_tenant(shard, tenant).await,
+        Request::ListTenants => {
+            let only = tenant_of(caller)?;
+            let tenants = shard
+                .view()
+                .tenants
+                .values()
+                .filter(|tenant| only.is_none_or(|only| only == tenant.tenant))
+                .cloned()
+                .collect();
+            Ok(Reply::Tenants(tenants).into())
+        }
+        Request::CreateLog(descriptor) => {
+            check_tenant(caller, descriptor.tenant)?;
+            create_log(shard, descriptor).await
+        }
+        Request::ListLogs => {
+            let only = tenant_of(caller)?;
+            let view = shard.view();
+            let mut logs = Vec::new();
+            for log in view.logs.values().filter(|log| only.is_none_or(|only| only == log.tenant)) {
+                logs.push(log_info(shard, log.log).await?);
+            }
+            Ok(Reply::Logs(logs).into())
+        }
+        Request::SetPolicy(set) => {
+            let change = ChangePolicy { log: set.log, policy: set.policy.clone() };
+            shard.log_command(set.log, GroupCommand::ChangePolicy(change)).await?;
+            let info = log_info(shard, set.log).await?;
+            shard.control(ControlCommand::PutLog(info.descriptor)).await?;
+            Ok(Reply::Done.into())
+        }
+        Request::PeerToken => super::peers::make_token(shard).await,
+        Request::PeerAdd(token) => super::peers::add(shard, &token).await,
+        Request::PeerList => Ok(Reply::Peers(shard.view().peers.values().cloned().collect()).into()),
+        Request::SetPeer(set) => super::peers::set(shard, set).await,
+        Request::PeerJoin(join) => super::peers::join(shard, join).await,
+        Request::Status => Ok(Reply::Status(super::status::document(shard).await).into()),
+        Request::Failover(order) => super::failing_over::run(shard, order).await,
+        Request::FedHello(hello) => receiving::greet(shard, caller, hello).await,
+        Request::FedDeltas(deltas) => receiving::accept(shard, caller, deltas).await,
+    }
+}
+
+fn greet(shard: &Rc<Shard>, hello: &Hello) -> Answered {
+    if hello.newest_version < frame::OLDEST_VERSION || hello.oldest_version > frame::VERSION {
+        let detail = format!(
+            "the caller speaks protocol versions {} to {}, site {} speaks {} to {}",
+            hello.oldest_version,
+            hello.newest_version,
+            shard.site.name,
+            frame::OLDEST_VERSION,
+            frame::VERSION
+        );
+        return Err(Refusal::new(RefusalCode::Version, detail));
+    }
+    if hello.site != SiteId::default() {
+        let skew =
+            |error: farside_io::clock::ClockSkew| Refusal::retry(RefusalCode::ClockSkew, 5000, error.to_string());
+        shard.clock.observe(hello.now).map_err(skew)?;
+    }
+    Ok(Reply::Hello(links::own_hello(&shard.site, shard.index, shard.clock.now())).into())
+}
+
+fn read_log(request: &Request) -> LogId {
+    match request {
+        Request::Lookup(lookup) => lookup.log,
+        Request::List(list) => list.log,
+        Request::History(history) => history.log,
+        Request::ReadDeltas(read) => read.log,
+        _ => LogId::default(),
+    }
+}
+
+/// Reads a log on its own shard.
+async fn read(shard: &Rc<Shard>, caller: &Caller, log: LogId, request: Request) -> Answered {
+    let group = shard.log_group(log)?;
+    let confirmed = group.confirm_leader().await;
+    confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))?;
+    let state = group.state().borrow();
+    let view = state.log(log).map_err(state_refusal)?;
+    let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
+    check_tenant(caller, view.descriptor.tenant)?;
+    let reply = match request {
+        Request::Lookup(lookup) => Reply::Found(state.lookup(log, lookup.name, &lookup.at).map_err(state_refusal)?),
+        Request::List(list) => {
+            let limit = list.limit.min(limits::LIST_VERSIONS) as usize;
+            Reply::Versions(state.list(log, &list.at, list.after, limit, limits::LIST_BYTES).map_err(state_refusal)?)
+        }
+        Request::History(history) => {
+            let limit = history.limit.min(limits::LIST_VERSIONS) as usize;
+            Reply::Versions(state.history(log, history.name, history.before, limit).map_err(state_refusal)?)
+        }
+        Request::ReadDeltas(read) => {
+            let limit = (read.limit as usize).min(limits::READ_DELTAS);
+            let deltas = state.deltas(log, read.from, limit, limits::LIST_BYTES).map_err(state_refusal)?;
+            Reply::Deltas(deltas.into_iter().map(|(_, encoded)| encoded).collect())
+        }
+        _ => return Err(Refusal::new(RefusalCode::Internal, "not a read of a log")),
+    };
+    Ok(reply.into())
+}
+
+/// Places a client's proposals, on the log's own shard.
+async fn place(shard: &Rc<Shard>, caller: &Caller, propose: Propose) -> Answered {
+    if !shard.fence_checked.get() {
+        let detail = "the node has just started and asks its peers whether it is still home";
+        return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
+    }
+    let bad = |detail: &str| Refusal::new(RefusalCode::BadRequest, detail);
+    if propose.proposals.is_empty() || propose.proposals.len() > codec_limits::MAX_DELTAS_PER_REQUEST {
+        return Err(bad("a request proposes 1 to 256 deltas"));
+    }
+    let log = shard.log_group(propose.log)?.state().borrow().log(propose.log).map_err(state_refusal)?;
+    let log = log.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
+    check_tenant(caller, log.descriptor.tenant)?;
+    let skew = |error: farside_io::clock::ClockSkew| Refusal::new(RefusalCode::ClockSkew, error.to_string());
+    shard.clock.observe(propose.seen).map_err(skew)?;
+    if propose
+        .proposals
+        .iter()
+        .any(|proposal| matches!(proposal.kind, DeltaKind::Switchover(_) | DeltaKind::Promoted(_)))
+    {
+        return Err(bad("only a site changes a log's home"));
+    }
+    // A delta is visible only when every chunk that it names is durable here.
+    let chunks: Vec<_> =
+        propose.proposals.iter().flat_map(|proposal| proposal.chunks.iter().map(|chunk| chunk.chunk)).collect();
+    let held = shard.have(chunks.clone()).await?;
+    if let Some(at) = held.iter().position(Option::is_none) {
+        return Err(bad(&format!("chunk {} is not stored here: put it before naming it", chunks[at])));
+    }
+    let command = GroupCommand::Place(PlaceDeltas {
+        log: propose.log,
+        time: shard.clock.now(),
+        site: shard.site.site,
+        proposals: propose.proposals,
+    });
+    match shard.command(shard.group_of(propose.log), &command).await? {
+        GroupOutcome::Placed(outcomes) => {
+            shard.moved(propose.log).notify_one();
+            Ok(Reply::Proposed(outcomes).into())
+        }
+        _ => Err(Refusal::new(RefusalCode::Internal, "the log group answered something else than was asked")),
+    }
+}
+
+async fn create_tenant(shard: &Rc<Shard>, mut tenant: Tenant) -> Answered {
+    tenant.created = shard.clock.now();
+    shard.control(ControlCommand::PutTenant(tenant.clone())).await?;
+    let made = shard.view().tenants.get(&tenant.tenant).cloned().unwrap_or(tenant);
+    Ok(Reply::Tenants(vec![made]).into())
+}
+
+async fn create_log(shard: &Rc<Shard>, mut descriptor: LogDescriptor) -> Answered {
+    descriptor.created = shard.clock.now();
+    let log = descriptor.log;
+    shard.control(ControlCommand::PutLog(descriptor.clone())).await?;
+    let generation = Generation { counter: 1, site: shard.site.site, incarnation: shard.site.incarnation };
+    shard.log_command(log, GroupCommand::CreateLog((descriptor, generation))).await?;
+    Ok(Reply::Log(log_info(shard, log).await?).into())
+}
+
+/// A log as its group knows it.
+pub(super) async fn log_info(shard: &Rc<Shard>, log: LogId) -> Result<LogInfo, Refusal> {
+    let owner = shard.shard_of_log(log);
+    shard
+        .on(owner, move |there| async move {
+            let group = there.log_group(log)?;
+            let view = group.state().borrow().log(log).map_err(state_refusal)?;
+            let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "the log is not in its group yet"))?;
+            Ok(LogInfo {
+                home: there.view().site_name(view.known.site).cloned(),
+                group: group.id(),
+                descriptor: view.descriptor,
+                lineage: view.lineage,
+                head: view.head,
+                head_time: view.head_time,
+                epochs: view.epochs,
+            })
+        })
+        .await?
+}

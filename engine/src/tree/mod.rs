@@ -1,0 +1,21 @@
+//! Trees of files: putting one as it is, and giving it back identical.
+
+mod restore;
+mod store;
+
+pub use restore::{Restored, restore};
+pub use store::{Stored, store};
+
+/// A line for whoever watches: something that was skipped, or is not what it seems.
+pub type Tell<'a> = &'a mut dyn FnMut(Notice);
+
+/// What there is to say about one entry of a tree.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    /// The entry.
+    pub path: std::path::PathBuf,
+    /// What about it.
+    pub what: String,
+    /// Whether it makes the whole a failure.
+    pub failure: bool,
+}
