@@ -1,6 +1,9 @@
 //! Farside: decides and does. The chunk store, state, federation, keys, node, client and the `farside` binary.
 
+mod bench;
+pub mod cli;
 pub mod client;
+pub mod demo;
 pub mod federation;
 pub mod framed;
 pub mod kms;

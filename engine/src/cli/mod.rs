@@ -1,0 +1,122 @@
+//! The `farside` command: parses, runs, prints, and answers with the exit code of cli.md.
+
+mod args;
+mod client_commands;
+mod output;
+mod sizes;
+mod status_text;
+
+pub(crate) use client_commands::{all_caught_up, failover_json, status_document};
+pub(crate) use output::Progress;
+pub(crate) use sizes::show_bytes;
+
+use crate::client::parse_label;
+use crate::node::{self, InitOptions};
+use args::{Arguments, BenchCommand, Command, Common, Init};
+use clap::Parser;
+use farside_codec::erasure::Geometry;
+use output::{CliError, line};
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FARSIDE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,openraft=off,quinn=error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers; everything else is a usage error. A closed pipe is neither.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(error.tell()),
+    }
+}
+
+/// Runs a client's work on a runtime of its own.
+pub(crate) fn on_runtime<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(tokio::task::LocalSet::new().block_on(&runtime, work))
+}
+
+fn run(arguments: Arguments) -> Result<(), CliError> {
+    let Arguments { command, common } = arguments;
+    match command {
+        Command::Init(options) => init(&options, &common),
+        Command::Node => {
+            let dir = common.dir.ok_or_else(|| CliError::usage("node needs --dir DIR"))?;
+            Ok(node::run(&dir, |ready| line(ready))?)
+        }
+        Command::Demo { path, keep, size } => {
+            let demo = crate::demo::Options { path, keep, bytes: size, json: common.json };
+            crate::demo::run(&demo).map_err(|error| {
+                eprintln!("error: {error}");
+                CliError::Told(1)
+            })
+        }
+        Command::Bench(BenchCommand::Replicate { size, mtu, work }) => {
+            crate::bench::replicate(size, mtu, work.as_deref(), common.json).map_err(CliError::failed)
+        }
+        command => on_runtime(client_command(command, &common)).map_err(CliError::failed)?,
+    }
+}
+
+async fn client_command(command: Command, common: &Common) -> Result<(), CliError> {
+    match command {
+        Command::Context(command) => client_commands::context(command, common).await,
+        Command::Tenant(command) => client_commands::tenant(command, common).await,
+        Command::Log(command) => client_commands::log(command, common).await,
+        Command::Put { recursive, log, name, file } => {
+            client_commands::put(recursive, &log, &name, file.as_deref(), common).await
+        }
+        Command::Get { recursive, log, name, output, at } => {
+            client_commands::get(recursive, &log, &name, &output, &at, common).await
+        }
+        Command::Ls { log, at } => client_commands::ls(&log, &at, common).await,
+        Command::Rm { log, name } => client_commands::rm(&log, &name, common).await,
+        Command::History { log, name } => client_commands::history(&log, &name, common).await,
+        Command::Status { wait_caught_up } => client_commands::status(wait_caught_up, common).await,
+        Command::Peer(command) => client_commands::peer(command, common).await,
+        Command::Failover { from, log, force } => client_commands::failover(from, log, force, common).await,
+        Command::Demo { .. } | Command::Init(_) | Command::Node | Command::Bench(_) => Ok(()),
+    }
+}
+
+fn init(options: &Init, common: &Common) -> Result<(), CliError> {
+    let directory = common.dir.clone().ok_or_else(|| CliError::usage("init needs --dir DIR"))?;
+    let wrong = || CliError::usage(format!("{} is no geometry: 4+2, 8+3, up to 128 in all", options.geometry));
+    let init = InitOptions {
+        directory: directory.clone(),
+        site: parse_label(&options.site)?,
+        listen: options.listen,
+        devices: options.devices.clone(),
+        device_count: options.device_count,
+        device_bytes: options.device_size,
+        geometry: Geometry::parse(&options.geometry).ok_or_else(wrong)?,
+        cores: (!options.cores.is_empty()).then(|| options.cores.clone()),
+        mtu: options.mtu,
+    };
+    let site = node::init(&init)?;
+    match common.json {
+        true => line(json!({
+            "site": site.name.as_str(), "site_id": site.site.to_string(), "shards": site.shards,
+            "geometry": site.geometry.to_string(), "listen": options.listen.to_string(),
+        })),
+        false => {
+            line(format!(
+                "site {} made in {} ({} on {} shards)",
+                site.name,
+                directory.display(),
+                site.geometry,
+                site.shards
+            ));
+            line(format!("run it: farside node --dir {}", directory.display()));
+        }
+    }
+    Ok(())
+}

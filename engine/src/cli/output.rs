@@ -1,0 +1,166 @@
+//! What commands print: lines for people, JSON for scripts, errors as one sentence and a hint.
+
+use crate::client::{ClientError, ObjectInfo, PutReceipt};
+use crate::node::NodeError;
+use farside_codec::seal::ObjectKind;
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+
+/// Why a command failed.
+pub(super) enum CliError {
+    /// A client's command.
+    Client(ClientError),
+    /// A node's command.
+    Node(NodeError),
+    /// The command is done and said what was wrong with it; this is its exit code.
+    Told(u8),
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<NodeError> for CliError {
+    fn from(error: NodeError) -> Self {
+        Self::Node(error)
+    }
+}
+
+impl CliError {
+    pub(super) fn usage(what: impl Into<String>) -> Self {
+        Self::Client(ClientError::Usage(what.into()))
+    }
+
+    pub(super) fn failed(what: impl ToString) -> Self {
+        Self::Client(ClientError::Failed(what.to_string()))
+    }
+
+    /// Says it on stderr and answers with the exit code.
+    pub(super) fn tell(self) -> u8 {
+        match self {
+            Self::Told(code) => code,
+            Self::Client(error) => {
+                eprintln!("error: {error}");
+                if let Some(hint) = error.hint() {
+                    eprintln!("hint: {hint}");
+                }
+                error.exit_code()
+            }
+            Self::Node(error) => {
+                eprintln!("error: {error}");
+                error.exit_code()
+            }
+        }
+    }
+}
+
+/// Prints a line; a reader that has gone away ends the command quietly.
+pub(super) fn line(text: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// A name for people: no control characters reach the terminal.
+pub(super) fn show_name(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let encode = |chunk: &[u8]| {
+        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let letter = |at: usize| match at <= chunk.len() {
+            true => LETTERS[(word >> (18 - 6 * at) & 63) as usize] as char,
+            false => '=',
+        };
+        [letter(0), letter(1), letter(2), letter(3)]
+    };
+    bytes.chunks(3).flat_map(encode).collect()
+}
+
+fn with_name(mut object: Value, name: &[u8]) -> Value {
+    match std::str::from_utf8(name) {
+        Ok(text) => object["name"] = json!(text),
+        Err(_) => object["name_base64"] = json!(base64(name)),
+    }
+    object
+}
+
+pub(super) fn put_json(log: &str, receipt: &PutReceipt) -> Value {
+    let object = json!({
+        "log": log,
+        "seq": receipt.receipt.cursor.sequence,
+        "time": super::sizes::show_time(receipt.receipt.time),
+        "size_bytes": receipt.size_bytes,
+        "chunks": receipt.chunks,
+        "deduplicated_bytes": receipt.deduplicated_bytes,
+    });
+    with_name(object, &receipt.name)
+}
+
+pub(super) fn kind(info: &ObjectInfo) -> &'static str {
+    match info.kind {
+        Some(ObjectKind::File) => "file",
+        Some(ObjectKind::Link(_)) => "link",
+        Some(ObjectKind::Directory) => "directory",
+        None => "removed",
+    }
+}
+
+pub(super) fn object_json(info: &ObjectInfo) -> Value {
+    let object = json!({
+        "seq": info.sequence,
+        "time": super::sizes::show_time(info.time),
+        "size_bytes": info.size_bytes,
+        "kind": kind(info),
+    });
+    with_name(object, &info.name)
+}
+
+/// A line on a terminal that is written over again and again, for anything that takes over a second.
+pub(crate) struct Progress {
+    shown: bool,
+    next: std::time::Instant,
+    terminal: bool,
+}
+
+impl Progress {
+    /// Silent for a second, and where stderr is no terminal.
+    pub(crate) fn new() -> Self {
+        let next = std::time::Instant::now() + std::time::Duration::from_secs(1);
+        Self { shown: false, next, terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// Shows `text`, if it is time.
+    pub(crate) fn show(&mut self, text: impl FnOnce() -> String) {
+        let now = std::time::Instant::now();
+        if self.terminal && now >= self.next {
+            self.next = now + std::time::Duration::from_millis(250);
+            self.shown = true;
+            eprint!("\r\x1b[K{}", text());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn base64_is_rfc_4648() {
+        for (plain, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+            assert_eq!(base64(plain.as_bytes()), text);
+        }
+    }
+}
