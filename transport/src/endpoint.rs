@@ -1,20 +1,26 @@
 //! One UDP socket of a shard: connections in and connections out.
 
 use crate::identity::{Caller, Identity, IdentityError, Trust};
-use crate::runtime::ShardRuntime;
+use crate::limits::{ARRIVAL_BYTES, BODIES_AT_A_TIME, MAX_ARRIVALS, MAX_CONNECTIONS};
+use crate::rejection::Rejection;
+use crate::runtime::{CappedSocket, ShardRuntime};
+use crate::seeds::{self, Ids};
 use crate::settings::{Class, Expect, Settings};
+use crate::statistics::{Counters, Statistics};
 use crate::stream::{CallError, Stream, StreamError};
 use crate::tls;
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::message::{Reply, Request, kind};
-use farside_io::entropy::{Entropy, random};
+use farside_io::entropy::Entropy;
+use farside_io::pool::Notice;
 use quinn::rustls::pki_types::CertificateDer;
-use quinn::{ClientConfig, EndpointConfig, ServerConfig, VarInt};
+use quinn::{AsyncUdpSocket, ClientConfig, Runtime, ServerConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Why an endpoint can't be bound.
 #[derive(Debug)]
@@ -40,16 +46,16 @@ impl std::fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 /// Why there is no connection.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ConnectError {
     /// Nothing answers there.
     Unreachable(SocketAddr),
-    /// The two sides don't accept one another's identity, or the certificates have expired.
+    /// One end refused the other.
     Refused {
-        /// Who refused.
+        /// The other end.
         address: SocketAddr,
-        /// What TLS said.
-        reason: String,
+        /// Why.
+        rejection: Rejection,
     },
     /// TLS refuses our own identity.
     Identity(IdentityError),
@@ -61,7 +67,9 @@ impl std::fmt::Display for ConnectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unreachable(address) => write!(f, "nothing answers at {address}"),
-            Self::Refused { address, reason } => write!(f, "the connection with {address} was refused: {reason}"),
+            Self::Refused { address, rejection } => {
+                write!(f, "the connection with {address} was refused: {rejection}")
+            }
             Self::Identity(error) => error.fmt(f),
             Self::Closed => f.write_str("this end is closing"),
         }
@@ -70,13 +78,17 @@ impl std::fmt::Display for ConnectError {
 
 impl std::error::Error for ConnectError {}
 
-fn connect_error(address: SocketAddr, error: quinn::ConnectionError) -> ConnectError {
-    use quinn::ConnectionError as Quic;
-    match error {
-        Quic::TimedOut | Quic::Reset => ConnectError::Unreachable(address),
-        Quic::LocallyClosed => ConnectError::Closed,
-        other => ConnectError::Refused { address, reason: other.to_string() },
+fn connect_error(address: SocketAddr, error: quinn::ConnectionError, counters: &Counters) -> ConnectError {
+    match (Rejection::of(&error), error) {
+        (Some(rejection), _) => refused(address, rejection, counters),
+        (None, quinn::ConnectionError::LocallyClosed) => ConnectError::Closed,
+        _ => ConnectError::Unreachable(address),
     }
+}
+
+fn refused(address: SocketAddr, rejection: Rejection, counters: &Counters) -> ConnectError {
+    counters.refused(rejection);
+    ConnectError::Refused { address, rejection }
 }
 
 /// What a caller proves itself with, and whom it believes.
@@ -93,6 +105,9 @@ pub struct Credentials {
 pub struct Endpoint {
     quic: quinn::Endpoint,
     settings: Settings,
+    ids: Ids,
+    counters: Arc<Counters>,
+    notices: Arc<[Notice]>,
 }
 
 impl Endpoint {
@@ -103,10 +118,7 @@ impl Endpoint {
         settings: Settings,
         entropy: &dyn Entropy,
     ) -> Result<Self, BindError> {
-        let crypto = tls::server(&credentials.identity, &credentials.trust).map_err(BindError::Identity)?;
-        let mut server = ServerConfig::with_crypto(crypto);
-        server.transport_config(settings.transport()).migration(false);
-        Self::bind(address, Some(server), settings, entropy)
+        Self::bind(address, Some(credentials), settings, entropy)
     }
 
     /// An endpoint that only calls.
@@ -116,7 +128,7 @@ impl Endpoint {
 
     fn bind(
         address: SocketAddr,
-        server: Option<ServerConfig>,
+        listener: Option<&Credentials>,
         settings: Settings,
         entropy: &dyn Entropy,
     ) -> Result<Self, BindError> {
@@ -125,16 +137,31 @@ impl Endpoint {
             _ => BindError::Socket(address, error),
         };
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(fail)?;
-        // The kernel halves what it can't give; a smaller buffer costs throughput, not correctness.
-        let _ = socket.set_send_buffer_size(settings.socket_buffer_bytes);
-        let _ = socket.set_recv_buffer_size(settings.socket_buffer_bytes);
+        let notices = size_buffers(&socket, settings.socket_buffer_bytes);
         socket.bind(&address.into()).map_err(fail)?;
-        let mut config = EndpointConfig::default();
-        config.rng_seed(Some(random(entropy)));
-        config.max_udp_payload_size(settings.mtu).map_err(|_| fail(io::Error::from(io::ErrorKind::InvalidInput)))?;
-        let runtime = Arc::new(ShardRuntime { segments: settings.segments() });
-        let quic = quinn::Endpoint::new(config, server, socket.into(), runtime).map_err(fail)?;
-        Ok(Self { quic, settings })
+        let socket = ShardRuntime.wrap_udp_socket(socket.into()).map_err(fail)?;
+        let endpoint = Self::over(socket, listener, settings, entropy)?;
+        Ok(Self { notices: notices.into(), ..endpoint })
+    }
+
+    /// An endpoint over a socket of the caller's making, such as a simulated network's.
+    pub fn over(
+        socket: Arc<dyn AsyncUdpSocket>,
+        listener: Option<&Credentials>,
+        settings: Settings,
+        entropy: &dyn Entropy,
+    ) -> Result<Self, BindError> {
+        let address = socket.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
+        let ids = Ids::new(entropy);
+        let mut config = seeds::endpoint_config(entropy, &ids);
+        config
+            .max_udp_payload_size(settings.mtu)
+            .map_err(|_| BindError::Socket(address, io::Error::from(io::ErrorKind::InvalidInput)))?;
+        let server = listener.map(|credentials| server_config(credentials, &settings, entropy)).transpose()?;
+        let socket = Arc::new(CappedSocket { socket, segments: settings.segments() });
+        let quic = quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(ShardRuntime))
+            .map_err(|error| BindError::Socket(address, error))?;
+        Ok(Self { quic, settings, ids, counters: Arc::default(), notices: Arc::new([]) })
     }
 
     /// Where it listens.
@@ -147,10 +174,27 @@ impl Endpoint {
         &self.settings
     }
 
+    /// What was refused when the socket was made.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    /// What was counted since.
+    pub fn statistics(&self) -> Statistics {
+        self.counters.read()
+    }
+
     /// The next caller; `None` once the endpoint is closed. Its handshake goes on in [`Arrival::complete`], so that a
     /// slow one holds up nobody else.
     pub async fn accept(&self) -> Option<Arrival> {
-        self.quic.accept().await.map(|incoming| Arrival { incoming, settings: self.settings.clone() })
+        loop {
+            let incoming = self.quic.accept().await?;
+            if self.quic.open_connections() < MAX_CONNECTIONS {
+                return Some(Arrival { incoming, endpoint: self.clone() });
+            }
+            self.counters.refused(Rejection::Busy);
+            incoming.refuse();
+        }
     }
 
     /// Calls `address`, which must prove to be whom `expect` says.
@@ -161,18 +205,35 @@ impl Endpoint {
         expect: &Expect,
         class: Class,
     ) -> Result<Connection, ConnectError> {
-        let crypto =
-            tls::client(&credentials.identity, &credentials.trust, expect, class).map_err(ConnectError::Identity)?;
+        let crypto = tls::client(&credentials.identity, &credentials.trust, expect, class, &self.settings.crypto)
+            .map_err(ConnectError::Identity)?;
         let mut config = ClientConfig::new(crypto);
         config.transport_config(self.settings.transport());
+        let ids = self.ids.clone();
+        config.initial_dst_cid_provider(Arc::new(move || ids.first()));
         // The name is not what is verified: the certificate's own name is.
         let connecting = self.quic.connect_with(config, address, "farside.internal").map_err(|error| match error {
             quinn::ConnectError::EndpointStopping => ConnectError::Closed,
             _ => ConnectError::Unreachable(address),
         })?;
-        let connection = connecting.await.map_err(|error| connect_error(address, error))?;
-        Connection::established(connection, self.settings.clone())
-            .ok_or(ConnectError::Refused { address, reason: "it proved no Farside identity".into() })
+        let connection = connecting.await.map_err(|error| connect_error(address, error, &self.counters))?;
+        self.established(connection)
+    }
+
+    fn established(&self, quic: quinn::Connection) -> Result<Connection, ConnectError> {
+        let address = quic.remote_address();
+        let Some((caller, class)) = proven(&quic) else {
+            return Err(refused(address, Rejection::BadCertificate, &self.counters));
+        };
+        self.counters.connected();
+        Ok(Connection {
+            quic,
+            caller: Arc::new(caller),
+            class,
+            settings: self.settings.clone(),
+            counters: self.counters.clone(),
+            bodies: Arc::new(Semaphore::new(BODIES_AT_A_TIME)),
+        })
     }
 
     /// Closes every connection and waits until the other ends were told.
@@ -182,19 +243,64 @@ impl Endpoint {
     }
 }
 
+/// What a listener is, to quinn.
+fn server_config(
+    credentials: &Credentials,
+    settings: &Settings,
+    entropy: &dyn Entropy,
+) -> Result<ServerConfig, BindError> {
+    let crypto =
+        tls::server(&credentials.identity, &credentials.trust, &settings.crypto).map_err(BindError::Identity)?;
+    let mut server = ServerConfig::new(crypto, seeds::token_key(entropy));
+    server
+        .transport_config(settings.transport())
+        .migration(false)
+        .max_incoming(MAX_ARRIVALS)
+        .incoming_buffer_size(ARRIVAL_BYTES)
+        .incoming_buffer_size_total(MAX_ARRIVALS as u64 * ARRIVAL_BYTES);
+    Ok(server)
+}
+
+/// Asks for kernel buffers of `bytes` each way. The kernel caps what it grants without a word, and a burst that does
+/// not fit is lost: that costs throughput, not correctness, so it is told and borne.
+fn size_buffers(socket: &Socket, bytes: usize) -> Vec<Notice> {
+    let sent = socket.set_send_buffer_size(bytes).and_then(|()| socket.send_buffer_size());
+    let received = socket.set_recv_buffer_size(bytes).and_then(|()| socket.recv_buffer_size());
+    let told = |granted: io::Result<usize>, setting: &str| {
+        let granted = granted.unwrap_or(0);
+        // Linux reports twice what it grants, to account for its own bookkeeping.
+        (granted / 2 < bytes).then(|| {
+            Notice(format!(
+                "a UDP socket buffer is {} KiB instead of {} KiB; bursts will be lost and links slower: \
+                 sysctl -w net.core.{setting}={bytes}",
+                granted / 2048,
+                bytes / 1024
+            ))
+        })
+    };
+    told(sent, "wmem_max").into_iter().chain(told(received, "rmem_max")).collect()
+}
+
+/// Whom the other end proved to be, and what the connection is for.
+fn proven(quic: &quinn::Connection) -> Option<(Caller, Class)> {
+    let chain = quic.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    let handshake = quic.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
+    Some((Caller::of_certificate(chain.first()?)?, Class::of_protocol(handshake.protocol.as_deref()?)?))
+}
+
 /// A caller whose handshake is not done.
 pub struct Arrival {
     incoming: quinn::Incoming,
-    settings: Settings,
+    endpoint: Endpoint,
 }
 
 impl Arrival {
     /// Finishes the handshake.
     pub async fn complete(self) -> Result<Connection, ConnectError> {
         let address = self.incoming.remote_address();
-        let connection = self.incoming.await.map_err(|error| connect_error(address, error))?;
-        Connection::established(connection, self.settings)
-            .ok_or(ConnectError::Refused { address, reason: "it proved no Farside identity".into() })
+        let connection = self.incoming.await;
+        let connection = connection.map_err(|error| connect_error(address, error, &self.endpoint.counters))?;
+        self.endpoint.established(connection)
     }
 }
 
@@ -205,17 +311,12 @@ pub struct Connection {
     caller: Arc<Caller>,
     class: Class,
     settings: Settings,
+    counters: Arc<Counters>,
+    /// First come, first served: see [`BODIES_AT_A_TIME`].
+    bodies: Arc<Semaphore>,
 }
 
 impl Connection {
-    fn established(quic: quinn::Connection, settings: Settings) -> Option<Self> {
-        let chain = quic.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-        let caller = Caller::of_certificate(chain.first()?)?;
-        let handshake = quic.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
-        let class = Class::of_protocol(handshake.protocol.as_deref()?)?;
-        Some(Self { quic, caller: Arc::new(caller), class, settings })
-    }
-
     /// Whom the other end proved to be.
     pub fn caller(&self) -> &Caller {
         &self.caller
@@ -255,34 +356,50 @@ impl Connection {
 
     /// Opens a stream; waits while as many as the other end allows are under way.
     pub async fn open(&self) -> Result<Stream, StreamError> {
-        let (send, receive) = self.quic.open_bi().await.map_err(|_| StreamError::Closed)?;
-        Ok(Stream::new(send, receive))
+        let halves = self.quic.open_bi().await?;
+        Ok(Stream::new(halves, self.settings.patience_of_caller(), self.counters.clone()))
     }
 
     /// The next stream that the other end opens; `None` once the connection is gone.
     pub async fn accept(&self) -> Option<Stream> {
-        let (send, receive) = self.quic.accept_bi().await.ok()?;
-        Some(Stream::new(send, receive))
+        let halves = self.quic.accept_bi().await.ok()?;
+        Some(Stream::new(halves, self.settings.patience_of_listener(), self.counters.clone()))
     }
 
     /// Asks, with a body where the request has one. The stream comes back for the reply's body, if there is one.
+    ///
+    /// Sending may take as long as it moves; the reply is due within `reply_timeout` after that. Dropping the call
+    /// resets the stream.
     pub async fn call(&self, request: &Request, body: Option<Vec<Bytes>>) -> Result<(Reply, Stream), CallError> {
-        tokio::time::timeout(self.settings.reply_timeout, self.exchange(request, body))
-            .await
-            .unwrap_or(Err(CallError::TimedOut))
-    }
-
-    async fn exchange(&self, request: &Request, body: Option<Vec<Bytes>>) -> Result<(Reply, Stream), CallError> {
-        let mut stream = self.open().await?;
-        stream.send(kind::REQUEST, 0, request.to_bytes()).await?;
-        if let Some(body) = body {
-            stream.send_body(body).await?;
-        }
-        stream.finish();
+        let mut stream = self.ask(request, body).await?;
         let frame = stream.receive(kind::REPLY).await?;
         match Reply::from_bytes(frame).map_err(StreamError::Corrupt)? {
             Reply::Refused(refusal) => Err(CallError::Refused(refusal)),
             reply => Ok((reply, stream)),
         }
+    }
+
+    async fn ask(&self, request: &Request, body: Option<Vec<Bytes>>) -> Result<Stream, CallError> {
+        // In line before the stream is opened: the other end never waits for a body whose turn has not come.
+        let _turn = match body {
+            Some(_) => Some(self.bodies.acquire().await.map_err(|_| StreamError::Closed)?),
+            None => None,
+        };
+        let opened = tokio::time::timeout(self.settings.reply_timeout, self.open()).await;
+        let mut stream = opened.map_err(|_| CallError::TimedOut)??;
+        let sent = async {
+            stream.send(kind::REQUEST, request.to_bytes()).await?;
+            match body {
+                Some(body) => stream.send_body(body).await,
+                None => Ok(()),
+            }
+        };
+        match sent.await {
+            Ok(()) => stream.finish(),
+            // The other end has seen enough, and its reply says why.
+            Err(StreamError::Stopped) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(stream)
     }
 }

@@ -5,6 +5,7 @@
 //! for `peer` identities that call here and `node` identities that are called from here. Keys are Ed25519: signatures
 //! have one length, which keeps a simulated handshake reproducible.
 
+use crate::limits::MAX_SUBJECT_BYTES;
 use farside_codec::ids::{Label, SiteId};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -45,6 +46,11 @@ impl Role {
     }
 }
 
+fn is_subject(text: &str) -> bool {
+    let rule = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=MAX_SUBJECT_BYTES).contains(&text.len()) && text.bytes().all(rule)
+}
+
 /// Who a certificate says that its holder is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -64,22 +70,25 @@ impl Caller {
     fn parse(uri: &str) -> Option<Self> {
         let mut parts = uri.strip_prefix("farside://")?.splitn(3, '/');
         let (site, role, subject) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(Self { site: SiteId::parse(site)?, role: Role::parse(role)?, subject: subject.to_owned() })
+        let caller = Self { site: SiteId::parse(site)?, role: Role::parse(role)?, subject: subject.to_owned() };
+        // A peer's authority may have written anything; a subject ends up in log lines and comparisons.
+        is_subject(subject).then_some(caller)
     }
 
-    /// Reads the one Farside name of a certificate, without verifying anything else about it.
+    /// Reads the one name of a certificate, without verifying anything else about it. Several URIs are none:
+    /// who is checked must be who is meant.
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
-        let mut names = certificate.valid_uri_names().filter_map(Self::parse);
+        let mut names = certificate.valid_uri_names();
         match (names.next(), names.next()) {
-            (Some(caller), None) => Some(caller),
+            (Some(name), None) => Self::parse(name),
             _ => None,
         }
     }
 }
 
 /// Why an authority or an identity can't be made or used.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum IdentityError {
     /// The certificate library refused.
     Certificate(rcgen::Error),
@@ -193,8 +202,7 @@ impl Authority {
 
     /// Issues an identity that is good from a day before `now` (seconds since 1970) until `life` after it.
     pub fn issue(&self, role: Role, subject: &str, now: Duration, life: Duration) -> Result<Identity, IdentityError> {
-        let rule = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-');
-        if subject.is_empty() || subject.len() > 128 || !subject.bytes().all(rule) {
+        if !is_subject(subject) {
             return Err(IdentityError::BadSubject);
         }
         let authority_key = KeyPair::try_from(self.key.as_slice())?;
@@ -252,10 +260,14 @@ impl Trust {
         }
     }
 
-    /// The authority that speaks for `caller`, if this site lets it in that role.
-    pub(crate) fn authority_for(&self, caller: &Caller, peers_may_be: Role) -> Option<CertificateDer<'static>> {
-        let allowed = caller.site == self.own || caller.role == peers_may_be;
+    /// The authority that speaks for `site`.
+    pub(crate) fn authority_for(&self, site: SiteId) -> Option<CertificateDer<'static>> {
         let authorities = self.authorities.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        allowed.then(|| authorities.get(&caller.site).cloned()).flatten()
+        authorities.get(&site).cloned()
+    }
+
+    /// Whether an identity may be shown here at all, where those of peers must have the role `peers_may_be`.
+    pub(crate) fn allows(&self, caller: &Caller, peers_may_be: Role) -> bool {
+        caller.site == self.own || caller.role == peers_may_be
     }
 }

@@ -12,9 +12,7 @@ use std::time::Instant;
 
 /// Runs quinn inside the `LocalSet` of the calling thread.
 #[derive(Debug)]
-pub(crate) struct ShardRuntime {
-    pub(crate) segments: usize,
-}
+pub(crate) struct ShardRuntime;
 
 impl Runtime for ShardRuntime {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
@@ -24,17 +22,18 @@ impl Runtime for ShardRuntime {
         tokio::task::spawn_local(future);
     }
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(CappedSocket { socket: TokioRuntime.wrap_udp_socket(socket)?, segments: self.segments }))
+        TokioRuntime.wrap_udp_socket(socket)
     }
     fn now(&self) -> Instant {
         tokio::time::Instant::now().into_std()
     }
 }
 
+/// A socket that takes no larger batches than `segments` datagrams.
 #[derive(Debug)]
-struct CappedSocket {
-    socket: Arc<dyn AsyncUdpSocket>,
-    segments: usize,
+pub(crate) struct CappedSocket {
+    pub(crate) socket: Arc<dyn AsyncUdpSocket>,
+    pub(crate) segments: usize,
 }
 
 impl AsyncUdpSocket for CappedSocket {

@@ -1,6 +1,9 @@
 //! What can be set about a link, and why each default is what it is (measured.md, "QUIC on loopback").
 
 use crate::identity::{Caller, Role};
+use crate::limits::{BATCH_BYTES, MAX_MTU, MAX_SEGMENTS, MIN_MTU};
+use crate::stream::Patience;
+use crate::tls::Crypto;
 use farside_codec::ids::SiteId;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use std::sync::Arc;
@@ -57,7 +60,8 @@ pub enum Congestion {
 pub struct Settings {
     /// Largest UDP payload; discovery finds the path's own below it.
     pub mtu: u16,
-    /// UDP payload of the first packets; a handshake above 6000 hangs.
+    /// UDP payload of the first packets. Discovery goes up from here within a few round trips; a handshake that begins
+    /// larger than the path hangs, and so does any above 6000.
     pub initial_mtu: u16,
     /// Bytes in flight on one stream: a default chunk and the next.
     pub stream_window_bytes: u32,
@@ -71,17 +75,21 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// An idle connection is kept alive this often.
     pub keep_alive: Duration,
-    /// A reply that takes longer is given up.
+    /// A reply that takes longer, from when the request was handed over, is given up.
     pub reply_timeout: Duration,
+    /// A stream on which nothing moves for that long, although something is due, is given up.
+    pub stall_timeout: Duration,
     /// How losses steer the sending rate.
     pub congestion: Congestion,
+    /// The cryptography and the clock that certificates are checked with.
+    pub crypto: Crypto,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             mtu: 1452,
-            initial_mtu: 1452,
+            initial_mtu: MIN_MTU,
             stream_window_bytes: 4 << 20,
             connection_window_bytes: 8 << 20,
             socket_buffer_bytes: 4 << 20,
@@ -89,7 +97,9 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(3),
             reply_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(30),
             congestion: Congestion::Cubic,
+            crypto: Crypto::default(),
         }
     }
 }
@@ -100,8 +110,7 @@ const MAX_INITIAL_MTU: u16 = 6000;
 impl Settings {
     /// The defaults for paths that carry UDP payloads of up to `mtu`.
     pub fn with_mtu(mtu: u16) -> Self {
-        let mtu = mtu.clamp(1200, 65_000);
-        Self { mtu, initial_mtu: mtu.min(MAX_INITIAL_MTU), ..Self::default() }
+        Self { mtu: mtu.clamp(MIN_MTU, MAX_MTU), ..Self::default() }
     }
 
     pub(crate) fn transport(&self) -> Arc<TransportConfig> {
@@ -109,7 +118,7 @@ impl Settings {
         discovery.upper_bound(self.mtu);
         let mut config = TransportConfig::default();
         config
-            .initial_mtu(self.initial_mtu.clamp(1200, self.mtu.min(MAX_INITIAL_MTU)))
+            .initial_mtu(self.initial_mtu.clamp(MIN_MTU, self.mtu.clamp(MIN_MTU, MAX_INITIAL_MTU)))
             .mtu_discovery_config(Some(discovery))
             .stream_receive_window(self.stream_window_bytes.into())
             .receive_window(self.connection_window_bytes.into())
@@ -133,6 +142,16 @@ impl Settings {
 
     /// Datagrams that may go to the kernel in one call: together they stay under the 64 KiB of a UDP send.
     pub(crate) fn segments(&self) -> usize {
-        (65_000 / usize::from(self.mtu)).clamp(1, 64)
+        (BATCH_BYTES / usize::from(self.mtu.max(MIN_MTU))).clamp(1, MAX_SEGMENTS)
+    }
+
+    /// What a stream that the other end opened waits for.
+    pub(crate) fn patience_of_listener(&self) -> Patience {
+        Patience { first: self.stall_timeout, stall: self.stall_timeout }
+    }
+
+    /// What a stream that this end opened waits for.
+    pub(crate) fn patience_of_caller(&self) -> Patience {
+        Patience { first: self.reply_timeout, stall: self.stall_timeout }
     }
 }

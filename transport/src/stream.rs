@@ -1,16 +1,27 @@
 //! Frames on a stream: what is said, checked before it is believed, and bodies that are never copied on the way out.
 
+use crate::rejection::Rejection;
+use crate::statistics::Counters;
 use bytes::Bytes;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::message::{Refusal, kind};
 use farside_codec::{DecodeError, FrameHeader, limits};
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Why a stream carried no more.
 #[derive(Debug)]
 pub enum StreamError {
     /// The connection or the stream is gone.
     Closed,
+    /// One end turned the other away. TLS 1.3 tells a caller so only after its own handshake is done.
+    Rejected(Rejection),
+    /// The other end wants no more of what is being sent; its reply says why.
+    Stopped,
+    /// Nothing moved for as long as the settings allow.
+    Stalled,
     /// The other end broke the format.
     Corrupt(DecodeError),
     /// The other end sent another kind of frame than the one that was due.
@@ -20,19 +31,55 @@ pub enum StreamError {
         /// What came.
         got: u16,
     },
+    /// The frame was made for another stream: it was replayed or spliced in.
+    Foreign {
+        /// This stream's number.
+        expected: u64,
+        /// The number in the frame.
+        got: u64,
+    },
 }
 
 impl std::fmt::Display for StreamError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Closed => f.write_str("the connection was lost"),
+            Self::Rejected(rejection) => write!(f, "the connection was refused: {rejection}"),
+            Self::Stopped => f.write_str("the other end wants no more"),
+            Self::Stalled => f.write_str("nothing moved any more"),
             Self::Corrupt(error) => write!(f, "a frame is corrupt: {error}"),
             Self::Unexpected { expected, got } => write!(f, "a frame of kind {got} came where {expected} was due"),
+            Self::Foreign { expected, got } => write!(f, "a frame of stream {got} came on stream {expected}"),
         }
     }
 }
 
 impl std::error::Error for StreamError {}
+
+impl From<ConnectionError> for StreamError {
+    fn from(error: ConnectionError) -> Self {
+        Rejection::of(&error).map_or(Self::Closed, Self::Rejected)
+    }
+}
+
+impl From<ReadError> for StreamError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::ConnectionLost(error) => error.into(),
+            _ => Self::Closed,
+        }
+    }
+}
+
+impl From<WriteError> for StreamError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::ConnectionLost(error) => error.into(),
+            WriteError::Stopped(_) => Self::Stopped,
+            _ => Self::Closed,
+        }
+    }
+}
 
 /// Why a call has no answer, or the answer no.
 #[derive(Debug)]
@@ -59,19 +106,41 @@ impl std::error::Error for CallError {}
 
 impl From<StreamError> for CallError {
     fn from(error: StreamError) -> Self {
-        Self::Stream(error)
+        match error {
+            StreamError::Stalled => Self::TimedOut,
+            error => Self::Stream(error),
+        }
     }
 }
 
-/// A bidirectional stream of frames: one request, one reply.
+/// How long a stream waits before it is given up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For the first frame: a listener's request is there at once, a caller's reply takes the other end's work.
+    pub(crate) first: Duration,
+    /// For any movement afterwards, either way.
+    pub(crate) stall: Duration,
+}
+
+/// A bidirectional stream of frames: one request, one reply. Dropped before [`Stream::finish`], it is reset: the other
+/// end learns that the rest will not come.
 pub struct Stream {
     send: SendStream,
     receive: RecvStream,
+    patience: Patience,
+    counters: Arc<Counters>,
+    heard: bool,
+    finished: bool,
 }
 
 impl Stream {
-    pub(crate) fn new(send: SendStream, receive: RecvStream) -> Self {
-        Self { send, receive }
+    pub(crate) fn new((send, receive): (SendStream, RecvStream), patience: Patience, counters: Arc<Counters>) -> Self {
+        Self { send, receive, patience, counters, heard: false, finished: false }
+    }
+
+    /// Its number, which every frame on it carries: unique within the connection and the same at both ends.
+    pub fn number(&self) -> u64 {
+        VarInt::from(self.send.id()).into_inner()
     }
 
     /// Lets this stream's frames go before (above 0) or after (below 0) others of the connection.
@@ -81,11 +150,11 @@ impl Stream {
     }
 
     /// Sends one frame.
-    pub async fn send(&mut self, kind: u16, correlation: u64, payload: Bytes) -> Result<(), StreamError> {
+    pub async fn send(&mut self, kind: u16, payload: Bytes) -> Result<(), StreamError> {
         assert!(payload.len() <= limits::MAX_FRAME_BYTES, "a frame is bounded by its maker");
-        let header = FrameHeader::of_payload(kind, 0, correlation, &payload);
+        let header = FrameHeader::of_payload(kind, 0, self.number(), &payload);
         let header = Bytes::copy_from_slice(&header.to_array());
-        self.send.write_all_chunks(&mut [header, payload]).await.map_err(|_| StreamError::Closed)
+        self.write(&mut [header, payload]).await
     }
 
     /// Sends a body frame made of `parts`, without copying them.
@@ -94,13 +163,34 @@ impl Stream {
         assert!(length <= limits::MAX_CHUNK_SEALED_BYTES, "a body is at most a sealed chunk");
         let mut crc = crc32fast::Hasher::new();
         parts.iter().for_each(|part| crc.update(part));
-        let header = FrameHeader::new(kind::BODY, 0, 0, length as u32, crc.finalize());
+        let header = FrameHeader::new(kind::BODY, 0, self.number(), length as u32, crc.finalize());
         parts.insert(0, Bytes::copy_from_slice(&header.to_array()));
-        self.send.write_all_chunks(&mut parts).await.map_err(|_| StreamError::Closed)
+        self.write(&mut parts).await
+    }
+
+    async fn write(&mut self, mut left: &mut [Bytes]) -> Result<(), StreamError> {
+        while !left.is_empty() {
+            // Whoever reads nothing for that long must not hold what is being sent to it.
+            let written = timeout(self.patience.stall, self.send.write_chunks(left)).await;
+            let written = written.map_err(|_| self.stalled())??;
+            left = &mut left[written.chunks..];
+        }
+        Ok(())
+    }
+
+    fn stalled(&self) -> StreamError {
+        self.counters.stalled();
+        StreamError::Stalled
+    }
+
+    fn corrupt(&self, error: DecodeError) -> StreamError {
+        self.counters.corrupt_frame();
+        StreamError::Corrupt(error)
     }
 
     /// Says that nothing more follows.
     pub fn finish(&mut self) {
+        self.finished = true;
         // Only a stream that was reset refuses, and then the other end knows.
         let _ = self.send.finish();
     }
@@ -118,22 +208,18 @@ impl Stream {
     /// Receives one frame of `kind` that is not a body, checked.
     pub async fn receive(&mut self, kind: u16) -> Result<Bytes, StreamError> {
         let header = self.header(kind).await?;
-        let length = header.check_length(limits::MAX_FRAME_BYTES).map_err(StreamError::Corrupt)?;
+        let length = header.check_length(limits::MAX_FRAME_BYTES).map_err(|error| self.corrupt(error))?;
         let mut payload = Vec::new();
         // Grown as bytes arrive: a length alone reserves nothing.
         while payload.len() < length {
-            let chunk = self.receive.read_chunk(length - payload.len(), true).await.map_err(|_| StreamError::Closed)?;
-            let Some(chunk) = chunk else {
-                let error = DecodeError::Truncated { need: length, have: payload.len() };
-                return Err(StreamError::Corrupt(error));
-            };
-            if chunk.bytes.len() == length {
-                header.check_payload(&chunk.bytes).map_err(StreamError::Corrupt)?;
-                return Ok(chunk.bytes);
+            let piece = self.piece(length, length - payload.len()).await?;
+            if piece.len() == length {
+                header.check_payload(&piece).map_err(|error| self.corrupt(error))?;
+                return Ok(piece);
             }
-            payload.extend_from_slice(&chunk.bytes);
+            payload.extend_from_slice(&piece);
         }
-        header.check_payload(&payload).map_err(StreamError::Corrupt)?;
+        header.check_payload(&payload).map_err(|error| self.corrupt(error))?;
         Ok(payload.into())
     }
 
@@ -142,37 +228,60 @@ impl Stream {
         let header = self.header(kind::BODY).await?;
         if header.length() != length {
             let error = DecodeError::TooLong { what: "body", limit: length, got: header.length() };
-            return Err(StreamError::Corrupt(error));
+            return Err(self.corrupt(error));
         }
         let mut crc = crc32fast::Hasher::new();
         let mut left = length;
         while left > 0 {
-            let chunk = self.receive.read_chunk(left, true).await.map_err(|_| StreamError::Closed)?;
-            let Some(chunk) = chunk else {
-                return Err(StreamError::Corrupt(DecodeError::Truncated { need: length, have: length - left }));
-            };
-            crc.update(&chunk.bytes);
-            left -= chunk.bytes.len();
-            piece(chunk.bytes);
+            let bytes = self.piece(length, left).await?;
+            crc.update(&bytes);
+            left -= bytes.len();
+            piece(bytes);
         }
         match crc.finalize() == header.payload_crc() {
             true => Ok(()),
-            false => Err(StreamError::Corrupt(DecodeError::Corrupt { what: "body checksum" })),
+            false => Err(self.corrupt(DecodeError::Corrupt { what: "body checksum" })),
+        }
+    }
+
+    /// The next bytes of a payload of `length`, of which `left` are due: at least one.
+    async fn piece(&mut self, length: usize, left: usize) -> Result<Bytes, StreamError> {
+        let chunk = timeout(self.patience.stall, self.receive.read_chunk(left, true)).await;
+        match chunk.map_err(|_| self.stalled())?? {
+            Some(chunk) => Ok(chunk.bytes),
+            None => Err(self.corrupt(DecodeError::Truncated { need: length, have: length - left })),
         }
     }
 
     async fn header(&mut self, expected: u16) -> Result<FrameHeader, StreamError> {
+        let patience = if self.heard { self.patience.stall } else { self.patience.first };
+        self.heard = true;
         let mut bytes = [0; HEADER_BYTES];
-        self.receive.read_exact(&mut bytes).await.map_err(|error| match error {
-            quinn::ReadExactError::FinishedEarly(have) => {
-                StreamError::Corrupt(DecodeError::Truncated { need: HEADER_BYTES, have })
-            }
-            quinn::ReadExactError::ReadError(_) => StreamError::Closed,
+        let read = timeout(patience, self.receive.read_exact(&mut bytes)).await;
+        read.map_err(|_| self.stalled())?.map_err(|error| match error {
+            ReadExactError::FinishedEarly(have) => self.corrupt(DecodeError::Truncated { need: HEADER_BYTES, have }),
+            ReadExactError::ReadError(error) => error.into(),
         })?;
-        let header = FrameHeader::decode(&bytes).map_err(StreamError::Corrupt)?;
-        match header.kind() {
-            got if got == expected => Ok(header),
-            got => Err(StreamError::Unexpected { expected, got }),
+        let header = FrameHeader::decode(&bytes).map_err(|error| self.corrupt(error))?;
+        let own = self.number();
+        match (header.kind(), header.correlation()) {
+            (got, number) if got == expected && number == own => Ok(header),
+            (got, number) => {
+                self.counters.foreign_frame();
+                Err(match got == expected {
+                    true => StreamError::Foreign { expected: own, got: number },
+                    false => StreamError::Unexpected { expected, got },
+                })
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Without this, quinn would end the stream as if all had been said.
+            let _ = self.send.reset(VarInt::from_u32(1));
         }
     }
 }

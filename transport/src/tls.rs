@@ -7,12 +7,25 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use std::sync::Arc;
 
-/// AWS-LC with its defaults: X25519MLKEM768 first, AES-256-GCM and the rest after it.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+/// The cryptography of an endpoint, and the clock that certificates are checked against. Never installed for the whole
+/// process, so that a simulator can give each node its own.
+#[derive(Debug, Clone)]
+pub struct Crypto {
+    /// Suites, key exchanges, signatures and randomness.
+    pub provider: Arc<CryptoProvider>,
+    /// What time it is.
+    pub time: Arc<dyn TimeProvider>,
+}
+
+impl Default for Crypto {
+    /// AWS-LC with its defaults (X25519MLKEM768 first, AES-256-GCM and the rest after it), and the system's clock.
+    fn default() -> Self {
+        Self { provider: Arc::new(aws_lc_rs::default_provider()), time: Arc::new(DefaultTimeProvider) }
+    }
 }
 
 #[derive(Debug)]
@@ -38,8 +51,10 @@ impl Verifier {
     ) -> Result<(), Error> {
         let caller = Caller::of_certificate(certificate).ok_or(refuse(CertificateError::BadEncoding))?;
         let expected = self.expect.as_ref().is_none_or(|expect| expect.is(&caller));
-        let authority = self.trust.authority_for(&caller, self.peers_may_be).filter(|_| expected);
-        let authority = authority.ok_or(refuse(CertificateError::ApplicationVerificationFailure))?;
+        let authority = self.trust.authority_for(caller.site).ok_or(refuse(CertificateError::UnknownIssuer))?;
+        if !expected || !self.trust.allows(&caller, self.peers_may_be) {
+            return Err(refuse(CertificateError::ApplicationVerificationFailure));
+        }
         let anchor =
             webpki::anchor_from_trusted_cert(&authority).map_err(|_| refuse(CertificateError::UnknownIssuer))?;
         let end = webpki::EndEntityCert::try_from(certificate).map_err(|_| refuse(CertificateError::BadEncoding))?;
@@ -54,6 +69,7 @@ impl Verifier {
             webpki::Error::CertExpired { .. } => refuse(CertificateError::Expired),
             webpki::Error::CertNotValidYet { .. } => refuse(CertificateError::NotValidYet),
             webpki::Error::UnknownIssuer => refuse(CertificateError::UnknownIssuer),
+            webpki::Error::RequiredEkuNotFoundContext(_) => refuse(CertificateError::InvalidPurpose),
             _ => refuse(CertificateError::BadSignature),
         })
     }
@@ -134,11 +150,15 @@ impl ClientCertVerifier for Verifier {
 }
 
 /// What a listener proves and asks for.
-pub(crate) fn server(identity: &Identity, trust: &Trust) -> Result<Arc<QuicServerConfig>, IdentityError> {
-    let provider = provider();
+pub(crate) fn server(
+    identity: &Identity,
+    trust: &Trust,
+    crypto: &Crypto,
+) -> Result<Arc<QuicServerConfig>, IdentityError> {
+    let provider = crypto.provider.clone();
     let verifier =
         Verifier { trust: trust.clone(), provider: provider.clone(), peers_may_be: Role::Peer, expect: None };
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut config = rustls::ServerConfig::builder_with_details(provider, crypto.time.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(IdentityError::Tls)?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -158,15 +178,16 @@ pub(crate) fn client(
     trust: &Trust,
     expect: &Expect,
     class: Class,
+    crypto: &Crypto,
 ) -> Result<Arc<QuicClientConfig>, IdentityError> {
-    let provider = provider();
+    let provider = crypto.provider.clone();
     let verifier = Verifier {
         trust: trust.clone(),
         provider: provider.clone(),
         peers_may_be: Role::Node,
         expect: Some(expect.clone()),
     };
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_details(provider, crypto.time.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(IdentityError::Tls)?
         .dangerous()

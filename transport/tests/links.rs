@@ -1,96 +1,30 @@
-//! Links over real loopback QUIC: who gets in, what a corrupt frame does, what bulk may not do to requests.
+//! Links over real loopback QUIC: who gets in, what bulk may not do to requests, how a link comes back.
+
+#![allow(clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
 
 use bytes::Bytes;
-use farside_codec::ids::{Hlc, Label, SiteId};
-use farside_codec::message::{Refusal, RefusalCode, Reply, Request, kind};
+use common::{DAY, Site, anywhere, caller, label, now, rejection_of, run, serve};
+use farside_codec::Field;
+use farside_codec::ids::{Hlc, NodeId, SiteId};
+use farside_codec::message::{Hello, PutChunk, RefusalCode, Reply, Request, kind};
 use farside_io::entropy::SystemEntropy;
 use farside_transport::{
-    Authority, CallError, Class, ConnectError, Connection, Credentials, Dialer, Endpoint, Expect, Role, Settings, Trust,
+    BindError, CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Rejection, Role, Settings, Trust,
 };
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::task::{LocalSet, spawn_local};
+use std::time::Duration;
+use tokio::task::spawn_local;
 
-const DAY: Duration = Duration::from_secs(86_400);
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
-}
-
-fn anywhere() -> SocketAddr {
-    "127.0.0.1:0".parse().expect("an address")
-}
-
-struct Site {
-    id: SiteId,
-    authority: Authority,
-    trust: Trust,
-}
-
-impl Site {
-    fn new(number: u8) -> Self {
-        let id = SiteId([number; 16]);
-        let authority = Authority::create(id, &Label::parse("near").expect("a label")).expect("an authority");
-        let trust = Trust::new(id, authority.certificate());
-        Self { id, authority, trust }
+/// Who gets in with these credentials: nobody's refusal, the listener's or our own.
+async fn knock(address: SocketAddr, credentials: &Credentials, expect: &Expect) -> Result<(), Rejection> {
+    match caller(Settings::default()).connect(address, credentials, expect, Class::Request).await {
+        Ok(connection) => rejection_of(&connection).await.map_or(Ok(()), Err),
+        Err(ConnectError::Refused { rejection, .. }) => Err(rejection),
+        Err(error) => panic!("{error}"),
     }
-    fn credentials(&self, role: Role, life: Duration, at: Duration) -> Credentials {
-        let identity = self.authority.issue(role, "1", at, life).expect("an identity");
-        Credentials { identity, trust: self.trust.clone() }
-    }
-    fn expect(&self) -> Expect {
-        Expect { site: self.id }
-    }
-    fn listen(&self, settings: Settings) -> (Endpoint, SocketAddr) {
-        let credentials = self.credentials(Role::Node, DAY, now());
-        let endpoint = Endpoint::listen(anywhere(), &credentials, settings, &SystemEntropy).expect("a listener");
-        let address = endpoint.local_address().expect("an address");
-        (endpoint, address)
-    }
-}
-
-/// Answers every request with `Done`, every body with its length as a refusal's text.
-fn serve(endpoint: Endpoint) {
-    spawn_local(async move {
-        while let Some(arrival) = endpoint.accept().await {
-            spawn_local(async move {
-                let Ok(connection) = arrival.complete().await else { return };
-                while let Some(mut stream) = connection.accept().await {
-                    spawn_local(async move {
-                        let Ok(request) = stream.receive(kind::REQUEST).await else { return stream.stop() };
-                        let reply = match <Request as farside_codec::Field>::from_bytes(request) {
-                            Ok(Request::PutChunk(put)) => {
-                                let mut got = 0;
-                                let body = stream.receive_body(put.sealed_bytes as usize, |piece| got += piece.len());
-                                body.await.expect("a body");
-                                Reply::Refused(Refusal::new(RefusalCode::Full, got.to_string()))
-                            }
-                            _ => Reply::Done,
-                        };
-                        let _ = stream.send(kind::REPLY, 0, farside_codec::Field::to_bytes(&reply)).await;
-                        stream.finish();
-                        stream.delivered().await;
-                    });
-                }
-            });
-        }
-    });
-}
-
-async fn dial(address: SocketAddr, credentials: &Credentials, expect: &Expect) -> Result<Connection, ConnectError> {
-    let endpoint = Endpoint::caller(anywhere(), Settings::default(), &SystemEntropy).expect("a caller");
-    let connection = endpoint.connect(address, credentials, expect, Class::Request).await?;
-    // TLS 1.3 tells the caller of a refused certificate only after its own handshake is done.
-    match connection.call(&Request::Status, None).await {
-        Ok(_) => Ok(connection),
-        Err(error) => Err(ConnectError::Refused { address, reason: error.to_string() }),
-    }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    LocalSet::new().block_on(&runtime, test);
 }
 
 #[test]
@@ -98,7 +32,7 @@ fn only_those_who_belong_get_in() {
     run(async {
         let (near, far, stranger) = (Site::new(1), Site::new(2), Site::new(3));
         let (listener, address) = near.listen(Settings::default());
-        serve(listener);
+        serve(listener.clone());
         // The peer believes us about our site, and we it about its own.
         near.trust.set_peer(far.id, far.authority.certificate());
         far.trust.set_peer(near.id, near.authority.certificate());
@@ -106,21 +40,85 @@ fn only_those_who_belong_get_in() {
 
         let expect = near.expect();
         for role in [Role::Node, Role::Client, Role::Peer, Role::Admin] {
-            let own = dial(address, &near.credentials(role, DAY, now()), &expect).await.expect("our own");
-            assert_eq!(own.caller().role, Role::Node);
-            let peer = dial(address, &far.credentials(role, DAY, now()), &expect).await;
-            assert_eq!(peer.is_ok(), role == Role::Peer, "a peer's {role:?}");
-            assert!(
-                dial(address, &stranger.credentials(role, DAY, now()), &expect).await.is_err(),
-                "a stranger's {role:?}"
-            );
+            assert_eq!(knock(address, &near.credentials(role, DAY, now()), &expect).await, Ok(()), "our own {role:?}");
+            let peer = knock(address, &far.credentials(role, DAY, now()), &expect).await;
+            let allowed = if role == Role::Peer { Ok(()) } else { Err(Rejection::NotAllowed) };
+            assert_eq!(peer, allowed, "a peer's {role:?}");
+            let strange = knock(address, &stranger.credentials(role, DAY, now()), &expect).await;
+            assert_eq!(strange, Err(Rejection::UnknownAuthority), "a stranger's {role:?}");
         }
         let expired = near.credentials(Role::Admin, DAY, now() - 3 * DAY);
-        assert!(dial(address, &expired, &expect).await.is_err(), "an expired identity");
-        let elsewhere = Expect { site: far.id };
-        assert!(dial(address, &near.credentials(Role::Admin, DAY, now()), &elsewhere).await.is_err(), "another site");
+        assert_eq!(knock(address, &expired, &expect).await, Err(Rejection::Expired));
+        let early = near.credentials(Role::Admin, DAY, now() + 3 * DAY);
+        assert_eq!(knock(address, &early, &expect).await, Err(Rejection::Expired));
+
         near.trust.remove_peer(far.id);
-        assert!(dial(address, &far.credentials(Role::Peer, DAY, now()), &expect).await.is_err(), "a removed peer");
+        let removed = knock(address, &far.credentials(Role::Peer, DAY, now()), &expect).await;
+        assert_eq!(removed, Err(Rejection::UnknownAuthority), "a removed peer");
+
+        let counted = listener.statistics();
+        assert_eq!(counted.connected, 5);
+        assert_eq!(counted.refused_for(Rejection::NotAllowed), 3);
+        assert_eq!(counted.refused_for(Rejection::UnknownAuthority), 5);
+        assert_eq!(counted.refused_for(Rejection::Expired), 2);
+    });
+}
+
+#[test]
+fn a_caller_reaches_whom_it_wants_or_nobody() {
+    run(async {
+        let (near, far) = (Site::new(1), Site::new(2));
+        let (listener, address) = near.listen(Settings::default());
+        serve(listener);
+        near.trust.set_peer(far.id, far.authority.certificate());
+        let admin = near.credentials(Role::Admin, DAY, now());
+        // It is near that answers, and near's authority that speaks for it.
+        assert_eq!(knock(address, &admin, &far.expect()).await, Err(Rejection::NotAllowed));
+        // A client's certificate does not make a node.
+        let posing = near.credentials(Role::Client, DAY, now());
+        let listener = Endpoint::listen(anywhere(), &posing, Settings::default(), &SystemEntropy).expect("a listener");
+        let address = listener.local_address().expect("an address");
+        serve(listener);
+        assert_eq!(knock(address, &admin, &near.expect()).await, Err(Rejection::NotAllowed));
+    });
+}
+
+#[test]
+fn another_authority_of_the_same_site_is_a_stranger() {
+    run(async {
+        let (near, forged) = (Site::new(1), Site::new(1));
+        let (listener, address) = near.listen(Settings::default());
+        serve(listener);
+        let identity = forged.authority.issue(Role::Admin, "admin", now(), DAY).expect("an identity");
+        let credentials = Credentials { identity, trust: near.trust.clone() };
+        let refused = knock(address, &credentials, &near.expect()).await;
+        assert!(matches!(refused, Err(Rejection::UnknownAuthority | Rejection::BadCertificate)), "{refused:?}");
+    });
+}
+
+#[test]
+fn an_invitation_opens_the_inviting_site_only() {
+    run(async {
+        let (near, far) = (Site::new(1), Site::new(2));
+        let (listener, address) = far.listen(Settings::default());
+        let identity = far.authority.issue(Role::Peer, "invite", now(), DAY).expect("an invitation");
+        // What a token carries: the invitation and the certificate of the site that issued it.
+        let trust = Trust::new(far.id, far.authority.certificate());
+        let invited = Credentials { identity, trust };
+        let seen = spawn_local(async move {
+            let connection = listener.accept().await.expect("a caller").complete().await.expect("a connection");
+            connection.caller().clone()
+        });
+        let connection = caller(Settings::default()).connect(address, &invited, &far.expect(), Class::Request).await;
+        connection.expect("the invited gets in");
+        let seen = seen.await.expect("a caller");
+        assert_eq!((seen.role, seen.subject.as_str(), seen.site), (Role::Peer, "invite", far.id));
+
+        let (listener, address) = near.listen(Settings::default());
+        serve(listener);
+        let trust = Trust::new(near.id, near.authority.certificate());
+        let elsewhere = Credentials { identity: invited.identity.clone(), trust };
+        assert_eq!(knock(address, &elsewhere, &near.expect()).await, Err(Rejection::UnknownAuthority));
     });
 }
 
@@ -128,10 +126,14 @@ fn only_those_who_belong_get_in() {
 fn a_port_in_use_and_a_dead_address_are_told_apart() {
     run(async {
         let near = Site::new(1);
-        let (_listener, address) = near.listen(Settings::default());
-        let credentials = near.credentials(Role::Node, DAY, now());
-        let second = Endpoint::listen(address, &credentials, Settings::default(), &SystemEntropy);
-        assert!(matches!(second, Err(farside_transport::BindError::InUse(taken)) if taken == address));
+        let (listener, address) = near.listen(Settings::default());
+        let second = Endpoint::listen(address, &near.node(), Settings::default(), &SystemEntropy);
+        assert!(matches!(second, Err(BindError::InUse(taken)) if taken == address));
+        listener.close().await;
+        drop(listener);
+        let hasty = Settings { idle_timeout: Duration::from_millis(300), ..Settings::default() };
+        let nobody = caller(hasty).connect(address, &near.node(), &near.expect(), Class::Request).await;
+        assert_eq!(nobody.err(), Some(ConnectError::Unreachable(address)));
     });
 }
 
@@ -142,18 +144,14 @@ fn bodies_arrive_whole_and_requests_pass_them() {
             let near = Site::new(1);
             let (listener, address) = near.listen(Settings::with_mtu(mtu));
             serve(listener);
-            let caller = Endpoint::caller(anywhere(), Settings::with_mtu(mtu), &SystemEntropy).expect("a caller");
-            let credentials = near.credentials(Role::Node, DAY, now());
-            let bulk = caller.connect(address, &credentials, &near.expect(), Class::Bulk).await.expect("bulk");
-            let requests =
-                caller.connect(address, &credentials, &near.expect(), Class::Request).await.expect("requests");
+            let bulk = near.link(address, Settings::with_mtu(mtu), Class::Bulk).await;
+            let requests = near.link(address, Settings::with_mtu(mtu), Class::Request).await;
             let body = Bytes::from(vec![7; 4 << 20]);
             let mut sends = Vec::new();
             for _ in 0..16 {
                 let (bulk, body) = (bulk.clone(), body.clone());
                 sends.push(spawn_local(async move {
-                    let put =
-                        farside_codec::message::PutChunk { chunk: Default::default(), sealed_bytes: body.len() as u32 };
+                    let put = PutChunk { chunk: Default::default(), sealed_bytes: body.len() as u32 };
                     match bulk.call(&Request::PutChunk(put), Some(vec![body.slice(..100), body.slice(100..)])).await {
                         Err(CallError::Refused(refusal)) => assert_eq!(refusal.detail, body.len().to_string()),
                         _ => panic!("a body's length was due"),
@@ -167,35 +165,15 @@ fn bodies_arrive_whole_and_requests_pass_them() {
                 answered += 1;
             }
             assert!(answered > 3, "only {answered} requests passed the bulk transfer");
-            assert!(bulk.current_mtu() <= mtu);
+            // Discovery went up from 1200 to where its steps end.
+            assert!(bulk.current_mtu() <= mtu && bulk.current_mtu() > mtu - 40, "{}", bulk.current_mtu());
         }
     });
 }
 
-#[test]
-fn a_corrupt_frame_ends_its_stream_and_nothing_else() {
-    run(async {
-        let near = Site::new(1);
-        let (listener, address) = near.listen(Settings::default());
-        serve(listener);
-        let connection =
-            dial(address, &near.credentials(Role::Admin, DAY, now()), &near.expect()).await.expect("a link");
-        for garbage in [Bytes::from_static(b"nonsense"), Bytes::from(vec![0; 64]), Bytes::new()] {
-            let mut stream = connection.open().await.expect("a stream");
-            // A well-formed frame whose payload is no request.
-            stream.send(kind::REQUEST, 0, garbage).await.expect("sent");
-            stream.finish();
-            let answer =
-                tokio::time::timeout(Duration::from_secs(5), stream.receive(kind::REPLY)).await.expect("an end");
-            drop(answer);
-        }
-        // A frame of a kind that is not due.
-        let mut stream = connection.open().await.expect("a stream");
-        stream.send(kind::REPLY, 0, Bytes::new()).await.expect("sent");
-        assert!(stream.receive(kind::REPLY).await.is_err());
-        let (reply, _) = connection.call(&Request::Status, None).await.expect("the connection lives");
-        assert_eq!(reply, Reply::Done);
-    });
+fn dialer(site: &Site, address: SocketAddr, settings: Settings) -> Rc<Dialer> {
+    let entropy = Rc::new(SystemEntropy);
+    Rc::new(Dialer::new(caller(settings), site.node(), address, site.expect(), Class::Request, entropy))
 }
 
 #[test]
@@ -204,16 +182,14 @@ fn a_dialer_finds_a_listener_that_comes_back() {
         let near = Site::new(1);
         let (listener, address) = near.listen(Settings::default());
         serve(listener.clone());
-        let caller = Endpoint::caller(anywhere(), Settings::default(), &SystemEntropy).expect("a caller");
-        let credentials = near.credentials(Role::Node, DAY, now());
-        let dialer =
-            Dialer::new(caller, credentials.clone(), address, near.expect(), Class::Request, Rc::new(SystemEntropy));
+        let dialer = dialer(&near, address, Settings::default());
         let first = dialer.connection().await.expect("a connection");
+        assert_eq!(first.caller().role, Role::Node);
         listener.close().await;
         drop(listener);
         first.closed().await;
         let again = loop {
-            match Endpoint::listen(address, &credentials, Settings::default(), &SystemEntropy) {
+            match Endpoint::listen(address, &near.node(), Settings::default(), &SystemEntropy) {
                 Ok(endpoint) => break endpoint,
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -225,20 +201,102 @@ fn a_dialer_finds_a_listener_that_comes_back() {
 }
 
 #[test]
-fn hello_round_trips() {
-    let hello = farside_codec::message::Hello {
-        oldest_version: 1,
-        newest_version: 1,
-        site: SiteId([9; 16]),
-        site_name: Label::parse("near").expect("a label"),
+fn many_callers_share_one_attempt_and_its_failure() {
+    run(async {
+        let near = Site::new(1);
+        let silent = tokio::net::UdpSocket::bind(anywhere()).await.expect("a socket that answers nobody");
+        let address = silent.local_addr().expect("an address");
+        let hasty = Settings { idle_timeout: Duration::from_millis(300), ..Settings::default() };
+        let dialer = dialer(&near, address, hasty);
+        let all = (0..50).map(|_| {
+            let dialer = dialer.clone();
+            spawn_local(async move { dialer.connection().await.err() })
+        });
+        let all: Vec<_> = all.collect();
+        // One after the other they would take 15 seconds.
+        let failures = tokio::time::timeout(Duration::from_secs(5), async {
+            for caller in all {
+                assert_eq!(caller.await.expect("a caller"), Some(ConnectError::Unreachable(address)));
+            }
+        });
+        failures.await.expect("one attempt for all");
+    });
+}
+
+#[test]
+fn who_is_turned_away_does_not_knock_without_pause() {
+    run(async {
+        let (near, far) = (Site::new(1), Site::new(2));
+        let (listener, address) = near.listen(Settings::default());
+        serve(listener.clone());
+        far.trust.set_peer(near.id, near.authority.certificate());
+        let credentials = far.credentials(Role::Peer, DAY, now());
+        let entropy = Rc::new(SystemEntropy);
+        let dialer =
+            Dialer::new(caller(Settings::default()), credentials, address, near.expect(), Class::Request, entropy);
+        let knocking = async {
+            loop {
+                let connection = dialer.connection().await.expect("our own half of the handshake is done");
+                assert_eq!(rejection_of(&connection).await, Some(Rejection::UnknownAuthority));
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), knocking).await;
+        let knocks = listener.statistics().refused_for(Rejection::UnknownAuthority);
+        assert!((2..10).contains(&knocks), "{knocks} attempts within a second");
+    });
+}
+
+fn hello(site: SiteId, oldest_version: u16, newest_version: u16) -> Hello {
+    Hello {
+        oldest_version,
+        newest_version,
+        site,
+        site_name: label("near"),
         incarnation: 0,
-        node: farside_codec::ids::NodeId(1),
+        node: NodeId(1),
         shard: 0,
         shards: 1,
         groups: 8,
         now: Hlc::from_ms(5),
-    };
-    let request = Request::Hello(hello);
-    let bytes = farside_codec::Field::to_bytes(&request);
-    assert_eq!(<Request as farside_codec::Field>::from_bytes(bytes), Ok(request));
+    }
+}
+
+/// A listener that answers every `Hello` with this one.
+fn greet(listener: Endpoint, own: Hello) {
+    spawn_local(async move {
+        while let Some(arrival) = listener.accept().await {
+            let connection = arrival.complete().await.expect("a connection");
+            let own = own.clone();
+            spawn_local(async move {
+                while let Some(mut stream) = connection.accept().await {
+                    stream.receive(kind::REQUEST).await.expect("a hello");
+                    stream.send(kind::REPLY, Reply::Hello(own.clone()).to_bytes()).await.expect("sent");
+                    stream.finish();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_handshake_finds_a_common_version_or_refuses() {
+    run(async {
+        let near = Site::new(1);
+        for (oldest, newest, site, refusal) in [
+            (1, 1, near.id, None),
+            (1, 9, near.id, None),
+            (2, 9, near.id, Some(RefusalCode::Version)),
+            (1, 1, SiteId([7; 16]), Some(RefusalCode::Forbidden)),
+        ] {
+            let (listener, address) = near.listen(Settings::default());
+            greet(listener, hello(site, oldest, newest));
+            let connection = near.link(address, Settings::default(), Class::Request).await;
+            match (connection.handshake(hello(near.id, 1, 1)).await, refusal) {
+                (Ok(other), None) => assert_eq!(other.newest_version, newest),
+                (Err(CallError::Refused(got)), Some(code)) => assert_eq!(got.code, code, "{got}"),
+                (Ok(_), Some(code)) => panic!("{code:?} was due"),
+                (Err(error), _) => panic!("{error}"),
+            }
+        }
+    });
 }
