@@ -337,14 +337,6 @@ impl Connection {
     pub async fn closed(&self) {
         self.quic.closed().await;
     }
-    /// What the other end said when it refused us: its TLS alert, which arrives after our own handshake is done.
-    pub fn refusal(&self) -> Option<String> {
-        match self.quic.close_reason()? {
-            quinn::ConnectionError::ConnectionClosed(close) => Some(close.to_string()),
-            quinn::ConnectionError::TransportError(error) => Some(error.to_string()),
-            _ => None,
-        }
-    }
     /// UDP payload that discovery has found so far.
     pub fn current_mtu(&self) -> u16 {
         self.quic.stats().path.current_mtu

@@ -112,7 +112,7 @@ async fn store(mut stream: Stream, pool: &Pool, disk: &UringDisk, offset: u64) {
         Ok(()) => Reply::Done,
         Err(error) => Reply::Refused(Refusal::new(farside_codec::message::RefusalCode::Internal, error.to_string())),
     };
-    if stream.send(kind::REPLY, 0, reply.to_bytes()).await.is_ok() {
+    if stream.send(kind::REPLY, reply.to_bytes()).await.is_ok() {
         stream.finish();
         stream.delivered().await;
     }

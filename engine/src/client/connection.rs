@@ -7,7 +7,9 @@ use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId, NodeId, SiteId};
 use farside_codec::message::{Hello, RefusalCode, Reply, Request};
 use farside_codec::{Field, frame};
 use farside_io::entropy::{Entropy, SystemEntropy};
-use farside_transport::{CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Settings, Stream};
+use farside_transport::{
+    CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Settings, Stream, StreamError,
+};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -174,9 +176,8 @@ async fn greet(dialer: &Dialer, hello: &Request) -> Result<Hello, ClientError> {
             Err(ClientError::Failed(format!("the node answered {} bytes that are no greeting", reply.to_bytes().len())))
         }
         Err(CallError::Refused(refusal)) => Err(refusal.into()),
-        Err(_) if connection.refusal().is_some() => {
-            let reason = connection.refusal().unwrap_or_default();
-            Err(ClientError::Failed(format!("the node at {} refused this identity: {reason}", dialer.address())))
+        Err(CallError::Stream(StreamError::Rejected(rejection))) => {
+            Err(ClientError::Failed(format!("the node at {} refused this identity: {rejection}", dialer.address())))
         }
         Err(error) => Err(ClientError::Unreachable(format!("{}: {error}", dialer.address()))),
     }

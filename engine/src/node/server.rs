@@ -66,7 +66,8 @@ async fn answer_stream(shard: Rc<Shard>, connection: Connection, mut stream: Str
             put_chunk(&shard, put, &mut stream).await
         }
         Ok(request) => answer(&shard, connection.caller(), request).await,
-        Err(StreamError::Closed) => return,
+        // The caller is gone, or said nothing more: the stream is reset.
+        Err(StreamError::Closed | StreamError::Rejected(_) | StreamError::Stalled) => return,
         Err(error) => {
             count(&shard.counters.corrupt_frames);
             tracing::warn!(%error, caller = ?connection.caller(), "a request can't be read");
@@ -79,7 +80,7 @@ async fn answer_stream(shard: Rc<Shard>, connection: Connection, mut stream: Str
         stream.stop();
         Reply::Refused(refusal).into()
     });
-    if stream.send(kind::REPLY, 0, reply.to_bytes()).await.is_err() {
+    if stream.send(kind::REPLY, reply.to_bytes()).await.is_err() {
         return;
     }
     if !body.is_empty() && stream.send_body(body).await.is_err() {
