@@ -155,6 +155,15 @@ fn batches_stay_below_one_udp_send() {
     });
 }
 
+/// A body on a stream of its own, out of line.
+async fn send_only(link: Connection, body: Bytes) {
+    let mut stream = link.open().await.expect("a stream");
+    let put = Request::PutChunk(PutChunk { chunk: Default::default(), sealed_bytes: body.len() as u32 });
+    stream.send(kind::REQUEST, put.to_bytes()).await.expect("sent");
+    stream.send_body(vec![body]).await.expect("sent");
+    stream.delivered().await;
+}
+
 #[test]
 fn a_reader_who_stops_bounds_the_writer() {
     run(async {
@@ -167,9 +176,11 @@ fn a_reader_who_stops_bounds_the_writer() {
                 unread.push(stream);
             }
         });
-        let (link, watched) = link(&near, address, Settings::default(), None).await;
+        // A caller that would send without end: it is the reader's window that holds.
+        let greedy = Settings { connection_window_bytes: 256 << 20, ..Settings::default() };
+        let (link, watched) = link(&near, address, greedy, None).await;
         let body = Bytes::from(vec![1; 4 << 20]);
-        let puts: Vec<_> = (0..32).map(|_| spawn_local(put(link.clone(), body.clone()))).collect();
+        let puts: Vec<_> = (0..32).map(|_| spawn_local(send_only(link.clone(), body.clone()))).collect();
         // Until nothing moves any more.
         let mut before = usize::MAX;
         while watched.bytes.load(Relaxed) != before {
@@ -179,7 +190,7 @@ fn a_reader_who_stops_bounds_the_writer() {
         let window = Settings::default().connection_window_bytes as usize;
         assert!(before > window / 2, "only {before} bytes were sent");
         assert!(before < window * 5 / 4, "{before} bytes were sent to somebody who reads none");
-        assert!(puts.iter().all(|put| !put.is_finished()), "nothing was answered");
+        drop(puts);
     });
 }
 

@@ -277,19 +277,26 @@ fn nobody_waits_for_ever() {
         let link = near.link(ignore(&near, Settings::default()), hasty(), Class::Bulk).await;
         assert!(matches!(link.call(&Request::Status, None).await, Err(CallError::TimedOut)));
         assert!(matches!(put(&link, 16 << 20).await, Err(CallError::TimedOut)));
-        // A listener whose caller announces a body that never comes.
-        let (listener, address) = near.listen(hasty());
-        let arriving = listener.clone();
-        let arrived = spawn_local(async move { arriving.accept().await.expect("a caller").complete().await });
-        let link = near.link(address, Settings::default(), Class::Request).await;
-        let connection = arrived.await.expect("a task").expect("a connection");
-        let mut stream = link.open().await.expect("a stream");
-        let put = Request::PutChunk(PutChunk { chunk: Default::default(), sealed_bytes: 1000 });
-        stream.send(kind::REQUEST, put.to_bytes()).await.expect("sent");
-        let mut other = connection.accept().await.expect("a stream");
-        other.receive(kind::REQUEST).await.expect("a request");
-        assert!(matches!(other.receive_body(1000, |_| ()).await, Err(StreamError::Stalled)));
-        assert_eq!(listener.statistics().stalled, 1);
+        // A listener whose caller announces a body that never comes, or stops in the middle of one.
+        let put = Request::PutChunk(PutChunk { chunk: Default::default(), sealed_bytes: 1000 }).to_bytes();
+        for (case, body) in [(1, Vec::new()), (2, frame(0, kind::BODY, &[9; 1000])[..500].to_vec())] {
+            let (listener, address) = near.listen(hasty());
+            let arriving = listener.clone();
+            let arrived = spawn_local(async move { arriving.accept().await.expect("a caller").complete().await });
+            let admin = near.credentials(Role::Admin, DAY, now());
+            let link = raw(address, Some(&admin), b"farside-request/1").await.expect("a connection");
+            let connection = arrived.await.expect("a task").expect("a connection");
+            let (mut send, _receive) = link.open_bi().await.expect("a stream");
+            send.write_all(&[frame(0, kind::REQUEST, &put), body].concat()).await.expect("sent");
+            let mut stream = connection.accept().await.expect("a stream");
+            stream.receive(kind::REQUEST).await.expect("a request");
+            let mut got = 0;
+            let received =
+                tokio::time::timeout(Duration::from_secs(5), stream.receive_body(1000, |piece| got += piece.len()));
+            assert!(matches!(received.await, Ok(Err(StreamError::Stalled))), "case {case}");
+            assert_eq!(got, if case == 1 { 0 } else { 468 });
+            assert_eq!(listener.statistics().stalled, 1);
+        }
     });
 }
 
