@@ -1,1 +1,249 @@
-//! To be filled by its owner.
+//! Scenarios run real node processes of the real binary, kill them for real, and look at what is left.
+//!
+//! One file under tests/ each, named for what it shows. This is what they share: sites, commands, a tree of files.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// The `farside` binary of this build.
+pub fn binary() -> PathBuf {
+    static BUILT: Once = Once::new();
+    let mut path = std::env::current_exe().expect("a test has a path");
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    let path = path.join("farside");
+    BUILT.call_once(|| {
+        if !path.exists() {
+            let built = Command::new(env!("CARGO")).args(["build", "-p", "farside", "--bin", "farside"]).status();
+            assert!(built.expect("cargo runs").success(), "the binary builds");
+        }
+    });
+    path
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit code; -1 if it was killed.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// Checks that it succeeded, and answers standard output as text.
+    pub fn ok(&self) -> String {
+        assert_eq!(self.code, 0, "stderr: {}", self.stderr);
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Checks that it failed with `code`, saying `what`.
+    pub fn fails(&self, code: i32, what: &str) {
+        assert_eq!(self.code, code, "stdout: {} stderr: {}", String::from_utf8_lossy(&self.stdout), self.stderr);
+        assert!(self.stderr.contains(what), "`{what}` is not in: {}", self.stderr);
+    }
+
+    /// Standard output as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.ok()).expect("one JSON object")
+    }
+}
+
+/// Runs `farside` with these arguments.
+pub fn farside<S: AsRef<OsStr>>(arguments: &[S]) -> Outcome {
+    let output = Command::new(binary())
+        .args(arguments)
+        .env_remove("FARSIDE_CONTEXT")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs");
+    Outcome {
+        code: output.status.code().unwrap_or(-1),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A port such that it and the next few are free for UDP.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes run side by side; each begins somewhere else.
+    let base = 20_000 + (std::process::id() % 1500) as u16 * 20;
+    loop {
+        let port = base + NEXT.fetch_add(4, Ordering::Relaxed) % 20;
+        let free = |port| UdpSocket::bind(("127.0.0.1", port)).is_ok();
+        if (port..port + 4).all(free) {
+            return port;
+        }
+        let port = 50_000 + NEXT.fetch_add(4, Ordering::Relaxed) % 10_000;
+        if (port..port + 4).all(free) {
+            return port;
+        }
+    }
+}
+
+/// A site and, while it runs, its node. Killed when dropped.
+pub struct Site {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Shard 0's port.
+    pub port: u16,
+    child: Option<Child>,
+}
+
+impl Site {
+    /// Makes a site in `root`, with further arguments of `init`.
+    pub fn init(root: &Path, name: &str, more: &[&str]) -> Self {
+        let directory = root.join(name);
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let path = directory.display().to_string();
+        let mut arguments = vec!["init", "--dir", &path, "--site", name, "--listen", &listen];
+        if !more.contains(&"--devices") && !more.contains(&"--device-size") {
+            arguments.extend(["--device-size", "256MiB"]);
+        }
+        arguments.extend(more);
+        farside(&arguments).ok();
+        Self { directory, port, child: None }
+    }
+
+    /// Makes a site and runs its node.
+    pub fn start(root: &Path, name: &str, more: &[&str]) -> Self {
+        let mut site = Self::init(root, name, more);
+        site.run();
+        site
+    }
+
+    /// Runs the node, and waits until it is ready.
+    pub fn run(&mut self) {
+        let (ready, stderr) = self.try_run();
+        assert!(ready.starts_with("ready "), "the node is not ready: {stderr}");
+    }
+
+    /// Runs the node; answers its first line, and what it said on stderr if that was none.
+    pub fn try_run(&mut self) -> (String, String) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = self.log();
+        let mut child = Command::new(binary())
+            .args(["node", "--dir"])
+            .arg(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::options().create(true).append(true).open(&log).expect("a log"))
+            .spawn()
+            .expect("the node starts");
+        let mut ready = String::new();
+        let stdout = child.stdout.take().expect("its output");
+        BufReader::new(stdout).read_line(&mut ready).expect("a line");
+        if ready.is_empty() {
+            child.wait().expect("it ended");
+            return (ready, std::fs::read_to_string(&log).unwrap_or_default());
+        }
+        self.child = Some(child);
+        (ready, String::new())
+    }
+
+    /// Where the node's stderr goes.
+    pub fn log(&self) -> PathBuf {
+        self.directory.with_extension("log")
+    }
+
+    /// Kills the node with SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("killed");
+            child.wait().expect("ended");
+        }
+    }
+
+    /// Stops the node with SIGTERM; answers its exit code.
+    pub fn stop(&mut self) -> i32 {
+        let mut child = self.child.take().expect("it runs");
+        terminate(child.id());
+        child.wait().expect("ended").code().unwrap_or(-1)
+    }
+
+    /// Runs a command against this site.
+    pub fn farside(&self, arguments: &[&str]) -> Outcome {
+        let path = self.directory.display().to_string();
+        let mut all = arguments.to_vec();
+        all.extend(["--dir", &path]);
+        farside(&all)
+    }
+
+    /// Its status document.
+    pub fn status(&self) -> Value {
+        self.farside(&["status", "--json"]).json()
+    }
+
+    /// Its alerts, in one text.
+    pub fn alerts(&self) -> String {
+        self.status()["alerts"].to_string()
+    }
+
+    /// Makes a tenant and a log `T/L`.
+    pub fn make_log(&self, kms: &Path, log: &str) {
+        let tenant = log.split('/').next().expect("T/L");
+        self.farside(&["tenant", "create", tenant, "--kms", &format!("file:{}", kms.display())]).ok();
+        self.farside(&["log", "create", log]).ok();
+    }
+
+    /// Joins this site with another one.
+    pub fn join(&self, other: &Self) {
+        let token = other.farside(&["peer", "token"]).ok();
+        let name = other.directory.file_name().expect("a name").to_string_lossy().into_owned();
+        self.farside(&["peer", "add", &name, token.trim()]).ok();
+    }
+
+    /// Waits until every peer has everything.
+    pub fn wait_caught_up(&self) {
+        self.farside(&["status", "--wait-caught-up", "60"]).ok();
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn terminate(process: u32) {
+    let killed = Command::new("kill").args(["-TERM", &process.to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+}
+
+/// Bytes that follow from a seed.
+pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut out = Vec::with_capacity(length + 8);
+    while out.len() < length {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        out.extend_from_slice(&(mixed ^ (mixed >> 31)).to_le_bytes());
+    }
+    out.truncate(length);
+    out
+}
+
+/// How often a long scenario repeats: `name` in the environment, or a few times for the suite.
+pub fn rounds(name: &str, few: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(few)
+}
+
+/// Says in one visible line that a test can't run here; with CI=true that is a failure.
+pub fn skip(why: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "can't be skipped in CI: {why}");
+    eprintln!("SKIPPED: {why}");
+}

@@ -1,0 +1,136 @@
+//! A tree as it is: odd names, empty things, links, times, modes; unreadable and special files told; back identical.
+
+use farside_tests::{Site, bytes, farside};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::Permissions;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+type Entry = (u32, i64, i64, Vec<u8>);
+
+/// Every entry: mode, modification time, contents or link target.
+fn entries(root: &Path) -> BTreeMap<Vec<u8>, Entry> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in std::fs::read_dir(&directory).expect("listed") {
+            let path = entry.expect("an entry").path();
+            let metadata = path.symlink_metadata().expect("metadata");
+            let contents = match metadata.file_type() {
+                kind if kind.is_symlink() => {
+                    std::fs::read_link(&path).expect("a target").as_os_str().as_bytes().to_vec()
+                }
+                kind if kind.is_dir() => {
+                    left.push(path.clone());
+                    Vec::new()
+                }
+                _ => std::fs::read(&path).expect("read"),
+            };
+            let mode = if metadata.is_symlink() { 0 } else { metadata.mode() & 0o7777 };
+            let name = path.strip_prefix(root).expect("below").as_os_str().as_bytes().to_vec();
+            found.insert(name, (mode, metadata.mtime(), metadata.mtime_nsec(), contents));
+        }
+    }
+    found
+}
+
+fn build(root: &Path) {
+    let write = |name: &[u8], contents: &[u8]| {
+        let path = root.join(OsStr::from_bytes(name));
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(path, contents).expect("written");
+    };
+    write(b"empty", b"");
+    write(b"sixteen-k", &bytes(1, 16 << 10));
+    write(b"sixteen-k-and-one", &bytes(2, (16 << 10) + 1));
+    write(b"two-chunks", &bytes(3, (4 << 20) + 5));
+    write(b"exactly-one-chunk", &bytes(4, 4 << 20));
+    write(b"not utf-8 \xff\xfe", b"latin");
+    write(b"with\nnewline and \"quotes\" and \x1b[31m", b"odd");
+    let deep: Vec<u8> = (0..60).flat_map(|level| format!("level-{level}/").into_bytes()).chain(*b"file").collect();
+    write(&deep, b"deep");
+    write(b"a.b/c.d", b"dots");
+    std::fs::create_dir(root.join("empty-directory")).expect("made");
+    symlink("two-chunks", root.join("link")).expect("linked");
+    symlink("/etc/passwd", root.join("link-out")).expect("linked");
+    symlink("nowhere", root.join("dangling")).expect("linked");
+    symlink("a.b", root.join("link-to-directory")).expect("linked");
+    std::fs::hard_link(root.join("sixteen-k"), root.join("hard-link")).expect("linked");
+    std::fs::set_permissions(root.join("sixteen-k"), Permissions::from_mode(0o640)).expect("set");
+    std::fs::set_permissions(root.join("empty-directory"), Permissions::from_mode(0o711)).expect("set");
+    let old = std::time::UNIX_EPOCH + std::time::Duration::new(86_400, 123_456_789);
+    std::fs::File::open(root.join("empty")).expect("open").set_modified(old).expect("set");
+    std::fs::File::open(root.join("a.b")).expect("open").set_modified(old).expect("set");
+}
+
+#[test]
+fn a_tree_comes_back_identical() {
+    let root = tempfile::tempdir().expect("a directory");
+    let site = Site::start(root.path(), "near", &[]);
+    site.make_log(&root.path().join("kms"), "acme/tree");
+    let tree = root.path().join("tree");
+    std::fs::create_dir(&tree).expect("made");
+    build(&tree);
+    let expected = entries(&tree);
+    let (from, to) = (tree.display().to_string(), root.path().join("back").display().to_string());
+    let put = site.farside(&["put", "-r", "acme/tree", &from, "--json"]).ok();
+    assert_eq!(put.lines().count(), expected.len());
+    assert!(put.contains("name_base64"), "a name that is not UTF-8");
+    let listed = site.farside(&["ls", "acme/tree", "--json"]).ok();
+    assert_eq!(listed.lines().count(), expected.len());
+    site.farside(&["get", "-r", "acme/tree", &to]).ok();
+    assert_eq!(entries(Path::new(&to)), expected);
+    site.farside(&["get", "-r", "acme/tree", &to]).fails(2, "not empty");
+
+    // The tree changes; the old one is still there under its sequence.
+    let head = site.farside(&["log", "show", "acme/tree", "--json"]).json()["head_seq"].to_string();
+    site.farside(&["rm", "acme/tree", "empty"]).ok();
+    site.farside(&["put", "acme/tree", "sixteen-k", "/etc/hostname"]).ok();
+    let then = root.path().join("then").display().to_string();
+    site.farside(&["get", "-r", "acme/tree", &then, "--seq", &head]).ok();
+    assert_eq!(entries(Path::new(&then)), expected);
+    let history = site.farside(&["history", "acme/tree", "sixteen-k", "--json"]).ok();
+    assert_eq!(history.lines().count(), 2);
+    assert!(site.farside(&["history", "acme/tree", "empty"]).ok().contains("removed"));
+    site.farside(&["get", "acme/tree", "empty"]).fails(5, "there is no empty");
+}
+
+#[test]
+fn trouble_in_a_tree_is_told() {
+    let root = tempfile::tempdir().expect("a directory");
+    let site = Site::start(root.path(), "near", &[]);
+    site.make_log(&root.path().join("kms"), "acme/tree");
+    let tree = root.path().join("tree");
+    std::fs::create_dir(&tree).expect("made");
+    std::fs::write(tree.join("good"), "good").expect("written");
+    let fifo = std::process::Command::new("mkfifo").arg(tree.join("pipe")).status().expect("mkfifo runs");
+    assert!(fifo.success());
+    let from = tree.display().to_string();
+    let put = site.farside(&["put", "-r", "acme/tree", &from]);
+    assert_eq!(put.code, 0, "{}", put.stderr);
+    assert!(put.stderr.contains("pipe: skipped"), "{}", put.stderr);
+
+    // A file that grows while it is read is told, and the whole is a failure.
+    let growing = tree.join("growing");
+    std::fs::write(&growing, bytes(1, 1 << 20)).expect("written");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writer = {
+        let (stop, growing) = (stop.clone(), growing.clone());
+        std::thread::spawn(move || {
+            use std::io::Write;
+            let mut file = std::fs::File::options().append(true).open(growing).expect("open");
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                file.write_all(b"more").expect("written");
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
+        })
+    };
+    let put = site.farside(&["put", "-r", "acme/tree", &from]);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().expect("ended");
+    put.fails(1, "growing: changed while it was read");
+    farside(&["put", "-r", "acme/tree", "/no/such/tree", "--dir", &site.directory.display().to_string()])
+        .fails(1, "No such file");
+}
