@@ -175,12 +175,28 @@ pub(super) async fn join(shard: &Rc<Shard>, join: PeerJoin) -> Answered {
     Ok(Reply::Peers(vec![own_record(shard)]).into())
 }
 
+/// Waits until no sender speaks to a peer any more: when the command answers, nothing crosses.
+async fn wait_for_silence(shard: &Rc<Shard>, peer: SiteId) -> Result<(), Refusal> {
+    for index in 0..shard.shards() {
+        let silent = move |there: Rc<Shard>| async move {
+            while there.senders.borrow().keys().any(|(_, to)| *to == peer) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        shard.on(index, silent).await?;
+    }
+    Ok(())
+}
+
 /// Pauses, resumes or removes a peer.
 pub(super) async fn set(shard: &Rc<Shard>, set: SetPeer) -> Answered {
     let missing = || Refusal::new(RefusalCode::NotFound, format!("there is no peer {}", set.name));
     let peer = shard.view().peer(&set.name).map(|peer| peer.site).ok_or_else(missing)?;
-    let removes = set.action == PeerAction::Remove;
+    let (removes, stops) = (set.action == PeerAction::Remove, set.action != PeerAction::Resume);
     shard.control(ControlCommand::SetPeer((set.name, set.action))).await?;
+    if stops {
+        wait_for_silence(shard, peer).await?;
+    }
     if removes {
         for group in 1..=shard.site.groups {
             let group = GroupId(group);
