@@ -1,7 +1,7 @@
 //! Hand-laid encoding: little-endian fields in declaration order, lengths before contents, every length bounded.
 //!
 //! Records that are too irregular for a fixed zerocopy header (messages, deltas, commands) are written with
-//! [`record!`] and [`choice!`], which do nothing but call [`Field`] on each member in order. There is no
+//! [`record!`](crate::record!) and [`choice!`](crate::choice!), which do nothing but call [`Field`] on each member in order. There is no
 //! self-description, no reflection and no serde: WIRE.md holds the tables and golden vectors pin them.
 
 use crate::limits;

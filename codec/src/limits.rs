@@ -39,7 +39,7 @@ pub const MAX_DELTAS_BYTES_PER_REQUEST: usize = 1 << 20;
 pub const MAX_CHUNKS_PER_QUESTION: usize = 4096;
 /// A site, tenant or log name.
 pub const MAX_LABEL_BYTES: usize = 63;
-/// Data plus parity fragments of one stripe: 128+127 would not fit u8 indexes.
+/// Data plus parity fragments of one stripe: more than one to a device is no use, and their indexes fit a byte.
 pub const MAX_FRAGMENTS: usize = 128;
 /// How far another clock may be ahead of ours before its time is refused: NTP-kept machines are within milliseconds.
 pub const MAX_CLOCK_SKEW_MS: u64 = 60_000;

@@ -4,6 +4,15 @@
 //! one or two of them. All fragments of a stripe have one length, a multiple of 4 KiB; the last ones are filled up
 //! with zeros. In memory a stripe is k+m *slots*, each [header area | fragment], exactly as it is written to a device:
 //! received bytes go straight to their place, and a fragment is one write.
+//!
+//! | for a chunk of S bytes in k+m | bytes |
+//! |---|---|
+//! | fragment F | S / k rounded up, to a multiple of 4,096 |
+//! | header area H | 256 + 4 a block of F, to a multiple of 4,096 |
+//! | slot | H + F |
+//! | buffer | (k + m) slots |
+//!
+//! 4+2 with 4 MiB of plaintext: S = 4,195,328, F = 1,052,672, H = 4,096, a slot 1,056,768, the buffer 6,340,608.
 
 use crate::erasure::Geometry;
 use crate::limits::BLOCK_BYTES;
@@ -69,15 +78,17 @@ impl StripeLayout {
         let at = |index: usize| (index * self.fragment_bytes).min(self.sealed_bytes);
         at(index)..at(index + 1)
     }
-    /// The fragments that hold a range of the sealed chunk, each with the range within it, in order.
+    /// The fragments that hold a range of the sealed chunk, each with the range within it, in order. What is past the
+    /// chunk's end is in none, and an empty range too.
     pub fn locate(&self, range: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
-        let first = range.start / self.fragment_bytes;
-        let last = range.end.div_ceil(self.fragment_bytes);
         let layout = *self;
+        let end = range.end.min(self.sealed_bytes);
+        let start = range.start.min(end);
+        let first = start / self.fragment_bytes;
+        let last = if start == end { first } else { end.div_ceil(self.fragment_bytes) };
         (first..last).map(move |index| {
             let held = layout.chunk_range(index);
-            let start = range.start.max(held.start) - held.start;
-            (index, start..range.end.min(held.end) - held.start)
+            (index, start.max(held.start) - held.start..end.min(held.end) - held.start)
         })
     }
 }

@@ -12,7 +12,7 @@ pub enum Code {
     Leopard = 2,
 }
 
-/// Widest stripe of the narrow code: above it the quadratic work outgrows what its simplicity saves.
+/// Widest stripe of the narrow code: its work is k times m, and above this that outgrows what its simplicity saves.
 const MAX_NARROW: usize = 32;
 
 /// k data and m parity fragments.
@@ -26,18 +26,19 @@ impl Geometry {
     /// 4+2: survives two losses at half again the space, and fits six devices.
     pub const DEFAULT: Self = Self { data: 4, parity: 2 };
 
-    /// `data` from 1, `parity` from 0, together at most 128.
+    /// `data` from 1, `parity` from 0 (from 1 above 32 in all), together at most 128.
     pub fn new(data: usize, parity: usize) -> Option<Self> {
-        let good = data >= 1 && data + parity <= limits::MAX_FRAGMENTS;
+        let good = data >= 1 && data.checked_add(parity)? <= limits::MAX_FRAGMENTS;
         // The wide code needs at least one parity fragment to be a code at all.
         let good = good && (parity > 0 || data <= MAX_NARROW);
         good.then_some(Self { data: data as u8, parity: parity as u8 })
     }
 
-    /// Reads `4+2`.
+    /// Reads `4+2`, exactly as [`Display`](std::fmt::Display) writes it.
     pub fn parse(text: &str) -> Option<Self> {
         let (data, parity) = text.split_once('+')?;
-        Self::new(data.parse().ok()?, parity.parse().ok()?)
+        let geometry = Self::new(data.parse().ok()?, parity.parse().ok()?)?;
+        (geometry.to_string() == text).then_some(geometry)
     }
 
     /// Data fragments.

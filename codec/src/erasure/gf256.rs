@@ -37,11 +37,10 @@ pub(super) fn inverse(a: u8) -> u8 {
 }
 
 /// Rows of coefficients.
-#[derive(Debug, Default, Clone)]
 pub(super) struct Matrix(Vec<Vec<u8>>);
 
 impl Matrix {
-    /// Parity rows: row i, column j holds 1 / ((k + i) + j).
+    /// Parity rows: in row i and column j 1 / ((k + i) xor j). As k + i > j, nothing is divided by zero.
     pub(super) fn cauchy(data: usize, parity: usize) -> Self {
         let coefficient = |row: usize, column: usize| inverse(((data + row) ^ column) as u8);
         Self((0..parity).map(|row| (0..data).map(|column| coefficient(row, column)).collect()).collect())
@@ -51,49 +50,47 @@ impl Matrix {
         Self(rows.collect())
     }
 
-    pub(super) fn identity_row(width: usize, index: usize) -> Vec<u8> {
+    /// Row `index` of the identity.
+    pub(super) fn unit_row(width: usize, index: usize) -> Vec<u8> {
         (0..width).map(|column| u8::from(column == index)).collect()
     }
 
-    pub(super) fn row(&self, index: usize) -> &[u8] {
-        &self.0[index]
-    }
-
-    pub(super) fn coefficients(&self) -> &[Vec<u8>] {
+    pub(super) fn rows(&self) -> &[Vec<u8>] {
         &self.0
     }
 
-    /// row · self.
-    pub(super) fn multiply_row(&self, row: &[u8]) -> Vec<u8> {
-        let column =
-            |at: usize| row.iter().zip(&self.0).fold(0, |sum, (factor, line)| sum ^ multiply(*factor, line[at]));
-        (0..self.0.len()).map(column).collect()
+    /// row · self, for a square matrix.
+    pub(super) fn multiplied_from_left(&self, row: &[u8]) -> Vec<u8> {
+        let mut sum = vec![0; self.0.len()];
+        row.iter().zip(&self.0).for_each(|(factor, line)| add_multiple(&mut sum, line, *factor));
+        sum
     }
 
-    /// Gauss-Jordan; `None` if it is singular.
+    /// The inverse of a square matrix, by Gauss and Jordan; `None` if it has none.
     pub(super) fn inverted(&self) -> Option<Self> {
         let size = self.0.len();
-        let mut left = self.0.clone();
-        let mut right: Vec<Vec<u8>> = (0..size).map(|index| Self::identity_row(size, index)).collect();
-        for pivot in 0..size {
-            let from = (pivot..size).find(|row| left[*row][pivot] != 0)?;
-            left.swap(pivot, from);
-            right.swap(pivot, from);
-            let scale = inverse(left[pivot][pivot]);
-            for value in left[pivot].iter_mut().chain(right[pivot].iter_mut()) {
-                *value = multiply(*value, scale);
+        // Each row, with the identity's beside it.
+        let beside = |(index, row): (usize, &Vec<u8>)| [row.clone(), Self::unit_row(size, index)].concat();
+        let mut rows: Vec<Vec<u8>> = self.0.iter().enumerate().map(beside).collect();
+        for column in 0..size {
+            let from = (column..size).find(|row| rows[*row][column] != 0)?;
+            rows.swap(column, from);
+            let mut pivot = std::mem::take(&mut rows[column]);
+            let scale = inverse(pivot[column]);
+            pivot.iter_mut().for_each(|value| *value = multiply(*value, scale));
+            for row in rows.iter_mut().filter(|row| !row.is_empty()) {
+                let factor = row[column];
+                add_multiple(row, &pivot, factor);
             }
-            let (pivot_left, pivot_right) = (left[pivot].clone(), right[pivot].clone());
-            for row in (0..size).filter(|row| *row != pivot) {
-                let factor = left[row][pivot];
-                eliminate(&mut left[row], &pivot_left, factor);
-                eliminate(&mut right[row], &pivot_right, factor);
-            }
+            rows[column] = pivot;
         }
-        Some(Self(right))
+        Some(Self::from_rows(rows.into_iter().map(|mut row| row.split_off(size))))
     }
 }
 
-fn eliminate(row: &mut [u8], pivot: &[u8], factor: u8) {
-    row.iter_mut().zip(pivot).for_each(|(value, pivot)| *value ^= multiply(factor, *pivot));
+/// sum + factor · line
+fn add_multiple(sum: &mut [u8], line: &[u8], factor: u8) {
+    if factor != 0 {
+        sum.iter_mut().zip(line).for_each(|(sum, value)| *sum ^= multiply(factor, *value));
+    }
 }

@@ -1,112 +1,140 @@
-//! AVX-512 with GFNI: a product of 64 bytes is one instruction, with an 8x8 bit matrix for each coefficient; two
-//! products are folded into a sum by one ternary exclusive or. Up to four outputs per pass over the inputs.
+//! AVX-512 with GFNI: a product of 64 bytes is one instruction, multiplication by a coefficient being an 8x8 bit
+//! matrix; one ternary exclusive-or folds two products into a sum. Up to eight outputs are computed in one pass over
+//! the inputs, 128 bytes at a time, so that an input is loaded once and a matrix serves two vectors.
 #![allow(unsafe_code)]
 
 use super::gf256;
-use super::kernel::{Entries, Kernel, Tables};
+use super::kernel::{Blocks, Kernel, Product};
+use std::arch::x86_64::*;
+use std::ops::Range;
 
-/// The AVX-512/GFNI kernel.
-pub(super) struct Gfni;
+/// Outputs in one pass: two vectors of each, and of two inputs, take 20 of the 32 registers.
+const WIDTH: usize = 8;
+/// Bytes of a vector.
+const VECTOR: usize = 64;
 
-impl Gfni {
-    pub(super) fn is_available() -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("gfni");
-        #[cfg(not(target_arch = "x86_64"))]
-        false
-    }
+/// The kernel, where the processor has all that it uses. Nothing else in this file makes one, so whoever holds one may
+/// use these instructions.
+pub(super) fn detect() -> Option<&'static dyn Kernel> {
+    let found =
+        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("gfni");
+    found.then_some(&Gfni(()) as &dyn Kernel)
 }
 
-/// Multiplication by `coefficient` as the instruction wants it: row of result bit i in byte 7-i.
-fn bit_matrix(coefficient: u8) -> u64 {
-    let mut matrix = 0u64;
-    for result_bit in 0..8 {
-        let mut row = 0u8;
-        for input_bit in 0..8 {
-            row |= (gf256::multiply(coefficient, 1 << input_bit) >> result_bit & 1) << input_bit;
-        }
-        matrix |= u64::from(row) << (8 * (7 - result_bit));
-    }
-    matrix
-}
+struct Gfni(());
 
 impl Kernel for Gfni {
     fn name(&self) -> &'static str {
         "avx512-gfni"
     }
-    fn prepare(&self, rows: &[Vec<u8>]) -> Tables {
-        let entries = rows.iter().flatten().map(|coefficient| bit_matrix(*coefficient)).collect();
-        Tables { rows: rows.len(), columns: rows.first().map_or(0, Vec::len), entries: Entries::Bits(entries) }
-    }
-    fn multiply(&self, tables: &Tables, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
-        let Entries::Bits(entries) = &tables.entries else { return };
-        assert!(Self::is_available(), "this kernel is only listed where it runs");
-        assert!(inputs.len() == tables.columns && outputs.len() == tables.rows, "tables fit their slices");
-        let length = inputs.first().map_or(0, |first| first.len());
-        let equal = inputs.iter().all(|slice| slice.len() == length);
-        assert!(equal && outputs.iter().all(|slice| slice.len() == length), "slices of one length");
-        #[cfg(target_arch = "x86_64")]
-        for (index, block) in outputs.chunks_mut(4).enumerate() {
-            let entries = &entries[index * 4 * tables.columns..];
-            // SAFETY: the features are there, and every slice holds `length` bytes.
-            unsafe {
-                match block.len() {
-                    1 => x86::block::<1>(entries, inputs, block, length),
-                    2 => x86::block::<2>(entries, inputs, block, length),
-                    3 => x86::block::<3>(entries, inputs, block, length),
-                    _ => x86::block::<4>(entries, inputs, block, length),
-                }
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = entries;
+    fn prepare(&self, rows: &[Vec<u8>]) -> Box<dyn Product> {
+        Box::new(Matrices(Blocks::new(rows, WIDTH, bit_matrix)))
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
+/// Multiplication by `coefficient` as the instruction wants it: the row that makes bit i of the product in byte 7 - i.
+fn bit_matrix(coefficient: u8) -> u64 {
+    let mut matrix = 0;
+    for input_bit in 0..8 {
+        let column = gf256::multiply(coefficient, 1 << input_bit);
+        for product_bit in 0..8 {
+            matrix |= u64::from(column >> product_bit & 1) << (8 * (7 - product_bit) + input_bit);
+        }
+    }
+    matrix
+}
 
-    /// Computes `N` outputs; the last, partial vector goes through a mask.
-    #[target_feature(enable = "avx512f,avx512bw,gfni")]
-    pub(super) unsafe fn block<const N: usize>(
-        entries: &[u64],
-        inputs: &[&[u8]],
-        outputs: &mut [&mut [u8]],
-        length: usize,
-    ) {
-        for at in (0..length).step_by(64) {
-            let left = length - at;
-            let mask = if left >= 64 { u64::MAX } else { (1 << left) - 1 };
-            let mut sums = [_mm512_setzero_si512(); N];
-            let load = |input: &[u8]| {
-                // SAFETY: masked-off bytes past the slice are not touched.
-                unsafe { _mm512_maskz_loadu_epi8(mask, input.as_ptr().add(at).cast()) }
-            };
-            let matrix = |row: usize, column: usize| _mm512_set1_epi64(entries[row * inputs.len() + column] as i64);
-            let mut column = 0;
-            while column + 1 < inputs.len() {
-                let (first, second) = (load(inputs[column]), load(inputs[column + 1]));
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let first = _mm512_gf2p8affine_epi64_epi8::<0>(first, matrix(row, column));
-                    let second = _mm512_gf2p8affine_epi64_epi8::<0>(second, matrix(row, column + 1));
-                    *sum = _mm512_ternarylogic_epi64::<0x96>(*sum, first, second);
-                }
-                column += 2;
-            }
-            if column < inputs.len() {
-                let value = load(inputs[column]);
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    let product = _mm512_gf2p8affine_epi64_epi8::<0>(value, matrix(row, column));
-                    *sum = _mm512_xor_si512(*sum, product);
+struct Matrices(Blocks<u64>);
+
+impl Product for Matrices {
+    fn multiply(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], range: Range<usize>) {
+        self.0.for_each(inputs, outputs, &range, |matrices, outputs| {
+            // SAFETY: the kernel that prepared this exists only where its instructions do, and `for_each` has checked
+            // that `range` is inside all slices.
+            unsafe {
+                match outputs.len() {
+                    1 => block::<1>(matrices, inputs, outputs, &range),
+                    2 => block::<2>(matrices, inputs, outputs, &range),
+                    3 => block::<3>(matrices, inputs, outputs, &range),
+                    4 => block::<4>(matrices, inputs, outputs, &range),
+                    5 => block::<5>(matrices, inputs, outputs, &range),
+                    6 => block::<6>(matrices, inputs, outputs, &range),
+                    7 => block::<7>(matrices, inputs, outputs, &range),
+                    _ => block::<WIDTH>(matrices, inputs, outputs, &range),
                 }
             }
-            for (output, sum) in outputs.iter_mut().zip(sums) {
-                // SAFETY: masked-off bytes past the slice are not written.
-                unsafe { _mm512_mask_storeu_epi8(output.as_mut_ptr().add(at).cast(), mask, sum) };
+        });
+    }
+}
+
+/// Computes `N` outputs. What is left over at the end goes through a mask.
+///
+/// # Safety
+/// `range` is inside all inputs and outputs.
+#[target_feature(enable = "avx512f,avx512bw,gfni")]
+unsafe fn block<const N: usize>(matrices: &[u64], inputs: &[&[u8]], outputs: &mut [&mut [u8]], range: &Range<usize>) {
+    let (matrices, _) = matrices.as_chunks::<N>();
+    let mut at = range.start;
+    while range.end - at >= 2 * VECTOR {
+        // SAFETY: two whole vectors from `at` on end inside `range`.
+        unsafe { vectors::<N, 2>(matrices, inputs, outputs, at, u64::MAX) };
+        at += 2 * VECTOR;
+    }
+    while at < range.end {
+        let length = (range.end - at).min(VECTOR);
+        // SAFETY: the `length` lowest bytes of the vector, at least one, end inside `range`.
+        unsafe { vectors::<N, 1>(matrices, inputs, outputs, at, u64::MAX >> (VECTOR - length)) };
+        at += length;
+    }
+}
+
+/// `V` vectors of each of `N` outputs, from `at` on; of each vector the bytes in `mask`.
+///
+/// # Safety
+/// The bytes from `at` to `at + V * VECTOR` that are in the mask are inside all inputs and outputs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,gfni")]
+unsafe fn vectors<const N: usize, const V: usize>(
+    matrices: &[[u64; N]],
+    inputs: &[&[u8]],
+    outputs: &mut [&mut [u8]],
+    at: usize,
+    mask: u64,
+) {
+    let load = |input: &[u8]| -> [__m512i; V] {
+        // SAFETY: inside the input, says the caller; bytes that are masked off are not touched.
+        let vector = |index| unsafe { _mm512_maskz_loadu_epi8(mask, input.as_ptr().add(at + index * VECTOR).cast()) };
+        std::array::from_fn(vector)
+    };
+    let mut sums = [[_mm512_setzero_si512(); V]; N];
+    let mut matrix_pairs = matrices.chunks_exact(2);
+    let mut input_pairs = inputs.chunks_exact(2);
+    for (matrices, inputs) in (&mut matrix_pairs).zip(&mut input_pairs) {
+        let (first, second) = (load(inputs[0]), load(inputs[1]));
+        for row in 0..N {
+            let first_matrix = _mm512_set1_epi64(matrices[0][row] as i64);
+            let second_matrix = _mm512_set1_epi64(matrices[1][row] as i64);
+            for vector in 0..V {
+                let first = _mm512_gf2p8affine_epi64_epi8::<0>(first[vector], first_matrix);
+                let second = _mm512_gf2p8affine_epi64_epi8::<0>(second[vector], second_matrix);
+                sums[row][vector] = _mm512_ternarylogic_epi64::<0x96>(sums[row][vector], first, second);
             }
+        }
+    }
+    for (matrices, input) in matrix_pairs.remainder().iter().zip(input_pairs.remainder()) {
+        let values = load(input);
+        for row in 0..N {
+            let matrix = _mm512_set1_epi64(matrices[row] as i64);
+            for vector in 0..V {
+                let product = _mm512_gf2p8affine_epi64_epi8::<0>(values[vector], matrix);
+                sums[row][vector] = _mm512_xor_si512(sums[row][vector], product);
+            }
+        }
+    }
+    for (output, sums) in outputs.iter_mut().zip(sums) {
+        for (vector, sum) in sums.into_iter().enumerate() {
+            // SAFETY: inside the output, says the caller; bytes that are masked off are not touched.
+            unsafe { _mm512_mask_storeu_epi8(output.as_mut_ptr().add(at + vector * VECTOR).cast(), mask, sum) };
         }
     }
 }

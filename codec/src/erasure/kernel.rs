@@ -1,86 +1,94 @@
-//! The inner loop, once per instruction set. Chosen at run time; every one is tested against the scalar one.
+//! The inner loop: a small matrix over GF(2^8) times slices of bytes, once per instruction set.
+//!
+//! A [`Kernel`] turns a matrix into a [`Product`], which holds the coefficients in the form and order that its loop
+//! wants. Which kernels a machine runs is found out once. The scalar one always runs, and is what all others are
+//! tested against.
 
-use super::gf256;
+use std::ops::Range;
+use std::sync::OnceLock;
 
-/// Coefficients as a kernel wants them: one entry for each output and input, outputs outermost.
-pub struct Tables {
-    /// Outputs.
-    pub(super) rows: usize,
-    /// Inputs.
-    pub(super) columns: usize,
-    /// Low and high nibble products (32 bytes a coefficient), or an 8x8 bit matrix each.
-    pub(super) entries: Entries,
-}
-
-pub(super) enum Entries {
-    Nibbles(Vec<[u8; 32]>),
-    Bits(Vec<u64>),
-}
-
-/// Multiplies a matrix over GF(2^8) with slices of bytes.
+/// One way to multiply.
 pub trait Kernel: Sync {
     /// For benchmarks and status.
     fn name(&self) -> &'static str;
-    /// Turns rows of coefficients into what `multiply` wants.
-    fn prepare(&self, rows: &[Vec<u8>]) -> Tables;
-    /// outputs = tables · inputs. All slices have one length.
-    fn multiply(&self, tables: &Tables, inputs: &[&[u8]], outputs: &mut [&mut [u8]]);
+    /// Prepares the multiplication by a matrix, given as its rows: one an output, in each a coefficient an input.
+    fn prepare(&self, rows: &[Vec<u8>]) -> Box<dyn Product>;
 }
 
-/// The kernels that this machine runs, fastest first. The last one always is the scalar one.
+/// A matrix, ready to be multiplied with.
+pub trait Product: Send + Sync {
+    /// In the bytes of `range`: outputs = matrix · inputs. As many outputs as the matrix has rows, as many inputs as
+    /// it has columns, and `range` inside all of them.
+    fn multiply(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], range: Range<usize>);
+}
+
+/// The kernels that this machine runs, fastest first; the last one is the scalar one.
 pub fn kernels() -> &'static [&'static dyn Kernel] {
-    static FOUND: std::sync::OnceLock<Vec<&'static dyn Kernel>> = std::sync::OnceLock::new();
+    static FOUND: OnceLock<Vec<&'static dyn Kernel>> = OnceLock::new();
     FOUND.get_or_init(|| {
-        let mut found: Vec<&'static dyn Kernel> = Vec::new();
-        if super::gfni::Gfni::is_available() {
-            found.push(&super::gfni::Gfni);
-        }
-        if super::avx2::Avx2::is_available() {
-            found.push(&super::avx2::Avx2);
-        }
-        found.push(&Scalar);
-        found
+        #[cfg(target_arch = "x86_64")]
+        let vector = [super::gfni::detect(), super::avx2::detect()];
+        #[cfg(not(target_arch = "x86_64"))]
+        let vector: [Option<&'static dyn Kernel>; 0] = [];
+        vector.into_iter().flatten().chain([super::scalar::KERNEL]).collect()
     })
 }
 
-pub(super) fn nibbles(rows: &[Vec<u8>]) -> Tables {
-    let entry = |coefficient: &u8| {
-        let mut table = [0; 32];
-        for nibble in 0..16u8 {
-            table[usize::from(nibble)] = gf256::multiply(*coefficient, nibble);
-            table[16 + usize::from(nibble)] = gf256::multiply(*coefficient, nibble << 4);
-        }
-        table
-    };
-    let entries = rows.iter().flatten().map(entry).collect();
-    Tables { rows: rows.len(), columns: rows.first().map_or(0, Vec::len), entries: Entries::Nibbles(entries) }
+/// Rows and columns of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    rows: usize,
+    columns: usize,
 }
 
-/// Two table look-ups a byte: the reference, and what every machine has.
-pub(super) struct Scalar;
+impl Shape {
+    pub(super) fn of(rows: &[Vec<u8>]) -> Self {
+        let columns = rows.first().map_or(0, Vec::len);
+        assert!(rows.iter().all(|row| row.len() == columns && columns > 0), "the rows of a matrix have one length");
+        Self { rows: rows.len(), columns }
+    }
 
-impl Kernel for Scalar {
-    fn name(&self) -> &'static str {
-        "scalar"
-    }
-    fn prepare(&self, rows: &[Vec<u8>]) -> Tables {
-        nibbles(rows)
-    }
-    fn multiply(&self, tables: &Tables, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
-        multiply_tail(tables, inputs, outputs, 0);
+    /// Asserts what [`Product::multiply`] asks for. Loops with raw pointers rely on it.
+    pub(super) fn check(self, inputs: &[&[u8]], outputs: &[&mut [u8]], range: &Range<usize>) {
+        // A matrix without rows, that of a stripe without parity, has no columns either.
+        let fits = outputs.len() == self.rows && (inputs.len() == self.columns || self.rows == 0);
+        assert!(fits, "slices fit the matrix");
+        let inside = |length: usize| range.start <= range.end && range.end <= length;
+        assert!(inputs.iter().all(|slice| inside(slice.len())), "the range is inside all inputs");
+        assert!(outputs.iter().all(|slice| inside(slice.len())), "the range is inside all outputs");
     }
 }
 
-/// The bytes from `from` on, which a wider kernel leaves over.
-pub(super) fn multiply_tail(tables: &Tables, inputs: &[&[u8]], outputs: &mut [&mut [u8]], from: usize) {
-    let Entries::Nibbles(entries) = &tables.entries else { return };
-    for (row, output) in outputs.iter_mut().enumerate() {
-        let entries = &entries[row * tables.columns..][..tables.columns];
-        for (at, out) in output.iter_mut().enumerate().skip(from) {
-            let product = |(entry, input): (&[u8; 32], &&[u8])| {
-                entry[usize::from(input[at] & 15)] ^ entry[16 + usize::from(input[at] >> 4)]
-            };
-            *out = entries.iter().zip(inputs).map(product).fold(0, |sum, product| sum ^ product);
+/// A matrix in the order in which a vector loop reads it: blocks of up to `width` outputs that are computed together,
+/// in a block one input after the other, for an input the coefficients of the block's outputs.
+pub(super) struct Blocks<T> {
+    shape: Shape,
+    width: usize,
+    entries: Vec<T>,
+}
+
+impl<T> Blocks<T> {
+    pub(super) fn new(rows: &[Vec<u8>], width: usize, entry: impl Fn(u8) -> T) -> Self {
+        let shape = Shape::of(rows);
+        let mut entries = Vec::with_capacity(shape.rows * shape.columns);
+        for block in rows.chunks(width) {
+            for column in 0..shape.columns {
+                entries.extend(block.iter().map(|row| entry(row[column])));
+            }
         }
+        Self { shape, width, entries }
+    }
+
+    /// Runs `block` for each block of outputs with its coefficients, after [`Shape::check`].
+    pub(super) fn for_each(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        range: &Range<usize>,
+        mut block: impl FnMut(&[T], &mut [&mut [u8]]),
+    ) {
+        self.shape.check(inputs, outputs, range);
+        let entries = self.entries.chunks((self.width * self.shape.columns).max(1));
+        outputs.chunks_mut(self.width).zip(entries).for_each(|(outputs, entries)| block(entries, outputs));
     }
 }
