@@ -1,8 +1,8 @@
 //! Hand-laid encoding: little-endian fields in declaration order, lengths before contents, every length bounded.
 //!
 //! Records that are too irregular for a fixed zerocopy header (messages, deltas, commands) are written with
-//! [`record!`](crate::record!) and [`choice!`](crate::choice!), which do nothing but call [`Field`] on each member in order. There is no
-//! self-description, no reflection and no serde: WIRE.md holds the tables and golden vectors pin them.
+//! [`record!`](crate::record!) and [`choice!`](crate::choice!), which do nothing but call [`Field`] on each member in
+//! order. There is no self-description, no reflection and no serde: WIRE.md holds the tables and golden vectors pin them.
 
 use crate::limits;
 use bytes::{Buf, Bytes};
