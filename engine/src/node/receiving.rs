@@ -116,7 +116,7 @@ async fn accept_here(shard: &Rc<Shard>, deltas: FedDeltas) -> Answered {
         return Err(Refusal::retry(RefusalCode::Unavailable, 50, "a chunk that a delta names is not here yet"));
     }
     let skew = |error: farside_io::clock::ClockSkew| Refusal::retry(RefusalCode::ClockSkew, 5000, error.to_string());
-    shard.clock.observe(deltas.head_time).map_err(skew)?;
+    shard.clock.observe(deltas.head_time.max(deltas.closed)).map_err(skew)?;
     let command = GroupCommand::Accept(AcceptDeltas {
         log,
         lineage: deltas.lineage,

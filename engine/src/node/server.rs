@@ -321,7 +321,8 @@ async fn read(shard: &Rc<Shard>, caller: &Caller, log: LogId, request: Request) 
         }
         Request::History(history) => {
             let limit = history.limit.min(limits::LIST_VERSIONS) as usize;
-            Reply::Versions(state.history(log, history.name, history.before, limit).map_err(state_refusal)?)
+            let found = state.history(log, history.name, history.before, limit, limits::LIST_BYTES);
+            Reply::Versions(found.map_err(state_refusal)?)
         }
         Request::ReadDeltas(read) => {
             let limit = (read.limit as usize).min(limits::READ_DELTAS);

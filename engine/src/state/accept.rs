@@ -1,11 +1,12 @@
 //! Accepting what the home placed: only what continues this copy's head, on the home's own lineage, bytes unchanged.
 
+use super::lineage;
 use super::log_group::{Done, Work, refuse};
 use super::place::{delta_row, insert};
 use super::rows::LogRow;
 use bytes::Bytes;
 use farside_codec::command::{AcceptDeltas, GroupOutcome};
-use farside_codec::delta::{Branch, Cursor, Delta, Lineage};
+use farside_codec::delta::{Cursor, Delta};
 use farside_codec::message::RefusalCode;
 use farside_raft::StateError;
 
@@ -13,37 +14,42 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     let Some(mut row) = work.log(accept.log)? else {
         return refuse(RefusalCode::NotFound, "no such log in this group");
     };
+    if let Some(detail) = lineage::objection(&accept.lineage) {
+        return refuse(RefusalCode::BadRequest, detail);
+    }
     let Some(theirs) = accept.lineage.last().map(|branch| branch.generation) else {
         return refuse(RefusalCode::BadRequest, "the sender's lineage is empty");
     };
     if theirs < row.known {
         return refuse(RefusalCode::NotHome, format!("the log's home is site {}", row.known.site));
     }
-    if row.known.site == work.site && theirs != row.known {
+    if row.known.site == work.site || theirs.site == work.site {
         return refuse(RefusalCode::Diverged, "this site was home and must be fenced before it takes a copy's place");
+    }
+    if !lineage::continues(&row, &accept.lineage) {
+        return refuse(RefusalCode::Diverged, "this copy is not a beginning of the sender's history");
     }
     let checked = match check(work, &row, &accept)? {
         Ok(checked) => checked,
         Err((code, detail)) => return refuse(code, detail),
     };
     row.known = theirs;
+    row.lineage = accept.lineage;
     for (delta, encoded) in checked {
-        if let Some(branch) = branch_beginning(&accept.lineage, &delta) {
-            row.lineage.retain(|known| known.first < branch.first || known == branch);
-            if row.lineage.last() != Some(branch) {
-                row.lineage.push(branch.clone());
-            }
-        }
+        row.closed = row.closed.max(delta.closed);
         insert(work, &mut row, &delta, encoded)?;
     }
-    row.heard = Some((accept.head, accept.head_time));
-    work.set_closed(accept.closed)?;
+    // Pipelined deliveries may be committed out of order; what was heard never falls back.
+    let place = |head: &Cursor| (head.generation, head.sequence);
+    if row.heard.as_ref().is_none_or(|(heard, _)| place(heard) <= place(&accept.head)) {
+        row.heard = Some((accept.head.clone(), accept.head_time));
+    }
+    if row.head.hash == accept.head.hash {
+        // The sender's closed time says nothing about deltas of its that are not here yet.
+        row.closed = row.closed.max(accept.closed);
+    }
     work.put_log(&row)?;
     Ok(GroupOutcome::Head(row.head))
-}
-
-fn branch_beginning<'a>(lineage: &'a Lineage, delta: &Delta) -> Option<&'a Branch> {
-    lineage.iter().find(|branch| branch.first == delta.sequence && branch.generation == delta.generation)
 }
 
 type Objection = (RefusalCode, String);
@@ -75,9 +81,13 @@ fn check(
             let detail = format!("delta {} does not continue this copy's head {}", delta.sequence, head.sequence);
             return Ok(Err((RefusalCode::Diverged, detail)));
         }
-        let branch = accept.lineage.iter().rev().find(|branch| branch.first <= delta.sequence);
-        if branch.is_none_or(|branch| branch.generation != delta.generation) || delta.time <= time && head.sequence > 0
-        {
+        let branch = lineage::reached(&accept.lineage, delta.sequence).last();
+        let fits = branch.is_some_and(|branch| {
+            branch.generation == delta.generation
+                && (branch.first != delta.sequence || branch.previous == delta.previous)
+        });
+        let rises = (delta.time > time || head.sequence == 0) && delta.time <= accept.head_time;
+        if !fits || !rises || delta.sequence > accept.head.sequence {
             return Ok(Err((RefusalCode::BadRequest, format!("delta {} is not of its lineage", delta.sequence))));
         }
         time = delta.time;

@@ -117,6 +117,12 @@ impl StorageBackend for PagedFile {
     fn set_len(&self, length: u64) -> io::Result<()> {
         let mut state = self.state();
         let pages = length.div_ceil(PAGE);
+        let known = state.checksums.len() as u64;
+        if pages > known && !known.is_multiple_of(PAGES_PER_GROUP) {
+            // A shorter life of the file may have left checksums of pages that are zeros now.
+            let stale = PAGES_PER_GROUP - known % PAGES_PER_GROUP;
+            self.file.write_all_at(&vec![0; stale as usize * 4], checksum_offset(known))?;
+        }
         let physical = if pages == 0 { 0 } else { page_offset(pages - 1) + PAGE };
         self.file.set_len(physical)?;
         state.checksums.resize(pages as usize, 0);

@@ -2,6 +2,7 @@
 
 use super::database::{Change, Database, Rows, Table};
 use super::keys::Key;
+use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_PEERS, MAX_TENANTS, MAX_TOKENS};
 use super::log_group::{read_row, store_applied, stored_applied};
 use super::snapshot;
 use bytes::Bytes;
@@ -13,9 +14,6 @@ use farside_codec::message::{PeerAction, PeerRecord, Refusal, RefusalCode, Tenan
 use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Tokens that wait at once: each is a day's worth of trust in whoever reads it.
-const MAX_TOKENS: usize = 64;
 
 /// Everything that the control group has agreed on. Shared with every shard, replaced whole.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +88,10 @@ fn exists(detail: String) -> Outcome {
     Err(Refusal::new(RefusalCode::Exists, detail))
 }
 
+fn full(what: &str, limit: usize) -> Outcome {
+    Err(Refusal::new(RefusalCode::Full, format!("the site has {limit} {what}, and that is as many as it can have")))
+}
+
 impl ControlState {
     /// The control state in shard 0's file.
     pub fn new(database: Database) -> Result<Self, StateError> {
@@ -148,6 +150,9 @@ fn put_tenant(change: &Change, view: &mut ControlView, tenant: Tenant) -> Result
     if view.tenant(&tenant.name).is_some_and(|known| known.tenant != tenant.tenant) {
         return Ok(exists(format!("tenant {} exists already", tenant.name)));
     }
+    if view.tenants.len() >= MAX_TENANTS && !view.tenants.contains_key(&tenant.tenant) {
+        return Ok(full("tenants", MAX_TENANTS));
+    }
     let mut merged = view.tenants.get(&tenant.tenant).cloned().unwrap_or_else(|| tenant.clone());
     if merged.name != tenant.name {
         return Ok(exists(format!("tenant {} exists under another name", tenant.name)));
@@ -156,6 +161,10 @@ fn put_tenant(change: &Change, view: &mut ControlView, tenant: Tenant) -> Result
         if !merged.epochs.iter().any(|known| known.epoch == epoch.epoch) {
             merged.epochs.push(epoch);
         }
+    }
+    if merged.epochs.iter().map(|epoch| epoch.to_bytes().len()).sum::<usize>() > MAX_EPOCHS_BYTES {
+        let detail = format!("tenant {} has as many key epochs as can be listed", merged.name);
+        return Ok(Err(Refusal::new(RefusalCode::Full, detail)));
     }
     change.put(Table::Control, &key(Kind::Tenant, &merged.tenant.0), &merged.to_bytes())?;
     view.add_tenant(merged);
@@ -169,10 +178,17 @@ fn put_log(change: &Change, view: &mut ControlView, log: LogDescriptor) -> Resul
     if view.tenants.get(&log.tenant).is_none_or(|tenant| tenant.name != log.tenant_name) {
         return Ok(Err(Refusal::new(RefusalCode::NotFound, format!("there is no tenant {}", log.tenant_name))));
     }
-    if view.logs.get(&log.log).is_none_or(|known| known.policy_version < log.policy_version) {
-        change.put(Table::Control, &key(Kind::Log, &log.log.0), &log.to_bytes())?;
-        view.add_log(log);
-    }
+    let merged = match view.logs.get(&log.log) {
+        None if view.logs.len() >= MAX_LOGS => return Ok(full("logs", MAX_LOGS)),
+        None => log,
+        Some(known) if known.tenant != log.tenant || known.name != log.name => {
+            return Ok(exists(format!("the log's id belongs to {}/{} already", known.tenant_name, known.name)));
+        }
+        Some(known) if known.policy_version >= log.policy_version => return Ok(Ok(())),
+        Some(known) => LogDescriptor { policy: log.policy, policy_version: log.policy_version, ..known.clone() },
+    };
+    change.put(Table::Control, &key(Kind::Log, &merged.log.0), &merged.to_bytes())?;
+    view.add_log(merged);
     Ok(Ok(()))
 }
 
@@ -180,6 +196,9 @@ fn put_peer(change: &Change, view: &mut ControlView, peer: PeerRecord) -> Result
     let own = view.site.as_ref().is_some_and(|site| site.name == peer.name || site.site == peer.site);
     if own || view.peer(&peer.name).is_some_and(|known| known.site != peer.site) {
         return Ok(exists(format!("another site is called {} here; two sites of one name can't be peers", peer.name)));
+    }
+    if view.peers.len() >= MAX_PEERS && !view.peers.contains_key(&peer.site) {
+        return Ok(full("peers", MAX_PEERS));
     }
     change.put(Table::Control, &key(Kind::Peer, &peer.site.0), &peer.to_bytes())?;
     view.add_peer(peer);

@@ -5,6 +5,8 @@
 //! opened, and every group of the shard reinstalls its snapshot.
 
 use super::backend::{DamageFlag, PagedFile};
+use super::limits::CACHE_BYTES;
+use super::snapshot;
 use farside_raft::StateError;
 use redb::{Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::cell::Cell;
@@ -13,9 +15,6 @@ use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// redb's own cache of pages: hot tables of a shard, within the node's memory bound.
-const CACHE_BYTES: usize = 24 << 20;
 
 /// Tables, by the number that snapshots name them with. Keys begin with the group, big-endian, so that a group is a
 /// range of every table.
@@ -35,11 +34,11 @@ pub(super) enum Table {
     References = 6,
     /// (group, log, peer) → CursorRow.
     Cursors = 7,
-    /// (group, log, generation counter, sequence) → encoded delta.
+    /// (group, log, generation, sequence) → AsideRow.
     Aside = 8,
     /// (group, log, object, index) → sequence.
     Extents = 9,
-    /// (group, log, when it was replaced, sequence) → nothing.
+    /// (group, log, when it was replaced, sequence) → sequence of what replaced it; a removal replaces itself too.
     Dead = 10,
     /// (group, kind, id) → record of the control group.
     Control = 11,
@@ -102,13 +101,13 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens or makes the file.
+    /// Opens or makes the file. An error means that the file can't be had, not that it is damaged.
     pub fn open(path: &Path) -> Result<(Self, Opened), StateError> {
         let existed = path.exists();
         match Self::try_open(path, existed) {
             Ok(database) => Ok((database, if existed { Opened::Existing } else { Opened::Fresh })),
-            Err(error) if existed => {
-                tracing::error!(%error, path = %path.display(), "the state file is damaged; it is rebuilt");
+            Err(error @ StateError::Damaged(_)) if existed => {
+                tracing::error!(%error, path = %path.display(), "the state file is rebuilt");
                 std::fs::remove_file(path).map_err(|error| StateError::Store(error.into()))?;
                 Ok((Self::try_open(path, false)?, Opened::Rebuilt))
             }
@@ -122,7 +121,7 @@ impl Database {
         let damage = Arc::new(DamageFlag::default());
         let paged = PagedFile::open(file, damage.clone()).map_err(|error| StateError::Damaged(error.into()))?;
         let redb = redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(paged);
-        let redb = redb.map_err(|error| StateError::Damaged(error.into()))?;
+        let redb = redb.map_err(opening_failed)?;
         let database = Self { redb: Rc::new(redb), damage, dirty: Rc::default(), path: Rc::new(path.to_owned()) };
         if !verify {
             let write = database.write()?;
@@ -130,7 +129,11 @@ impl Database {
             write.commit()?;
             database.checkpoint()?;
         } else {
-            database.verify()?;
+            database.verify().map_err(|error| match error {
+                StateError::Store(error) => StateError::Damaged(error),
+                error => error,
+            })?;
+            snapshot::finish_clearing(&database)?;
         }
         Ok(database)
     }
@@ -156,12 +159,14 @@ impl Database {
 
     /// Makes everything committed so far durable, if there is anything new.
     pub fn checkpoint(&self) -> Result<(), StateError> {
-        if !self.dirty.replace(false) {
+        if !self.dirty.get() {
             return Ok(());
         }
         let mut write = self.redb.begin_write().map_err(|error| self.failed(error))?;
         write.set_durability(Durability::Immediate).map_err(|error| self.failed(error))?;
-        write.commit().map_err(|error| self.failed(error))
+        write.commit().map_err(|error| self.failed(error))?;
+        self.dirty.set(false);
+        Ok(())
     }
 
     pub(super) fn read(&self) -> Result<View, StateError> {
@@ -180,6 +185,22 @@ impl Database {
             true => StateError::Damaged(error.into()),
             false => StateError::Store(error.into()),
         }
+    }
+}
+
+/// A full disk, a missing right or a lack of memory is no damage; bytes that are not what was written are.
+fn opening_failed(error: redb::DatabaseError) -> StateError {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    let sound = match &error {
+        redb::DatabaseError::Storage(redb::StorageError::Io(io)) => {
+            let unreadable = io.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+            !unreadable && !matches!(io.kind(), InvalidData | InvalidInput | UnexpectedEof)
+        }
+        _ => false,
+    };
+    match sound {
+        true => StateError::Store(error.into()),
+        false => StateError::Damaged(error.into()),
     }
 }
 

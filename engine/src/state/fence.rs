@@ -1,13 +1,14 @@
 //! Changing homes: promotion here, and the fence when a higher generation is heard of from elsewhere.
 
-use super::database::Table;
-use super::log_group::{Done, Work, refuse};
+use super::database::{Rows, Table};
+use super::lineage;
+use super::log_group::{Done, Work, read_row, refuse};
 use super::place::{delta_row, insert, take_back};
-use super::rows::LogRow;
+use super::rows::{AsideRow, CursorRow, LogRow};
 use farside_codec::Field;
 use farside_codec::command::{Fence, GroupOutcome, Promote};
-use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Lineage, Proposal};
-use farside_codec::ids::{BlindName, DeltaHash, EpochId, OperationId};
+use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Proposal};
+use farside_codec::ids::{BlindName, DeltaHash, EpochId, Hlc, OperationId};
 use farside_codec::message::RefusalCode;
 use farside_raft::StateError;
 
@@ -15,24 +16,28 @@ pub(super) fn promote(work: &Work<'_>, promote: Promote) -> Done {
     let Some(mut row) = work.log(promote.log)? else {
         return refuse(RefusalCode::NotFound, "no such log in this group");
     };
+    if promote.generation.site != work.site {
+        return refuse(RefusalCode::BadRequest, "a site promotes itself and no other");
+    }
     if promote.generation <= row.known {
-        return match promote.generation == row.known
-            && row.lineage.last().is_some_and(|last| last.generation == row.known)
-        {
+        return match promote.generation == row.known && row.is_home(work.site) {
             true => Ok(GroupOutcome::Head(row.head)),
             false => refuse(RefusalCode::NotHome, format!("generation {} is known already", row.known)),
         };
     }
     let first = row.head.sequence + 1;
+    // Generations that begin past this copy's head never came here, so this history does not have them.
+    row.lineage.retain(|branch| branch.first < first);
     row.lineage.push(Branch { generation: promote.generation, first, previous: row.head.hash });
     row.known = promote.generation;
+    let closed = work.closed()?;
     let delta = Delta {
         log: promote.log,
         generation: promote.generation,
         sequence: first,
         previous: row.head.hash,
-        time: promote.time.max(row.head_time.next()),
-        closed: work.closed()?,
+        time: row.next_time(promote.time, closed),
+        closed,
         proposal: promoted(&promote),
     };
     insert(work, &mut row, &delta, delta.to_bytes())?;
@@ -64,36 +69,45 @@ pub(super) fn fence(work: &Work<'_>, fence: Fence) -> Done {
     let Some(mut row) = work.log(fence.log)? else {
         return refuse(RefusalCode::NotFound, "no such log in this group");
     };
+    if let Some(detail) = lineage::objection(&fence.lineage) {
+        return refuse(RefusalCode::BadRequest, detail);
+    }
     let Some(theirs) = fence.lineage.last().map(|branch| branch.generation) else {
         return refuse(RefusalCode::BadRequest, "the new home's lineage is empty");
     };
+    if row.lineage == fence.lineage {
+        return Ok(GroupOutcome::Head(row.head));
+    }
     if theirs < row.known {
         return refuse(RefusalCode::NotHome, format!("generation {} is known here", row.known));
     }
-    let (shared, common) = common_point(&row, &fence.lineage);
+    if theirs.site == work.site {
+        // Its deltas are elsewhere and not here: writing on would make a second history of one generation.
+        return refuse(RefusalCode::Diverged, "this site was home under a generation that it has forgotten");
+    }
+    let (shared, common) = lineage::common_point(&row, &fence.lineage);
+    let forgotten = theirs == row.known && row.lineage.last().is_some_and(|last| last.generation == theirs);
     let agrees = match fence.lineage.get(shared) {
         // The new home left our history at a delta that we may hold: then it must be the same one.
         Some(branch) if branch.first == common + 1 => hash_at(work, &row, common)? == Some(branch.previous),
         _ => true,
     };
-    if !agrees || (shared == 0 && common > 0) {
+    if forgotten || !agrees {
         return refuse(RefusalCode::Diverged, "the new home's history and this copy's have no such point in common");
     }
-    rewind(work, &mut row, common)?;
-    row.lineage.truncate(shared);
-    if let Some(branch) = fence.lineage.get(shared).filter(|branch| branch.first == common + 1) {
-        row.lineage.push(branch.clone());
+    if common < row.floor {
+        let detail = "versions that the new home's history still has were pruned here: this copy must be made anew";
+        return refuse(RefusalCode::Diverged, detail);
     }
+    row.lineage = fence.lineage;
     row.known = theirs;
+    row.heard = None;
+    rewind(work, &mut row, common, fence.time)?;
+    // The old home's promises about time were for deltas that are gone; the log's own order is all that is left.
+    row.closed = row.closed.min(row.head_time);
+    forget_cursors_past(work, &row)?;
     work.put_log(&row)?;
     Ok(GroupOutcome::Head(row.head))
-}
-
-/// How many branches the two lineages share, and the last sequence that both histories have.
-fn common_point(row: &LogRow, theirs: &Lineage) -> (usize, u64) {
-    let shared = row.lineage.iter().zip(theirs).take_while(|(ours, theirs)| ours == theirs).count();
-    let end = |lineage: &Lineage| lineage.get(shared).map_or(u64::MAX, |branch| branch.first - 1);
-    (shared, row.head.sequence.min(end(&row.lineage)).min(end(theirs)))
 }
 
 fn hash_at(work: &Work<'_>, row: &LogRow, sequence: u64) -> Result<Option<DeltaHash>, StateError> {
@@ -105,39 +119,50 @@ fn hash_at(work: &Work<'_>, row: &LogRow, sequence: u64) -> Result<Option<DeltaH
 
 /// Sets aside everything after `common`, newest first. Nothing is dropped: the deltas stay listed and exportable here,
 /// and their chunks stay referenced.
-fn rewind(work: &Work<'_>, row: &mut LogRow, common: u64) -> Result<(), StateError> {
+fn rewind(work: &Work<'_>, row: &mut LogRow, common: u64, time: Hlc) -> Result<(), StateError> {
+    let gap = || StateError::Unreadable(farside_codec::DecodeError::Invalid { what: "gap in a log" });
     let log = row.descriptor.log;
     while row.head.sequence > common {
         let sequence = row.head.sequence;
-        let Some(stored) = delta_row(work, log, sequence)? else {
-            return Err(StateError::Unreadable(farside_codec::DecodeError::Invalid { what: "gap in a log" }));
-        };
+        let stored = delta_row(work, log, sequence)?.ok_or_else(gap)?;
         let delta = Delta::parse(stored.encoded.clone()).map_err(StateError::Unreadable)?;
         let encoded = take_back(work, row, stored, &delta)?;
-        let key = work.key().log(log).number(delta.generation.counter).number(sequence);
-        work.change.put(Table::Aside, &key, &encoded)?;
-        for chunk in &delta.proposal.chunks {
-            work.change.put(
-                Table::References,
-                &work.key().chunk(chunk.chunk).log(log).number(aside_mark(sequence)),
-                &[],
-            )?;
+        let generation = delta.generation;
+        let key = work.key().log(log).number(generation.counter).site(generation.site).number(generation.incarnation);
+        let key = key.number(sequence);
+        if work.change.get(Table::Aside, &key)?.is_none() {
+            let aside = AsideRow { time, by: row.known, encoded };
+            work.change.put(Table::Aside, &key, &aside.to_bytes())?;
+            row.aside += 1;
         }
-        row.aside += 1;
+        for chunk in &delta.proposal.chunks {
+            let key = work.key().chunk(chunk.chunk).log(log).number(aside_mark(sequence));
+            work.change.put(Table::References, &key, &[])?;
+        }
         (row.head, row.head_time, row.total_bytes) = match sequence - 1 {
             0 => (Cursor { generation: row.known, sequence: 0, hash: DeltaHash::ZERO }, row.descriptor.created, 0),
-            before => match delta_row(work, log, before)? {
-                None => {
-                    return Err(StateError::Unreadable(farside_codec::DecodeError::Invalid { what: "gap in a log" }));
-                }
-                Some(held) => {
-                    let cursor = Cursor { generation: held.generation, sequence: before, hash: held.hash };
-                    (cursor, held.time, held.total_bytes)
-                }
-            },
+            before => {
+                let held = delta_row(work, log, before)?.ok_or_else(gap)?;
+                let cursor = Cursor { generation: held.generation, sequence: before, hash: held.hash };
+                (cursor, held.time, held.total_bytes)
+            }
         };
     }
     Ok(())
+}
+
+/// A cursor past the head is a peer's place in a history that is gone from here: it says nothing any more.
+fn forget_cursors_past(work: &Work<'_>, row: &LogRow) -> Result<(), StateError> {
+    let prefix = work.key().log(row.descriptor.log);
+    let end = prefix.after_prefix().unwrap_or_default();
+    let mut past = Vec::new();
+    work.change.scan(Table::Cursors, &prefix[..]..&end[..], &mut |key, value| {
+        if read_row::<CursorRow>(value.to_vec())?.cursor.sequence > row.head.sequence {
+            past.push(key.to_vec());
+        }
+        Ok(true)
+    })?;
+    past.iter().try_for_each(|key| work.change.remove(Table::Cursors, key))
 }
 
 /// A reference from a delta that was set aside: the highest bit tells it from one of the log's own at that sequence.

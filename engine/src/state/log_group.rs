@@ -17,7 +17,7 @@ use farside_codec::{Field, record};
 use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
 
 /// Keys of [`Table::Meta`].
-const APPLIED: &[u8] = b"applied";
+pub(super) const APPLIED: &[u8] = b"applied";
 const CLOSED: &[u8] = b"closed";
 const BARRIER: &[u8] = b"barrier";
 
@@ -107,10 +107,7 @@ impl Work<'_> {
 
     fn create_log(&self, descriptor: LogDescriptor, generation: Generation) -> Done {
         if let Some(row) = self.log(descriptor.log)? {
-            return match row.descriptor == descriptor {
-                true => Ok(GroupOutcome::Head(row.head)),
-                false => refuse(RefusalCode::Exists, "another log has this id"),
-            };
+            return self.create_again(row, descriptor);
         }
         let head = Cursor { generation, sequence: 0, hash: DeltaHash::ZERO };
         let row = LogRow {
@@ -125,6 +122,8 @@ impl Work<'_> {
             head_time: descriptor.created,
             total_bytes: 0,
             heard: None,
+            closed: Hlc::default(),
+            floor: 0,
             aside: 0,
             descriptor,
         };
@@ -132,13 +131,40 @@ impl Work<'_> {
         Ok(GroupOutcome::Head(head))
     }
 
+    /// Asked for again, by a retry or by a site where its policy is newer: what a log is never changes.
+    fn create_again(&self, mut row: LogRow, descriptor: LogDescriptor) -> Done {
+        let identity = |log: &LogDescriptor| {
+            (log.log, log.tenant, log.tenant_name.clone(), log.name.clone(), log.first_epoch.clone())
+        };
+        if identity(&row.descriptor) != identity(&descriptor) {
+            return refuse(RefusalCode::Exists, "another log has this id");
+        }
+        if descriptor.policy_version > row.descriptor.policy_version {
+            row.descriptor.policy = descriptor.policy;
+            row.descriptor.policy_version = descriptor.policy_version;
+            self.put_log(&row)?;
+        }
+        Ok(GroupOutcome::Head(row.head))
+    }
+
+    /// A peer's cursor counts only if this history has it, and never falls back within a history.
     fn acknowledge(&self, acknowledge: Acknowledge) -> Done {
         if self.log(acknowledge.log)?.is_none() {
             return refuse(RefusalCode::NotFound, "no such log in this group");
         }
         let row = CursorRow { cursor: acknowledge.cursor, time: acknowledge.time };
+        let held = match row.cursor.sequence {
+            0 => Some(DeltaHash::ZERO),
+            sequence => place::delta_row(self, acknowledge.log, sequence)?.map(|held| held.hash),
+        };
+        if held != Some(row.cursor.hash) {
+            return refuse(RefusalCode::Diverged, "the peer's cursor is not on this log's history");
+        }
         let key = self.key().log(acknowledge.log).site(acknowledge.peer);
-        self.change.put(Table::Cursors, &key, &row.to_bytes())?;
+        let known: Option<CursorRow> = self.change.get(Table::Cursors, &key)?.map(read_row).transpose()?;
+        if known.is_none_or(|known| known.cursor.sequence <= row.cursor.sequence) {
+            self.change.put(Table::Cursors, &key, &row.to_bytes())?;
+        }
         Ok(GroupOutcome::Done)
     }
 

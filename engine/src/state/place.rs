@@ -1,13 +1,16 @@
 //! Placing proposals: the home gives each its sequence, time and previous hash, once per operation.
 
 use super::database::{Rows, Table};
+use super::keys::Key;
+use super::limits::{MAX_EPOCHS_BYTES, MAX_VERSION_BYTES};
 use super::log_group::{Done, Work, read_row};
 use super::rows::{DeltaRow, LogRow, NameRow};
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::command::{GroupOutcome, PlaceDeltas};
-use farside_codec::delta::{Cursor, Delta, DeltaKind, DeltaReceipt, Proposal};
+use farside_codec::delta::{Cursor, Delta, DeltaKind, DeltaReceipt, Extent, Proposal};
 use farside_codec::ids::{Hlc, LogId, OperationId};
+use farside_codec::limits;
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_raft::StateError;
 
@@ -18,8 +21,7 @@ pub(super) fn apply(work: &Work<'_>, place: PlaceDeltas) -> Done {
     let Some(mut row) = work.log(place.log)? else {
         return Ok(GroupOutcome::Refused(Refusal::new(RefusalCode::NotFound, "no such log in this group")));
     };
-    let here = row.lineage.last().is_some_and(|branch| branch.generation == row.known) && row.known.site == place.site;
-    if !here {
+    if place.site != work.site || !row.is_home(work.site) {
         let detail = format!("the log's home is site {}", row.known.site);
         return Ok(GroupOutcome::Refused(Refusal::new(RefusalCode::NotHome, detail)));
     }
@@ -55,12 +57,16 @@ fn place_one(
         generation: row.known,
         sequence: row.head.sequence + 1,
         previous: row.head.hash,
-        time: time.max(row.head_time.next()).max(closed.next()),
+        time: row.next_time(time, closed),
         closed,
         proposal,
     };
-    let time = delta.time;
-    insert(work, row, &delta, delta.to_bytes())?;
+    let (time, encoded) = (delta.time, delta.to_bytes());
+    if encoded.len() > limits::MAX_DELTA_BYTES {
+        let detail = format!("the delta would take {} bytes, {} are allowed", encoded.len(), limits::MAX_DELTA_BYTES);
+        return Ok(Err(Refusal::new(RefusalCode::BadRequest, detail)));
+    }
+    insert(work, row, &delta, encoded)?;
     Ok(Ok(DeltaReceipt { cursor: row.head.clone(), time, operation, replayed: false }))
 }
 
@@ -92,25 +98,57 @@ fn objection(work: &Work<'_>, row: &LogRow, proposal: &Proposal, barrier: u64) -
             return Ok(Some(Refusal::new(RefusalCode::ConditionFailed, detail)));
         }
     }
-    match (&proposal.kind, &proposal.extent) {
-        (DeltaKind::Put, Some(extent)) => {
-            for index in 0..extent.index {
-                let key = work.key().log(log).operation(extent.object).number(u64::from(index));
-                if work.change.get(Table::Extents, &key)?.is_none() {
-                    let detail = format!("extent {index} of the object was never placed");
-                    return Ok(Some(Refusal::new(RefusalCode::BadRequest, detail)));
-                }
+    let detail = match (&proposal.kind, &proposal.extent) {
+        (DeltaKind::Put, Some(extent)) => return commit_objection(work, log, proposal, extent),
+        (DeltaKind::Extent, Some(extent)) => {
+            let committed = work.change.get(Table::Operations, &work.key().log(log).operation(extent.object))?;
+            let placed = work.change.get(Table::Extents, &extent_key(work, log, extent.object, extent.index))?;
+            match committed.is_some() || placed.is_some() {
+                true => "this extent of the object was placed before",
+                false => return Ok(None),
             }
-            Ok(None)
         }
-        (DeltaKind::Extent, None) => {
-            Ok(Some(Refusal::new(RefusalCode::BadRequest, "an extent delta does not say which extent it is")))
+        (DeltaKind::Extent, None) => "an extent delta does not say which extent it is",
+        (DeltaKind::Switchover(_) | DeltaKind::Promoted(_), _) => "only a site changes a log's home",
+        (DeltaKind::Epoch(epoch), None) => {
+            let known: usize = row.epochs.iter().map(|epoch| epoch.to_bytes().len()).sum();
+            match known + epoch.to_bytes().len() > MAX_EPOCHS_BYTES {
+                true => "the log has had as many key epochs as it can list: go on in a new log",
+                false => return Ok(None),
+            }
         }
-        (DeltaKind::Switchover(_) | DeltaKind::Promoted(_), _) => {
-            Ok(Some(Refusal::new(RefusalCode::BadRequest, "only a site changes a log's home")))
-        }
-        _ => Ok(None),
+        (DeltaKind::Put | DeltaKind::Remove | DeltaKind::Config(_), None) => return Ok(None),
+        (DeltaKind::Remove | DeltaKind::Config(_) | DeltaKind::Epoch(_), Some(_)) => "only an object has extents",
+    };
+    Ok(Some(Refusal::new(RefusalCode::BadRequest, detail)))
+}
+
+/// What speaks against committing an object of several extents: they must all be here, be its own, and fit one reply.
+fn commit_objection(
+    work: &Work<'_>,
+    log: LogId,
+    proposal: &Proposal,
+    extent: &Extent,
+) -> Result<Option<Refusal>, StateError> {
+    let bad = |detail: String| Ok(Some(Refusal::new(RefusalCode::BadRequest, detail)));
+    if extent.object != proposal.operation {
+        return bad("an object is committed by the operation that its extents name".into());
     }
+    let mut bytes = 0;
+    for index in 0..extent.index {
+        let Some(sequence) = work.change.get(Table::Extents, &extent_key(work, log, extent.object, index))? else {
+            return bad(format!("extent {index} of the object was never placed"));
+        };
+        bytes += delta_row(work, log, read_row(sequence)?)?.map_or(0, |row| row.encoded.len());
+        if bytes > MAX_VERSION_BYTES {
+            return bad("the object has more chunks than one version may name: use larger chunks or split it".into());
+        }
+    }
+    Ok(None)
+}
+
+fn extent_key(work: &Work<'_>, log: LogId, object: OperationId, index: u32) -> Key {
+    work.key().log(log).operation(object).number(u64::from(index))
 }
 
 /// The newest version of the proposal's name.
@@ -135,17 +173,18 @@ pub(super) fn insert(work: &Work<'_>, row: &mut LogRow, delta: &Delta, encoded: 
     }
     if matches!(proposal.kind, DeltaKind::Put | DeltaKind::Remove) {
         let removed = proposal.kind == DeltaKind::Remove;
+        let dead = work.key().log(log).number(delta.time.0);
         if let Some((replaced, _)) = newest(work, log, proposal)? {
-            work.change.put(Table::Dead, &work.key().log(log).number(delta.time.0).number(replaced), &[])?;
+            work.change.put(Table::Dead, &dead.clone().number(replaced), &sequence.to_bytes())?;
         }
         if removed {
-            work.change.put(Table::Dead, &work.key().log(log).number(delta.time.0).number(sequence), &[])?;
+            work.change.put(Table::Dead, &dead.number(sequence), &sequence.to_bytes())?;
         }
-        let name = NameRow { removed, time: delta.time };
+        let name = NameRow { removed };
         work.change.put(Table::Names, &work.key().log(log).name(proposal.name).number(sequence), &name.to_bytes())?;
     }
     if let (DeltaKind::Extent, Some(extent)) = (&proposal.kind, &proposal.extent) {
-        let key = work.key().log(log).operation(extent.object).number(u64::from(extent.index));
+        let key = extent_key(work, log, extent.object, extent.index);
         work.change.put(Table::Extents, &key, &sequence.to_bytes())?;
     }
     if let DeltaKind::Epoch(epoch) = &proposal.kind
@@ -182,8 +221,7 @@ pub(super) fn take_back(
         work.change.remove(Table::Dead, &work.key().log(log).number(delta.time.0).number(sequence))?;
     }
     if let (DeltaKind::Extent, Some(extent)) = (&proposal.kind, &proposal.extent) {
-        let key = work.key().log(log).operation(extent.object).number(u64::from(extent.index));
-        work.change.remove(Table::Extents, &key)?;
+        work.change.remove(Table::Extents, &extent_key(work, log, extent.object, extent.index))?;
     }
     work.change.remove(Table::Operations, &work.key().log(log).operation(proposal.operation))?;
     work.change.remove(Table::Deltas, &work.key().log(log).number(sequence))?;

@@ -1,28 +1,43 @@
 //! Dropping versions that were replaced or removed before the history horizon. The hash chain stays whole: a pruned
 //! delta keeps its row without its bytes.
+//!
+//! A version goes only when the delta that replaced it is below the floor as well: a rewind to any point above the
+//! floor brings replaced versions back, and must find them.
 
 use super::database::{Rows, Table};
 use super::keys::last_number;
-use super::log_group::{Done, Work};
+use super::limits::PRUNE_SCAN_FACTOR;
+use super::log_group::{Done, Work, read_row, refuse};
 use super::place::delta_row;
 use farside_codec::Field;
 use farside_codec::command::{GroupOutcome, Prune};
 use farside_codec::delta::{Delta, DeltaKind};
+use farside_codec::message::RefusalCode;
 use farside_raft::StateError;
 
 pub(super) fn apply(work: &Work<'_>, prune: Prune) -> Done {
+    let Some(mut log) = work.log(prune.log)? else {
+        return refuse(RefusalCode::NotFound, "no such log in this group");
+    };
     let first = work.key().log(prune.log).number(0);
     let last = work.key().log(prune.log).number(prune.horizon.0);
-    let mut dead = Vec::new();
-    work.change.scan(Table::Dead, &first[..]..&last[..], &mut |key, _| {
-        if last_number(key) < prune.below {
+    let limit = prune.limit as usize;
+    let (mut dead, mut seen) = (Vec::new(), 0);
+    work.change.scan(Table::Dead, &first[..]..&last[..], &mut |key, value| {
+        let replaced_by: u64 = read_row(value.to_vec())?;
+        if replaced_by < prune.below && dead.len() < limit {
+            log.floor = log.floor.max(replaced_by);
             dead.push(key.to_vec());
         }
-        Ok(dead.len() < prune.limit as usize)
+        seen += 1;
+        Ok(dead.len() < limit && seen < limit.saturating_mul(PRUNE_SCAN_FACTOR))
     })?;
     for key in &dead {
         drop_version(work, &prune, last_number(key))?;
         work.change.remove(Table::Dead, key)?;
+    }
+    if !dead.is_empty() {
+        work.put_log(&log)?;
     }
     Ok(GroupOutcome::Pruned(dead.len() as u32))
 }
@@ -42,7 +57,7 @@ fn drop_version(work: &Work<'_>, prune: &Prune, sequence: u64) -> Result<(), Sta
             let key = work.key().log(prune.log).operation(extent.object).number(u64::from(index));
             if let Some(bytes) = work.change.get(Table::Extents, &key)? {
                 work.change.remove(Table::Extents, &key)?;
-                drop_version(work, prune, u64::from_bytes(bytes.into()).map_err(StateError::Unreadable)?)?;
+                drop_version(work, prune, read_row(bytes)?)?;
             }
         }
     }

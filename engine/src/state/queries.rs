@@ -3,8 +3,9 @@
 use super::database::{Rows, Table, View};
 use super::keys::{Key, last_number};
 use super::log_group::{LogGroupState, meta_keys, read_row};
-use super::rows::{CursorRow, DeltaRow, LogRow, NameRow};
+use super::rows::{AsideRow, CursorRow, DeltaRow, LogRow, NameRow};
 use bytes::Bytes;
+use farside_codec::DecodeError;
 use farside_codec::delta::{Cursor, Delta, EpochRecord, Generation, Lineage, LogDescriptor};
 use farside_codec::ids::{BlindName, ChunkId, Hlc, LogId, OperationId, SiteId};
 use farside_codec::message::{Moment, Version, Versions};
@@ -15,7 +16,7 @@ use farside_raft::StateError;
 pub struct LogView {
     /// What it is.
     pub descriptor: LogDescriptor,
-    /// Its generations here.
+    /// Its generations, as its home states them. A branch that begins past the head has not come here yet.
     pub lineage: Lineage,
     /// The highest generation known; its site is home.
     pub known: Generation,
@@ -27,6 +28,8 @@ pub struct LogView {
     pub total_bytes: u64,
     /// The home's head as it was last told.
     pub heard: Option<(Cursor, Hlc)>,
+    /// Up to here nothing will be placed any more of what a copy holds. At home the group's closed time says it.
+    pub closed: Hlc,
     /// Key epochs used.
     pub epochs: Vec<EpochRecord>,
     /// Deltas set aside here.
@@ -50,6 +53,7 @@ impl From<LogRow> for LogView {
             head_time: row.head_time,
             total_bytes: row.total_bytes,
             heard: row.heard,
+            closed: row.closed,
             epochs: row.epochs,
             aside: row.aside,
         }
@@ -69,6 +73,19 @@ pub struct PeerLag {
     pub bytes: u64,
     /// Time of the oldest of them; `None` when it has all.
     pub oldest: Option<Hlc>,
+}
+
+/// A delta that a change of home undid here.
+#[derive(Debug, Clone)]
+pub struct SetAside {
+    /// Where it stood.
+    pub cursor: Cursor,
+    /// When it was undone.
+    pub time: Hlc,
+    /// Whose history took its place.
+    pub by: Generation,
+    /// Its bytes.
+    pub encoded: Bytes,
 }
 
 /// A delta as the sender wants it: place and bytes.
@@ -112,34 +129,45 @@ impl LogGroupState {
     /// The newest version of a name at a moment; `None` if it did not exist then.
     pub fn lookup(&self, log: LogId, name: BlindName, at: &Moment) -> Result<Option<Version>, StateError> {
         let view = self.database.read()?;
-        match self.version_at(&view, log, name, at)? {
+        let last = self.sequence_at(&view, log, at)?;
+        match self.newest(&view, log, name, last)? {
             Some((sequence, row)) if !row.removed => self.version(&view, log, sequence),
             _ => Ok(None),
         }
     }
 
-    fn version_at(
+    /// The last sequence that a moment covers.
+    fn sequence_at(&self, view: &View, log: LogId, at: &Moment) -> Result<u64, StateError> {
+        let time = match at {
+            Moment::Latest => return Ok(u64::MAX),
+            Moment::Sequence(sequence) => return Ok(*sequence),
+            Moment::Time(time) => *time,
+        };
+        // Time rises along the log, and a pruned delta keeps its row: the last one not after `time` is found by halving.
+        let head = view.get(Table::Logs, &self.key(log))?.map(read_row::<LogRow>).transpose()?;
+        let (mut first, mut last) = (0, head.map_or(0, |row| row.head.sequence));
+        while first < last {
+            let middle = first + (last - first).div_ceil(2);
+            match self.row(view, log, middle)? {
+                Some(row) if row.time <= time => first = middle,
+                _ => last = middle - 1,
+            }
+        }
+        Ok(first)
+    }
+
+    /// The newest version or removal of a name up to a sequence.
+    fn newest(
         &self,
         view: &View,
         log: LogId,
         name: BlindName,
-        at: &Moment,
+        last: u64,
     ) -> Result<Option<(u64, NameRow)>, StateError> {
-        let newest = if let Moment::Sequence(sequence) = at { *sequence } else { u64::MAX };
         let key = self.key(log).name(name);
-        let mut last = key.clone().number(newest).to_vec();
-        let first = key.number(0);
-        while let Some((key, value)) = view.last_in(Table::Names, &first[..]..=&last[..])? {
-            let row: NameRow = read_row(value)?;
-            match at {
-                Moment::Time(time) if row.time > *time && last_number(&key) > 0 => {
-                    let before = last_number(&key) - 1;
-                    last = self.key(log).name(name).number(before).to_vec();
-                }
-                _ => return Ok(Some((last_number(&key), row))),
-            }
-        }
-        Ok(None)
+        let (first, last) = (key.clone().number(0), key.number(last));
+        let found = view.last_in(Table::Names, &first[..]..=&last[..])?;
+        found.map(|(key, value)| Ok((last_number(&key), read_row(value)?))).transpose()
     }
 
     fn row(&self, view: &View, log: LogId, sequence: u64) -> Result<Option<DeltaRow>, StateError> {
@@ -152,7 +180,8 @@ impl LogGroupState {
         let mut extents = Vec::new();
         if let Some(extent) = &delta.proposal.extent {
             for index in 0..extent.index {
-                extents.extend(self.extent(view, log, extent.object, index)?);
+                let missing = StateError::Unreadable(DecodeError::Invalid { what: "extents of a version" });
+                extents.push(self.extent(view, log, extent.object, index)?.ok_or(missing)?);
             }
         }
         Ok(Some(Version { delta: row.encoded, extents }))
@@ -174,6 +203,7 @@ impl LogGroupState {
         bytes: usize,
     ) -> Result<Versions, StateError> {
         let view = self.database.read()?;
+        let last = self.sequence_at(&view, log, at)?;
         let prefix = self.key(log);
         let end = prefix.after_prefix().unwrap_or_default();
         let mut start = match after {
@@ -193,7 +223,7 @@ impl LogGroupState {
                 found.more = true;
                 return Ok(found);
             }
-            if let Some((sequence, row)) = self.version_at(&view, log, name, at)?
+            if let Some((sequence, row)) = self.newest(&view, log, name, last)?
                 && !row.removed
                 && let Some(version) = self.version(&view, log, sequence)?
             {
@@ -204,19 +234,29 @@ impl LogGroupState {
         }
     }
 
-    /// A name's versions and removals below a sequence, newest first.
-    pub fn history(&self, log: LogId, name: BlindName, before: u64, limit: usize) -> Result<Versions, StateError> {
+    /// A name's versions and removals below a sequence, newest first; at most `limit` of them and about `bytes`.
+    /// Their extents are left out: a history tells versions apart, a lookup at a sequence reads one.
+    pub fn history(
+        &self,
+        log: LogId,
+        name: BlindName,
+        before: u64,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Versions, StateError> {
         let view = self.database.read()?;
         let first = self.key(log).name(name).number(0);
         let mut found = Versions { versions: Vec::new(), more: false };
+        let mut size = 0;
         let mut last = self.key(log).name(name).number(before);
         while let Some((key, _)) = view.last_in(Table::Names, &first[..]..&last[..])? {
-            if found.versions.len() >= limit {
+            if found.versions.len() >= limit || size >= bytes {
                 found.more = true;
                 break;
             }
             let sequence = last_number(&key);
             if let Some(row) = self.row(&view, log, sequence)?.filter(|row| !row.encoded.is_empty()) {
+                size += row.encoded.len();
                 found.versions.push(Version { delta: row.encoded, extents: Vec::new() });
             }
             last = self.key(log).name(name).number(sequence);
@@ -264,6 +304,29 @@ impl LogGroupState {
             Ok(PeerLag { peer, cursor, deltas, bytes: head.total_bytes.saturating_sub(before), oldest })
         };
         cursors.into_iter().map(lag).collect()
+    }
+
+    /// Deltas set aside, in order of generation and sequence, after `after`; at most `limit` of them.
+    pub fn set_aside(&self, log: LogId, after: Option<&Cursor>, limit: usize) -> Result<Vec<SetAside>, StateError> {
+        let prefix = self.key(log);
+        let end = prefix.after_prefix().unwrap_or_default();
+        let start = match after {
+            Some(Cursor { generation, sequence, .. }) => {
+                let key = prefix.number(generation.counter).site(generation.site).number(generation.incarnation);
+                key.number(sequence.saturating_add(1))
+            }
+            None => prefix,
+        };
+        let mut found = Vec::new();
+        self.database.read()?.scan(Table::Aside, &start[..]..&end[..], &mut |_, value| {
+            let row: AsideRow = read_row(value.to_vec())?;
+            let delta = Delta::parse(row.encoded.clone()).map_err(StateError::Unreadable)?;
+            let hash = Delta::hash(&row.encoded);
+            let cursor = Cursor { generation: delta.generation, sequence: delta.sequence, hash };
+            found.push(SetAside { cursor, time: row.time, by: row.by, encoded: row.encoded });
+            Ok(found.len() < limit)
+        })?;
+        Ok(found)
     }
 
     /// Which of these chunks some delta of this group names, set aside ones included.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use farside_codec::delta::{Cursor, EpochRecord, Generation, Lineage, LogDescriptor};
-use farside_codec::ids::{DeltaHash, Hlc};
+use farside_codec::ids::{DeltaHash, Hlc, SiteId};
 use farside_codec::record;
 
 record!(
@@ -10,9 +10,9 @@ record!(
     LogRow {
         /// What it is.
         descriptor: LogDescriptor,
-        /// Its generations here.
+        /// Its generations, as its home states them. A branch that begins past the head has not come here yet.
         lineage: Lineage,
-        /// The highest generation heard of: its site is home. Above the lineage's last while this copy lags.
+        /// The highest generation heard of: its site is home. The lineage's last, once there is a lineage.
         known: Generation,
         /// Its head.
         head: Cursor,
@@ -22,12 +22,28 @@ record!(
         total_bytes: u64,
         /// The home's head as it was last told, and its time.
         heard: Option<(Cursor, Hlc)>,
+        /// Up to here the home has said that nothing will be placed any more, of what this copy holds.
+        closed: Hlc,
+        /// What was pruned was replaced at or before this sequence: a rewind to before it would miss versions.
+        floor: u64,
         /// Key epochs used.
         epochs: Vec<EpochRecord>,
         /// Deltas set aside here.
         aside: u64,
     }
 );
+
+impl LogRow {
+    /// Whether the log accepts writes at `site`.
+    pub(super) fn is_home(&self, site: SiteId) -> bool {
+        self.known.site == site && self.lineage.last().is_some_and(|branch| branch.generation == self.known)
+    }
+
+    /// The time of the next delta: it rises along the log, and nothing is placed in time that was closed.
+    pub(super) fn next_time(&self, now: Hlc, closed: Hlc) -> Hlc {
+        now.max(self.head_time.next()).max(self.closed.next()).max(closed.next())
+    }
+}
 
 record!(
     /// A delta in its place.
@@ -50,8 +66,6 @@ record!(
     NameRow {
         /// The name is gone from here on.
         removed: bool,
-        /// When.
-        time: Hlc,
     }
 );
 
@@ -62,5 +76,17 @@ record!(
         cursor: Cursor,
         /// When it was acknowledged.
         time: Hlc,
+    }
+);
+
+record!(
+    /// A delta that a fence set aside.
+    AsideRow {
+        /// When it was fenced.
+        time: Hlc,
+        /// Whose history took its place.
+        by: Generation,
+        /// Its bytes.
+        encoded: Bytes,
     }
 );

@@ -2,17 +2,16 @@
 
 use super::database::{Database, Rows, Table, View};
 use super::keys::Key;
-use super::log_group::store_applied;
+use super::limits::{CLEAR_ROWS, PIECE_BYTES};
+use super::log_group::{APPLIED, store_applied};
 use bytes::Bytes;
 use farside_codec::ids::GroupId;
 use farside_codec::{DecodeError, Field, Reader};
 use farside_raft::{Applied, SnapshotPieces, StateError};
 use std::ops::Bound;
 
-/// A piece ends with the row that brings it here; a row is below 1 MiB, so a piece stays below 4 MiB.
-const PIECE_BYTES: usize = 3 << 20;
-/// Rows deleted in one transaction while a state is replaced.
-const DELETE_ROWS: usize = 4096;
+/// Key of [`Table::Meta`]: the group's rows are being replaced. What it has applied is gone until they are.
+const INSTALLING: &[u8] = b"installing";
 
 /// Reads a group's rows out of a view.
 pub(super) struct Pieces {
@@ -62,25 +61,58 @@ impl SnapshotPieces for Pieces {
     }
 }
 
-/// Drops the group's rows, what it has applied first, so that a crash leaves it empty and not half full.
+/// Drops the group's rows. The mark comes first, so that a crash in between leaves the group empty and not half full.
 pub(super) fn begin(database: &Database, group: GroupId) -> Result<(), StateError> {
+    let change = database.write()?;
+    change.put(Table::Meta, &Key::group(group).part(INSTALLING), &[])?;
+    change.remove(Table::Meta, &Key::group(group).part(APPLIED))?;
+    change.commit()?;
+    clear(database, group)
+}
+
+/// Empties the groups whose rows were being replaced when the file was last closed.
+pub(super) fn finish_clearing(database: &Database) -> Result<(), StateError> {
+    let mut marked = Vec::new();
+    database.read()?.scan(Table::Meta, .., &mut |key, _| {
+        if let Some((group, INSTALLING)) = key.split_first_chunk::<4>() {
+            marked.push(GroupId(u32::from_be_bytes(*group)));
+        }
+        Ok(true)
+    })?;
+    for group in marked {
+        clear(database, group)?;
+        let change = database.write()?;
+        change.remove(Table::Meta, &Key::group(group).part(INSTALLING))?;
+        change.commit()?;
+    }
+    Ok(())
+}
+
+fn clear(database: &Database, group: GroupId) -> Result<(), StateError> {
     let (prefix, end) = bounds(group);
     for table in Table::ALL {
         loop {
             let change = database.write()?;
-            let mut keys = Vec::new();
+            let (mut keys, mut more) = (Vec::new(), false);
             change.scan(table, &prefix[..]..&end[..], &mut |key, _| {
-                keys.push(key.to_vec());
-                Ok(keys.len() < DELETE_ROWS)
+                more = keys.len() >= CLEAR_ROWS;
+                if !more && !is_mark(table, key) {
+                    keys.push(key.to_vec());
+                }
+                Ok(!more)
             })?;
             keys.iter().try_for_each(|key| change.remove(table, key))?;
             change.commit()?;
-            if keys.len() < DELETE_ROWS {
+            if !more {
                 break;
             }
         }
     }
     Ok(())
+}
+
+fn is_mark(table: Table, key: &[u8]) -> bool {
+    table == Table::Meta && key.ends_with(INSTALLING)
 }
 
 pub(super) fn piece(database: &Database, group: GroupId, piece: Bytes) -> Result<(), StateError> {
@@ -93,7 +125,7 @@ pub(super) fn piece(database: &Database, group: GroupId, piece: Bytes) -> Result
             return Err(StateError::Unreadable(DecodeError::Invalid { what: "group of a snapshot's row" }));
         }
         // What was applied is stored last, by `finish`.
-        if table != Table::Meta || !key.ends_with(b"applied") {
+        if table != Table::Meta || !key.ends_with(APPLIED) {
             change.put(table, &key, &value)?;
         }
     }
@@ -108,6 +140,7 @@ fn row(reader: &mut Reader) -> Result<(Table, Bytes, Bytes), DecodeError> {
 
 pub(super) fn finish(database: &Database, group: GroupId, applied: &Applied) -> Result<(), StateError> {
     let change = database.write()?;
+    change.remove(Table::Meta, &Key::group(group).part(INSTALLING))?;
     store_applied(&change, group, applied)?;
     change.commit()?;
     database.checkpoint()

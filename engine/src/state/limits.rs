@@ -1,0 +1,27 @@
+//! Every limit of the state, in one place.
+
+use farside_codec::limits::{MAX_DELTA_BYTES, MAX_FRAME_BYTES};
+
+/// redb's own cache of pages: hot tables of a shard, within the node's memory bound.
+pub const CACHE_BYTES: usize = 24 << 20;
+/// A version with all of its extents: it is read in one reply. About 500,000 chunks, 2 TB at the default chunk size.
+pub const MAX_VERSION_BYTES: usize = 3 << 20;
+/// Encoded key epochs of one log or tenant: a thousand rotations and more. They are rewritten with every delta.
+pub const MAX_EPOCHS_BYTES: usize = 128 << 10;
+/// Tenants of a site. All of them are listed in one reply and kept in memory.
+pub const MAX_TENANTS: usize = 4096;
+/// Logs of a site, for the same reasons.
+pub const MAX_LOGS: usize = 4096;
+/// Peers of a site.
+pub const MAX_PEERS: usize = 64;
+/// Tokens that wait at once: each is a day's worth of trust in whoever reads it.
+pub const MAX_TOKENS: usize = 64;
+/// Rows that a prune looks at for each version that it may drop: a peer that lags keeps the rest from going.
+pub const PRUNE_SCAN_FACTOR: usize = 16;
+/// A snapshot's piece ends with the row that brings it here; a row is below 1 MiB, so a piece stays below 4 MiB.
+pub const PIECE_BYTES: usize = 3 << 20;
+/// Rows deleted in one transaction while a state is replaced.
+pub const CLEAR_ROWS: usize = 4096;
+
+const _: () = assert!(MAX_VERSION_BYTES + MAX_DELTA_BYTES < MAX_FRAME_BYTES);
+const _: () = assert!(PIECE_BYTES + (1 << 20) <= farside_raft::limits::PIECE_BYTES);
