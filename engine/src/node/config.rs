@@ -1,6 +1,8 @@
 //! `node.toml`: what an operator may change about a node between two starts.
 
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -89,7 +91,12 @@ impl NodeConfig {
     pub fn save(&self, path: &Path) -> Result<(), ConfigError> {
         let invalid = |error: toml::ser::Error| ConfigError::Invalid(path.to_owned(), error.to_string());
         let text = toml::to_string_pretty(self).map_err(invalid)?;
-        std::fs::write(path, text).map_err(|error| ConfigError::Io(path.to_owned(), error))
+        let write = || {
+            let mut file = File::create(path)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        };
+        write().map_err(|error| ConfigError::Io(path.to_owned(), error))
     }
 
     /// Bytes of each shard's arena.

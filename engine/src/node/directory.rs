@@ -184,6 +184,15 @@ impl NodeDirectory {
         ["devices", "state"].into_iter().try_for_each(|name| std::fs::create_dir(self.0.join(name))).map_err(fail)
     }
 
+    /// Makes the names in the directory durable, and its own name in its parent.
+    pub fn sync(&self) -> Result<(), DirectoryError> {
+        let parent = self.0.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for path in [self.0.join("devices"), self.0.join("state"), self.0.clone(), parent.to_owned()] {
+            File::open(&path).and_then(|file| file.sync_all()).map_err(|error| DirectoryError::Io(path, error))?;
+        }
+        Ok(())
+    }
+
     /// Writes the system key and, sealed under it, the CA's.
     pub fn save_keys(
         &self,

@@ -103,6 +103,8 @@ fn make(options: &InitOptions, directory: &NodeDirectory) -> Result<SiteFile, No
     save_identity(&directory.peer_identity(), &issue(Role::Peer, "1")?)?;
     context(&file, options.listen, &issue(Role::Admin, "admin")?).save(&directory.admin_context()).map_err(failed)?;
     framed::write_record(&directory.site(), FileKind::Site, &file)?;
+    // A site that was announced must be there after a power cut.
+    directory.sync()?;
     Ok(file)
 }
 

@@ -1,0 +1,145 @@
+//! Devices deleted, bytes flipped in every file of a node at rest: reads stay right at 4+2, and status says what is wrong.
+
+use farside_tests::{Site, bytes};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const OBJECTS: u64 = 12;
+
+fn fill(site: &Site, root: &Path) {
+    site.make_log(&root.join("kms"), "acme/data");
+    for number in 0..OBJECTS {
+        let file = root.join("in");
+        std::fs::write(&file, bytes(number, 700_000 * number as usize % 5_000_001 + 10)).expect("written");
+        site.farside(&["put", "acme/data", &format!("object-{number}"), &file.display().to_string()]).ok();
+    }
+}
+
+fn check(site: &Site) {
+    for number in 0..OBJECTS {
+        let read = site.farside(&["get", "acme/data", &format!("object-{number}")]);
+        assert_eq!(read.code, 0, "object {number}: {}", read.stderr);
+        assert!(read.stdout == bytes(number, 700_000 * number as usize % 5_000_001 + 10), "object {number} differs");
+    }
+}
+
+/// Flips one bit in each of `places` evenly spread over the part of a file that is in use.
+fn flip(path: &Path, places: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).expect("open");
+    let length = file.metadata().expect("metadata").len();
+    for place in 0..places {
+        let mut byte = [0];
+        // The interesting part of a device of a small node is its beginning: superblocks, log, first segments.
+        let at = if length > 1 << 26 { (1 << 17) * place } else { length / places * place };
+        file.read_exact_at(&mut byte, at).expect("read");
+        byte[0] ^= 4;
+        file.write_all_at(&byte, at).expect("written");
+    }
+}
+
+#[test]
+fn two_lost_devices_are_survived_and_told() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut site = Site::start(root.path(), "near", &["--cores", "0"]);
+    fill(&site, root.path());
+    site.kill();
+    for lost in ["device-0", "device-4"] {
+        std::fs::remove_file(site.directory.join("devices").join(lost)).expect("removed");
+    }
+    site.run();
+    check(&site);
+    let status = site.status();
+    let states: Vec<&str> = status["nodes"][0]["devices"]
+        .as_array()
+        .expect("devices")
+        .iter()
+        .map(|device| device["state"].as_str().expect("a state"))
+        .collect();
+    assert_eq!(states.iter().filter(|state| **state == "missing").count(), 2, "{states:?}");
+    assert!(status["repair"]["owed_fragments"].as_u64().expect("a number") > 0);
+    assert!(site.alerts().contains("is missing"), "{}", site.alerts());
+    // A third one is one too many, and that is said as well.
+    site.kill();
+    std::fs::remove_file(site.directory.join("devices/device-5")).expect("removed");
+    site.run();
+    let failed = (0..OBJECTS)
+        .map(|number| site.farside(&["get", "acme/data", &format!("object-{number}")]))
+        .find(|read| read.code != 0);
+    failed.expect("some object is in chunks").fails(6, "damaged beyond its redundancy");
+}
+
+#[test]
+fn flips_on_two_devices_are_survived_and_told() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut site = Site::start(root.path(), "near", &["--cores", "0"]);
+    fill(&site, root.path());
+    site.kill();
+    flip(&site.directory.join("devices/device-1"), 1800);
+    flip(&site.directory.join("devices/device-3"), 1800);
+    site.run();
+    check(&site);
+    let alerts = site.alerts();
+    assert!(alerts.contains("damaged"), "{alerts}");
+    // It goes on taking writes.
+    site.farside(&["put", "acme/data", "another", "/etc/hostname"]).ok();
+}
+
+#[test]
+fn a_flipped_state_file_is_rebuilt() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut site = Site::start(root.path(), "near", &[]);
+    fill(&site, root.path());
+    assert_eq!(site.stop(), 0);
+    let state = site.directory.join("state");
+    for entry in std::fs::read_dir(&state).expect("listed") {
+        flip(&entry.expect("an entry").path(), 40);
+    }
+    site.run();
+    check(&site);
+    assert!(site.alerts().contains("has been rebuilt"), "{}", site.alerts());
+    assert_eq!(site.stop(), 0);
+    // Deleted altogether, it comes back as well.
+    std::fs::remove_dir_all(&state).expect("removed");
+    std::fs::create_dir(&state).expect("made");
+    site.run();
+    check(&site);
+}
+
+#[test]
+fn a_full_site_says_so_and_gets_its_space_back() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut site = Site::init(root.path(), "near", &["--cores", "0", "--device-size", "96MiB"]);
+    let settings = site.directory.join("node.toml");
+    let text = std::fs::read_to_string(&settings).expect("read");
+    std::fs::write(&settings, text.replace("gc_seconds = 300", "gc_seconds = 1")).expect("written");
+    site.run();
+    site.make_log(&root.path().join("kms"), "acme/data");
+    site.farside(&["log", "policy", "acme/data", "--history", "1s"]).ok();
+    let file = root.path().join("in");
+    let mut kept = Vec::new();
+    for number in 0..40 {
+        std::fs::write(&file, bytes(number, 16 << 20)).expect("written");
+        let put = site.farside(&["put", "acme/data", &format!("object-{number}"), &file.display().to_string()]);
+        if put.code != 0 {
+            put.fails(1, "the devices are full");
+            break;
+        }
+        kept.push(number);
+    }
+    assert!((4..40).contains(&kept.len()), "{} objects fitted", kept.len());
+    let read = |number: u64| site.farside(&["get", "acme/data", &format!("object-{number}")]);
+    kept.iter().for_each(|number| assert!(read(*number).stdout == bytes(*number, 16 << 20), "object {number} differs"));
+    assert!(site.alerts().contains("full"), "{}", site.alerts());
+    // Removing works when nothing can be put, and frees space once its history is over and GC has been round.
+    for number in kept.drain(..3) {
+        site.farside(&["rm", "acme/data", &format!("object-{number}")]).ok();
+    }
+    std::fs::write(&file, bytes(99, 16 << 20)).expect("written");
+    let path = file.display().to_string();
+    let freed = (0..60).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        site.farside(&["put", "acme/data", "after", &path]).code == 0
+    });
+    assert!(freed, "no space came back: {}", site.alerts());
+    kept.iter().for_each(|number| assert!(read(*number).stdout == bytes(*number, 16 << 20), "object {number} differs"));
+}
