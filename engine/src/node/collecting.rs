@@ -103,7 +103,12 @@ async fn collect_here(shard: &Rc<Shard>, barrier: u64) -> Result<(), Refusal> {
         cursor = next;
         tokio::task::yield_now().await;
     }
-    while shard.store.compact_step().await.is_ok_and(|step| step.more) {
+    for _ in 0..limits::COMPACT_STEPS {
+        match shard.store.compact_step().await {
+            Ok(step) if step.more && step.moved_bytes + step.freed_segments > 0 => {}
+            // Nothing is left to do, or what is left has to wait for the next round.
+            _ => break,
+        }
         // Clients' work goes first.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

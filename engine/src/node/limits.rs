@@ -26,6 +26,8 @@ pub const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Chunks collected in one step of GC, so that no step holds a shard for long.
 pub const GC_STEP_CHUNKS: usize = 1024;
+/// Steps of compaction in one round of GC: barriers go on even if there is always more to move.
+pub const COMPACT_STEPS: usize = 1024;
 /// Versions pruned by one command.
 pub const PRUNE_STEP: u32 = 1024;
 /// Deltas that one read may return.

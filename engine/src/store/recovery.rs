@@ -287,7 +287,8 @@ impl<D: Disk> Zone<D> {
     pub(super) fn enter_free(&self, segment: u32, generation: u64) {
         let mut segments = self.segments.borrow_mut();
         segments.last_generation = segments.last_generation.max(generation);
-        segments.table[segment as usize] = Segment { state: SegmentState::Free, generation, live_blocks: 0 };
+        segments.table[segment as usize] =
+            Segment { state: SegmentState::Free, generation, live_blocks: 0, most_blocks: 0 };
         segments.free.insert(segment);
     }
 
@@ -295,7 +296,8 @@ impl<D: Disk> Zone<D> {
     pub(super) fn enter_sealed(&self, segment: u32, generation: u64) {
         let mut segments = self.segments.borrow_mut();
         segments.last_generation = segments.last_generation.max(generation);
-        segments.table[segment as usize] = Segment { state: SegmentState::Sealed, generation, live_blocks: 0 };
+        segments.table[segment as usize] =
+            Segment { state: SegmentState::Sealed, generation, live_blocks: 0, most_blocks: 0 };
     }
 
     /// Enters a segment that was scanned. The newest one that may grow goes on; the others get their index.
@@ -303,7 +305,8 @@ impl<D: Disk> Zone<D> {
         let mut segments = self.segments.borrow_mut();
         let generation = scanned.generation;
         segments.last_generation = segments.last_generation.max(generation);
-        segments.table[segment as usize] = Segment { state: SegmentState::Open, generation, live_blocks: 0 };
+        segments.table[segment as usize] =
+            Segment { state: SegmentState::Open, generation, live_blocks: 0, most_blocks: 0 };
         let mut open = OpenSegment { next_block: scanned.next_block, entries: scanned.entries, ..Default::default() };
         let active = segments.active;
         let newest = active.is_none_or(|active| segments.table[active as usize].generation < generation);

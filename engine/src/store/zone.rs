@@ -61,6 +61,8 @@ pub(super) struct Segment {
     pub(super) generation: u64,
     /// Blocks of records that the index points to.
     pub(super) live_blocks: u32,
+    /// The most that these ever were: what compaction could pack no better.
+    pub(super) most_blocks: u32,
 }
 
 /// A segment that has no index on the device yet.
@@ -125,7 +127,7 @@ impl<D: Disk> Zone<D> {
         let base = superblock.zone_offset(shard) + superblock.wal_bytes;
         let segment_blocks = superblock.segment_bytes / BLOCK_BYTES as u32;
         let zone = Self::absent(ordinal, superblock.device, label, shard, DeviceState::Ok, metadata);
-        let unknown = Segment { state: SegmentState::Unreadable, generation: 0, live_blocks: 0 };
+        let unknown = Segment { state: SegmentState::Unreadable, generation: 0, live_blocks: 0, most_blocks: 0 };
         zone.segments.borrow_mut().table = vec![unknown; segments as usize];
         Self { disk: Some(disk), base, segment_blocks, ..zone }
     }
@@ -205,7 +207,9 @@ impl<D: Disk> Zone<D> {
     /// Counts a record in.
     pub(super) fn add_live(&self, segment: u32, blocks: u32) {
         let mut segments = self.segments.borrow_mut();
-        segments.table[segment as usize].live_blocks += blocks;
+        let found = &mut segments.table[segment as usize];
+        found.live_blocks += blocks;
+        found.most_blocks = found.most_blocks.max(found.live_blocks);
         segments.live_blocks += u64::from(blocks);
         segments.live_fragments += 1;
     }
@@ -301,7 +305,8 @@ impl<D: Disk> Zone<D> {
         }
         {
             let mut segments = self.segments.borrow_mut();
-            segments.table[segment as usize] = Segment { state: SegmentState::Open, generation, live_blocks: 0 };
+            segments.table[segment as usize] =
+                Segment { state: SegmentState::Open, generation, live_blocks: 0, most_blocks: 0 };
             segments.open.insert(segment, OpenSegment { next_block: 1, ..OpenSegment::default() });
             segments.active = Some(segment);
         }
