@@ -1,5 +1,7 @@
 //! Groups on real files: one voter that is restarted, three voters that lose one another.
 
+#![allow(clippy::panic, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::delta::ChunkRef;
