@@ -1,5 +1,7 @@
 //! What a log group places, accepts, fences and prunes, rule by rule, and what it refuses with which code.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod state_support;
 
 use bytes::Bytes;

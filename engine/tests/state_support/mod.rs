@@ -1,6 +1,7 @@
 //! A site's log group on a real state file, and the shortest way to each of its commands.
 
 #![allow(dead_code)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
 use farside::federation::receiver::{LocalCopy, OfferDecision, decide};
