@@ -7,6 +7,7 @@ pub mod demo;
 pub mod federation;
 pub mod framed;
 pub mod kms;
+pub mod machine;
 pub mod node;
 pub mod state;
 pub mod store;

@@ -3,6 +3,8 @@
 //! The peer's rule is the product's promise: it takes a delta only if that continues its head and every chunk of it is
 //! there. The sender must never break it, must end caught up, and must stay within its limits.
 
+#![allow(clippy::panic, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use farside::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation};

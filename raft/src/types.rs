@@ -23,6 +23,7 @@ openraft::declare_raft_types!(
         D = Command,
         R = Bytes,
         Node = openraft::EmptyNode,
+        AsyncRuntime = crate::runtime::ShardRuntime,
 );
 
 pub(crate) type LogId = openraft::type_config::alias::LogIdOf<Types>;

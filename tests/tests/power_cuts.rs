@@ -3,6 +3,8 @@
 //!
 //! Needs root and mkfs.ext4. A few cuts in the suite; `FARSIDE_POWER_CUTS=100 cargo test --test power_cuts` for the long run.
 
+#![allow(clippy::panic, reason = "a test fails by panicking")]
+
 use farside_tests::{Site, bytes, farside, rounds, skip};
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -7,6 +7,7 @@
 
 use crate::limits::MAX_SUBJECT_BYTES;
 use farside_codec::ids::{Label, SiteId};
+use farside_io::entropy::{Entropy, random};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ED25519, SanType, SerialNumber, date_time_ymd,
@@ -171,10 +172,22 @@ pub struct Authority {
 /// Leaves begin a day early, because clocks differ.
 const CLOCK_ALLOWANCE: Duration = Duration::from_secs(86_400);
 
+/// What stands before the 32 secret bytes of an Ed25519 key in PKCS #8 (RFC 8410, section 7).
+const ED25519_PKCS8: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
+/// A fresh key, and its PKCS #8 form.
+fn fresh_key(entropy: &dyn Entropy) -> Result<(KeyPair, Zeroizing<Vec<u8>>), IdentityError> {
+    let secret: Zeroizing<[u8; 32]> = Zeroizing::new(random(entropy));
+    let der = Zeroizing::new([&ED25519_PKCS8[..], &secret[..]].concat());
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(der.as_slice()), &PKCS_ED25519)?;
+    Ok((key, der))
+}
+
 impl Authority {
     /// A new one for `site`. Its certificate outlives the hardware; rotating it is a new authority.
-    pub fn create(site: SiteId, name: &Label) -> Result<Self, IdentityError> {
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+    pub fn create(site: SiteId, name: &Label, entropy: &dyn Entropy) -> Result<Self, IdentityError> {
+        let (key, der) = fresh_key(entropy)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, format!("farside site {name} {site}"));
@@ -183,7 +196,7 @@ impl Authority {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2090, 1, 1);
         let certificate = params.self_signed(&key)?.der().to_vec();
-        Ok(Self { site, certificate, key: Zeroizing::new(key.serialize_der()) })
+        Ok(Self { site, certificate, key: der })
     }
 
     /// Puts together what [`Authority::certificate`] and [`Authority::key`] gave.
@@ -201,13 +214,20 @@ impl Authority {
     }
 
     /// Issues an identity that is good from a day before `now` (seconds since 1970) until `life` after it.
-    pub fn issue(&self, role: Role, subject: &str, now: Duration, life: Duration) -> Result<Identity, IdentityError> {
+    pub fn issue(
+        &self,
+        role: Role,
+        subject: &str,
+        now: Duration,
+        life: Duration,
+        entropy: &dyn Entropy,
+    ) -> Result<Identity, IdentityError> {
         if !is_subject(subject) {
             return Err(IdentityError::BadSubject);
         }
         let authority_key = KeyPair::try_from(self.key.as_slice())?;
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(self.certificate.as_slice()), authority_key)?;
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let (key, der) = fresh_key(entropy)?;
         let caller = Caller { role, subject: subject.to_owned(), site: self.site };
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -221,7 +241,7 @@ impl Authority {
         // The key is fresh, so its hash makes a serial number that no other certificate has.
         params.serial_number = Some(SerialNumber::from_slice(&key.public_key_raw()[..16]));
         let certificate = params.signed_by(&key, &issuer)?.der().to_vec();
-        Ok(Identity { caller, certificate, key: Zeroizing::new(key.serialize_der()) })
+        Ok(Identity { caller, certificate, key: der })
     }
 }
 

@@ -89,7 +89,7 @@ fn another_authority_of_the_same_site_is_a_stranger() {
         let (near, forged) = (Site::new(1), Site::new(1));
         let (listener, address) = near.listen(Settings::default());
         serve(listener);
-        let identity = forged.authority.issue(Role::Admin, "admin", now(), DAY).expect("an identity");
+        let identity = forged.authority.issue(Role::Admin, "admin", now(), DAY, &SystemEntropy).expect("an identity");
         let credentials = Credentials { identity, trust: near.trust.clone() };
         let refused = knock(address, &credentials, &near.expect()).await;
         assert!(matches!(refused, Err(Rejection::UnknownAuthority | Rejection::BadCertificate)), "{refused:?}");
@@ -101,7 +101,7 @@ fn an_invitation_opens_the_inviting_site_only() {
     run(async {
         let (near, far) = (Site::new(1), Site::new(2));
         let (listener, address) = far.listen(Settings::default());
-        let identity = far.authority.issue(Role::Peer, "invite", now(), DAY).expect("an invitation");
+        let identity = far.authority.issue(Role::Peer, "invite", now(), DAY, &SystemEntropy).expect("an invitation");
         // What a token carries: the invitation and the certificate of the site that issued it.
         let trust = Trust::new(far.id, far.authority.certificate());
         let invited = Credentials { identity, trust };

@@ -37,9 +37,10 @@ pub(super) fn run(work: &Path, bytes: u64, mtu: u16, cores: (usize, usize)) -> R
         uring::create(path, chunks * CHUNK_BYTES as u64).map_err(failed)?;
     }
     let site = SiteId([7; 16]);
-    let authority = Authority::create(site, &parse_label("pipeline").map_err(failed)?).map_err(failed)?;
+    let authority =
+        Authority::create(site, &parse_label("pipeline").map_err(failed)?, &SystemEntropy).map_err(failed)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let issue = |role| authority.issue(role, "1", now, Duration::from_secs(86_400)).map_err(failed);
+    let issue = |role| authority.issue(role, "1", now, Duration::from_secs(86_400), &SystemEntropy).map_err(failed);
     let trust = Trust::new(site, authority.certificate());
     let receiver = Credentials { identity: issue(Role::Node)?, trust: trust.clone() };
     let sender = Credentials { identity: issue(Role::Admin)?, trust };

@@ -97,17 +97,21 @@ pub(super) fn parse_time(text: &str) -> Option<Hlc> {
         None => 999,
         Some(digits) => format!("{digits:9<3}").get(..3)?.parse::<i64>().ok()?,
     };
-    let in_range = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 61;
+    let in_day = (0..24).contains(&hour) && (0..60).contains(&minute) && (0..61).contains(&second);
+    let in_calendar = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !in_day || !in_calendar {
+        return None;
+    }
     let offset = match zone {
         "Z" | "z" => 0,
         zone => {
             let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-            let minutes = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
+            let minutes = i64::from(hours.parse::<u8>().ok()?) * 60 + i64::from(minutes.parse::<u8>().ok()?);
             if zone.starts_with('-') { -minutes } else { minutes }
         }
     };
     let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + (minute - offset) * 60 + second;
-    let ms = u64::try_from(seconds * 1000 + ms).ok().filter(|_| in_range)?;
+    let ms = u64::try_from(seconds * 1000 + ms).ok()?;
     // Everything of that millisecond.
     Some(Hlc((ms << 16) | 0xffff))
 }
@@ -123,9 +127,12 @@ mod tests {
             assert_eq!(parse_time(&text).map(Hlc::ms), Some(ms), "{text}");
         }
         assert_eq!(show_time(Hlc::from_ms(951_782_400_000)), "2000-02-29T00:00:00.000Z");
-        assert_eq!(parse_time("2000-02-29T02:00:00.0+02:00").map(Hlc::ms), Some(951_782_400_000));
+        assert_eq!(parse_time("2000-02-29T02:00:00.0+02:00").map(Hlc::ms), Some(951_782_400_099));
+        assert_eq!(parse_time("2000-02-29T02:00:00.000+02:00").map(Hlc::ms), Some(951_782_400_000));
         assert_eq!(parse_time("2000-02-29T00:00:00Z").map(Hlc::ms), Some(951_782_400_999));
-        for bad in ["", "yesterday", "2000-13-01T00:00:00Z", "2000-01-01", "2000-01-01T00:00:00"] {
+        let far = "9999999999999999999-01-01T00:00:00Z";
+        let late = "2000-01-01T00:00:00+9999999999999999:00";
+        for bad in ["", "yesterday", "2000-13-01T00:00:00Z", "2000-01-01", "2000-01-01T00:00:00", far, late] {
             assert_eq!(parse_time(bad), None, "{bad}");
         }
     }

@@ -2,11 +2,11 @@
 
 use super::context::Context;
 use super::error::ClientError;
+use crate::machine::Machine;
 use bytes::Bytes;
 use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId, NodeId, SiteId};
 use farside_codec::message::{Hello, RefusalCode, Reply, Request};
 use farside_codec::{Field, frame};
-use farside_io::entropy::{Entropy, SystemEntropy};
 use farside_transport::{
     CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Settings, Stream, StreamError,
 };
@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a call is repeated before the site counts as unreachable.
@@ -26,6 +26,7 @@ type Link = (u16, Class);
 
 /// Connections to one site.
 pub struct SiteLink {
+    machine: Machine,
     endpoint: Endpoint,
     credentials: Credentials,
     expect: Expect,
@@ -35,13 +36,9 @@ pub struct SiteLink {
     dialers: RefCell<HashMap<Link, Rc<Dialer>>>,
 }
 
-fn wall() -> Hlc {
-    Hlc::from_ms(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64))
-}
-
 impl SiteLink {
     /// Finds a node of the site that answers.
-    pub async fn connect(context: &Context) -> Result<Self, ClientError> {
+    pub(super) async fn connect(context: &Context, machine: &Machine) -> Result<Self, ClientError> {
         let credentials = context.credentials()?;
         let expect = Expect { site: context.site };
         let addresses = context.addresses()?;
@@ -49,8 +46,8 @@ impl SiteLink {
             Some(SocketAddr::V6(_)) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
             _ => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
         };
-        let endpoint = Endpoint::caller(local, Settings::default(), &SystemEntropy)
-            .map_err(|error| ClientError::Failed(error.to_string()))?;
+        let endpoint = machine.endpoint(local, None, Settings::default());
+        let endpoint = endpoint.map_err(|error| ClientError::Failed(error.to_string()))?;
         let hello = Request::Hello(Hello {
             oldest_version: frame::OLDEST_VERSION,
             newest_version: frame::VERSION,
@@ -61,7 +58,7 @@ impl SiteLink {
             shard: 0,
             shards: 0,
             groups: 0,
-            now: wall(),
+            now: Hlc::from_ms(machine.clock.wall_ms()),
         });
         let mut last = ClientError::Unreachable(format!("the context of site {} names no node", context.site_name));
         let deadline = Instant::now() + FIRST_PATIENCE;
@@ -72,12 +69,13 @@ impl SiteLink {
                 address,
                 expect.clone(),
                 Class::Request,
-                Rc::new(SystemEntropy),
+                machine.entropy.clone(),
             ));
             match tokio::time::timeout_at(deadline, greet(&dialer, &hello)).await {
                 Ok(Ok(hello)) => {
                     let dialers = RefCell::new(HashMap::from([((0, Class::Request), dialer)]));
-                    return Ok(Self { endpoint, credentials, expect, address, hello, dialers });
+                    let machine = machine.clone();
+                    return Ok(Self { machine, endpoint, credentials, expect, address, hello, dialers });
                 }
                 Ok(Err(error)) => last = error,
                 Err(_) => {
@@ -107,7 +105,7 @@ impl SiteLink {
         let mut dialers = self.dialers.borrow_mut();
         let make = || {
             let address = SocketAddr::new(self.address.ip(), self.address.port() + link.0);
-            let entropy: Rc<dyn Entropy> = Rc::new(SystemEntropy);
+            let entropy = self.machine.entropy.clone();
             let (endpoint, credentials) = (self.endpoint.clone(), self.credentials.clone());
             Rc::new(Dialer::new(endpoint, credentials, address, self.expect.clone(), link.1, entropy))
         };

@@ -5,11 +5,12 @@ use crate::kms::FileKms;
 use farside_codec::delta::EpochRecord;
 use farside_codec::ids::{EpochId, Label, TenantId};
 use farside_codec::seal::{TenantDataKey, kms_label};
-use farside_io::entropy::{SystemEntropy, random};
+use farside_io::entropy::{Entropy, random};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a key is used before the KMS is asked again: the bound within which a destroyed key stops working here.
 const KEY_LIFE: Duration = Duration::from_secs(60);
@@ -26,10 +27,15 @@ fn compute(kms: &FileKms, tenant: TenantId, epoch: &EpochRecord) -> Result<Tenan
 }
 
 /// A new epoch under version 1 of the tenant's KMS key.
-pub(super) fn new_epoch(kms: &FileKms, tenant: TenantId, name: &Label) -> Result<EpochRecord, ClientError> {
+pub(super) fn new_epoch(
+    kms: &FileKms,
+    tenant: TenantId,
+    name: &Label,
+    entropy: &dyn Entropy,
+) -> Result<EpochRecord, ClientError> {
     let mut epoch = EpochRecord {
-        epoch: EpochId(random(&SystemEntropy)),
-        salt: random(&SystemEntropy),
+        epoch: EpochId(random(entropy)),
+        salt: random(entropy),
         key_name: name.to_string(),
         key_version: 1,
         check: [0; 16],

@@ -26,15 +26,15 @@ pub(crate) use upload::Prepared;
 pub use upload::{PutReceipt, Upload, UploadBody};
 
 use crate::kms::FileKms;
+use crate::machine::Machine;
 use farside_codec::delta::{DeltaKind, LogDescriptor, LogPolicy, Proposal};
 use farside_codec::ids::{BlindName, Hlc, Label, LogId, OperationId, TenantId};
 use farside_codec::message::{LogInfo, Refusal, Reply, Request, ResolveLog, Tenant};
 use farside_codec::seal::BlindKey;
-use farside_io::entropy::{SystemEntropy, random};
+use farside_io::entropy::random;
 use farside_transport::Class;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Splits `T/L` into its two names.
 pub fn parse_log_name(text: &str) -> Result<(Label, Label), ClientError> {
@@ -60,6 +60,7 @@ pub(crate) fn unexpected(reply: &Reply) -> ClientError {
 pub struct Client {
     pub(crate) link: Rc<SiteLink>,
     pub(crate) settings: Rc<RefCell<ClientSettings>>,
+    pub(crate) machine: Machine,
     keys: Rc<keys::KeyCache>,
 }
 
@@ -74,8 +75,22 @@ pub struct Log {
 impl Client {
     /// Connects to the site that `context` names.
     pub async fn connect(context: &Context, settings: ClientSettings) -> Result<Self, ClientError> {
-        let link = Rc::new(SiteLink::connect(context).await?);
-        Ok(Self { link, settings: Rc::new(RefCell::new(settings)), keys: Rc::default() })
+        Self::connect_from(Machine::real(), context, settings).await
+    }
+
+    /// The same from another machine than the one that this process runs on.
+    pub async fn connect_from(
+        machine: Machine,
+        context: &Context,
+        settings: ClientSettings,
+    ) -> Result<Self, ClientError> {
+        let link = Rc::new(SiteLink::connect(context, &machine).await?);
+        Ok(Self { link, settings: Rc::new(RefCell::new(settings)), machine, keys: Rc::default() })
+    }
+
+    /// Random bytes of this client's machine.
+    pub(crate) fn random<const N: usize>(&self) -> [u8; N] {
+        random(self.machine.entropy.as_ref())
     }
 
     /// The client's settings.
@@ -99,9 +114,9 @@ impl Client {
     /// Makes a tenant, with a key in the KMS at `url`, and remembers that KMS.
     pub async fn create_tenant(&self, name: &Label, url: &str) -> Result<Tenant, ClientError> {
         let kms = FileKms::parse(url)?;
-        kms.create_key(name, &SystemEntropy)?;
-        let tenant = TenantId(random(&SystemEntropy));
-        let epoch = keys::new_epoch(&kms, tenant, name)?;
+        kms.create_key(name, self.machine.entropy.as_ref())?;
+        let tenant = TenantId(self.random());
+        let epoch = keys::new_epoch(&kms, tenant, name, self.machine.entropy.as_ref())?;
         self.settings.borrow_mut().set_kms(name, url);
         let tenant = Tenant { tenant, name: name.clone(), epochs: vec![epoch], created: Hlc::default() };
         match self.control(&Request::CreateTenant(tenant)).await? {
@@ -153,7 +168,7 @@ impl Client {
         let first_epoch = epoch.ok_or_else(|| ClientError::Failed(format!("tenant {tenant} has no key epoch")))?;
         keys::check(self, tenant, owner.tenant, &first_epoch)?;
         let descriptor = LogDescriptor {
-            log: LogId(random(&SystemEntropy)),
+            log: LogId(self.random()),
             tenant: owner.tenant,
             tenant_name: tenant.clone(),
             name: name.clone(),
@@ -235,7 +250,7 @@ impl Log {
             return Err(self.no_such(name));
         }
         let proposal = Proposal {
-            operation: OperationId(random(&SystemEntropy)),
+            operation: OperationId(self.client.random()),
             kind: DeltaKind::Remove,
             name: self.blind(name),
             key_epoch: self.info.descriptor.first_epoch.epoch,
@@ -259,7 +274,7 @@ impl Log {
         proposals: Vec<Proposal>,
     ) -> Result<Vec<Result<farside_codec::delta::DeltaReceipt, Refusal>>, ClientError> {
         let expected = proposals.len();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let wall = self.client.machine.clock.wall_ms();
         let request = farside_codec::message::Propose { log: self.id(), seen: Hlc::from_ms(wall), proposals };
         match self.client.link.call(self.shard(), Class::Request, &Request::Propose(request)).await? {
             Reply::Proposed(receipts) if receipts.len() == expected => {

@@ -13,7 +13,6 @@ use farside_codec::seal::{
     Binding, ChunkKey, ChunkSecret, DigestKey, ObjectKind, ObjectRecord, TenantDataKey, seal_chunk, seal_payload,
     sealed_bytes,
 };
-use farside_io::entropy::{SystemEntropy, random};
 use farside_transport::Class;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use std::io::Read;
@@ -173,7 +172,7 @@ impl Log {
 
     /// Makes the deltas of an object: one, or extents and a last one for more chunks than one delta may name.
     fn assemble(&self, sealer: &Sealer, record: ObjectRecord, contents: Contents, condition: Option<u64>) -> Prepared {
-        let object = OperationId(random(&SystemEntropy));
+        let object = OperationId(self.client.random());
         let deduplicated = |stored: &&Stored| stored.deduplicated;
         let deduplicated_bytes =
             contents.stored.iter().filter(deduplicated).map(|stored| u64::from(stored.secret.plain_bytes)).sum();
@@ -185,7 +184,7 @@ impl Log {
         let proposal = |(index, stored): (usize, &&[Stored])| {
             let ends = index == last;
             let chunks: Vec<ChunkRef> = stored.iter().map(|stored| stored.reference.clone()).collect();
-            let operation = if ends { object } else { OperationId(random(&SystemEntropy)) };
+            let operation = if ends { object } else { OperationId(self.client.random()) };
             let extent = (last > 0).then_some(Extent { object, index: index as u32 });
             let mut record = record.clone();
             record.chunks = stored.iter().map(|stored| stored.secret.clone()).collect();
@@ -193,8 +192,7 @@ impl Log {
             let size_bytes = record.size_bytes;
             let binding =
                 Binding { log: self.id(), name, operation, chunks: &chunks, extent: extent.clone(), size_bytes };
-            let sealed =
-                seal_payload(&sealer.key, &binding, random(&SystemEntropy), &record, contents.inline.as_deref());
+            let sealed = seal_payload(&sealer.key, &binding, self.client.random(), &record, contents.inline.as_deref());
             Proposal {
                 operation,
                 kind: if ends { DeltaKind::Put } else { DeltaKind::Extent },
@@ -248,7 +246,7 @@ impl Log {
     }
 
     async fn store_chunk(&self, sealer: &Sealer, mut plain: Vec<u8>) -> Result<Stored, ClientError> {
-        let digest = sealer.digests.as_ref().map_or_else(|| random(&SystemEntropy), |digests| digests.digest(&plain));
+        let digest = sealer.digests.as_ref().map_or_else(|| self.client.random(), |digests| digests.digest(&plain));
         let secret = ChunkSecret { digest, plain_bytes: plain.len() as u32 };
         let length = sealed_bytes(plain.len());
         plain.resize(length, 0);

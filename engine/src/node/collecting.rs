@@ -6,11 +6,12 @@ use crate::store::CollectCursor;
 use farside_codec::command::{GroupCommand, GroupOutcome, Prune};
 use farside_codec::ids::{ChunkId, GroupId, Hlc};
 use farside_codec::message::Refusal;
+use farside_io::disk::Disk;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Closes time in every group of the shard, idle too, so that a cut across logs never waits for a quiet one.
-pub(super) async fn close_time(shard: Rc<Shard>) {
+pub(super) async fn close_time<D: Disk>(shard: Rc<Shard<D>>) {
     let mut ticks = tokio::time::interval(limits::CLOSE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -26,7 +27,7 @@ pub(super) async fn close_time(shard: Rc<Shard>) {
 }
 
 /// Checkpoints the state file, makes snapshots that are due, passes the store's events on.
-pub(super) async fn keep_house(shard: Rc<Shard>) {
+pub(super) async fn keep_house<D: Disk>(shard: Rc<Shard<D>>) {
     let mut checkpointed = shard.clock.clock().monotonic();
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -50,7 +51,7 @@ pub(super) async fn keep_house(shard: Rc<Shard>) {
 }
 
 /// Leads GC: a barrier in every group, then every shard collects what nobody refers to.
-pub(super) async fn collect(shard: Rc<Shard>, every: Duration) {
+pub(super) async fn collect<D: Disk>(shard: Rc<Shard<D>>, every: Duration) {
     loop {
         match barrier(&shard).await {
             Ok(barrier) => {
@@ -69,10 +70,10 @@ pub(super) async fn collect(shard: Rc<Shard>, every: Duration) {
 }
 
 /// Commits the next barrier in every group, and dates touches from now on by it.
-async fn barrier(shard: &Rc<Shard>) -> Result<u64, Refusal> {
+async fn barrier<D: Disk>(shard: &Rc<Shard<D>>) -> Result<u64, Refusal> {
     let mut highest = 0;
     for group in (1..=shard.site.groups).map(GroupId) {
-        let read = move |there: Rc<Shard>| async move {
+        let read = move |there: Rc<Shard<D>>| async move {
             let barrier = there.groups.get(&group).map(|group| group.state().borrow().barrier());
             barrier.transpose().map_err(super::shard::state_refusal)
         };
@@ -83,14 +84,15 @@ async fn barrier(shard: &Rc<Shard>) -> Result<u64, Refusal> {
         shard.on(index, move |there| async move { there.store.set_gc_epoch(barrier) }).await?;
     }
     for group in (1..=shard.site.groups).map(GroupId) {
-        let commit = move |there: Rc<Shard>| async move { there.command(group, &GroupCommand::Barrier(barrier)).await };
+        let commit =
+            move |there: Rc<Shard<D>>| async move { there.command(group, &GroupCommand::Barrier(barrier)).await };
         shard.on(group.shard(shard.shards()), commit).await??;
     }
     Ok(barrier)
 }
 
 /// Prunes old versions, deletes unreferenced chunks, and moves what is left together.
-async fn collect_here(shard: &Rc<Shard>, barrier: u64) -> Result<(), Refusal> {
+async fn collect_here<D: Disk>(shard: &Rc<Shard<D>>, barrier: u64) -> Result<(), Refusal> {
     prune(shard).await?;
     let mut cursor = Some(CollectCursor::default());
     while let Some(at) = cursor {
@@ -116,7 +118,7 @@ async fn collect_here(shard: &Rc<Shard>, barrier: u64) -> Result<(), Refusal> {
 }
 
 /// Those of these chunks that no group of any shard refers to.
-async fn unreferenced(shard: &Rc<Shard>, chunks: Vec<ChunkId>) -> Result<Vec<ChunkId>, Refusal> {
+async fn unreferenced<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) -> Result<Vec<ChunkId>, Refusal> {
     let mut left = chunks;
     for index in 0..shard.shards() {
         let asked = left.clone();
@@ -135,7 +137,7 @@ async fn unreferenced(shard: &Rc<Shard>, chunks: Vec<ChunkId>) -> Result<Vec<Chu
 }
 
 /// Drops versions past their log's history, below what every peer has.
-async fn prune(shard: &Rc<Shard>) -> Result<(), Refusal> {
+async fn prune<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     let peers: Vec<_> = shard.view().peers.keys().copied().collect();
     for (id, group) in shard.groups.iter().filter(|(_, group)| group.is_leader()) {
         let logs = group.state().borrow().logs().map_err(super::shard::state_refusal)?;

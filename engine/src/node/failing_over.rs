@@ -10,13 +10,14 @@ use farside_codec::command::{GroupCommand, Promote};
 use farside_codec::delta::Generation;
 use farside_codec::ids::{LogId, SiteId};
 use farside_codec::message::{FailedOver, Failover, FailoverReport, Refusal, RefusalCode, Reply};
+use farside_io::disk::Disk;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// How long a promoted log's new lineage may take to reach an old home that answers.
 const FENCE_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(shard: &Rc<Shard>, order: Failover) -> Answered {
+pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Failover) -> Answered {
     let begun = shard.clock.clock().monotonic();
     let logs = logs_to_promote(shard, &order).await?;
     if logs.is_empty() {
@@ -46,7 +47,7 @@ pub(super) async fn run(shard: &Rc<Shard>, order: Failover) -> Answered {
     Ok(Reply::FailedOver(report).into())
 }
 
-async fn logs_to_promote(shard: &Rc<Shard>, order: &Failover) -> Result<Vec<LogView>, Refusal> {
+async fn logs_to_promote<D: Disk>(shard: &Rc<Shard<D>>, order: &Failover) -> Result<Vec<LogView>, Refusal> {
     let view = shard.view();
     let from = match &order.from {
         None => None,
@@ -65,9 +66,9 @@ async fn logs_to_promote(shard: &Rc<Shard>, order: &Failover) -> Result<Vec<LogV
     Ok(logs)
 }
 
-async fn log_view(shard: &Rc<Shard>, log: LogId) -> Result<Option<LogView>, Refusal> {
+async fn log_view<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<Option<LogView>, Refusal> {
     let owner = shard.shard_of_log(log);
-    let read = move |there: Rc<Shard>| async move {
+    let read = move |there: Rc<Shard<D>>| async move {
         there.log_group(log).and_then(|group| group.state().borrow().log(log).map_err(state_refusal))
     };
     shard.on(owner, read).await?
@@ -83,7 +84,7 @@ fn candidate(log: &LogView) -> Candidate {
 }
 
 /// Whether any of the old homes answers a greeting.
-async fn probe(shard: &Rc<Shard>, homes: &[SiteId]) -> OldHome {
+async fn probe<D: Disk>(shard: &Rc<Shard<D>>, homes: &[SiteId]) -> OldHome {
     let view = shard.view();
     for peer in homes.iter().filter_map(|home| view.peers.get(home)) {
         let own = own_hello(&shard.site, shard.index, shard.clock.now());
@@ -94,7 +95,7 @@ async fn probe(shard: &Rc<Shard>, homes: &[SiteId]) -> OldHome {
     OldHome::Silent
 }
 
-async fn promote(shard: &Rc<Shard>, log: &LogView, loss: Loss) -> Result<FailedOver, Refusal> {
+async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogView, loss: Loss) -> Result<FailedOver, Refusal> {
     let generation =
         Generation { counter: log.known.counter + 1, site: shard.site.site, incarnation: shard.site.incarnation };
     let id = log.descriptor.log;
@@ -111,12 +112,12 @@ async fn promote(shard: &Rc<Shard>, log: &LogView, loss: Loss) -> Result<FailedO
 }
 
 /// An old home that answers is told of the new generation by our senders; once it has taken it in, losses are final.
-async fn wait_for_fence(shard: &Rc<Shard>, logs: &[LogView], homes: &[SiteId]) -> bool {
+async fn wait_for_fence<D: Disk>(shard: &Rc<Shard<D>>, logs: &[LogView], homes: &[SiteId]) -> bool {
     let wait = async {
         for log in logs {
             for home in homes {
                 let (id, home) = (log.descriptor.log, *home);
-                let caught_up = move |there: Rc<Shard>| async move {
+                let caught_up = move |there: Rc<Shard<D>>| async move {
                     there.senders.borrow().get(&(id, home)).is_some_and(|state| state.caught_up)
                 };
                 while !shard.on(shard.shard_of_log(id), caught_up).await.unwrap_or(false) {

@@ -6,12 +6,12 @@ use super::error::{NodeError, failed};
 use super::limits;
 use crate::client::Context;
 use crate::framed::{self, FileKind};
+use crate::machine::Machine;
 use crate::store::{FormatOptions, format_devices};
 use bytes::Bytes;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{Hlc, Label, NodeId, SiteId};
 use farside_codec::record;
-use farside_io::clock::{Clock, SystemClock};
 use farside_io::cores;
 use farside_io::entropy::{SystemEntropy, random};
 use farside_io::pool::Pool;
@@ -80,32 +80,74 @@ fn make(options: &InitOptions, directory: &NodeDirectory) -> Result<SiteFile, No
     let relative = |path: &PathBuf| path.strip_prefix(&root).map(Path::to_owned).unwrap_or_else(|_| path.clone());
     let mut config = NodeConfig::new(options.listen, devices.iter().map(relative).collect(), cores);
     config.mtu = options.mtu.unwrap_or(config.mtu);
-    config.save(&directory.config())?;
+    let plan =
+        SitePlan { name: options.site.clone(), geometry: options.geometry, groups: limits::DEFAULT_GROUPS, config };
+    let file = found(directory, &plan, &Machine::real())?;
+    format(&file, &devices)?;
+    announce(directory, &file)?;
+    Ok(file)
+}
+
+/// What a site is to be.
+#[derive(Debug, Clone)]
+pub struct SitePlan {
+    /// Its name.
+    pub name: Label,
+    /// How chunks are cut.
+    pub geometry: Geometry,
+    /// Log groups.
+    pub groups: u32,
+    /// The first node's settings.
+    pub config: NodeConfig,
+}
+
+/// Fills a new node's directory: settings, keys, identities. Its devices are to be formatted next, with
+/// [`format_options`]; it is a node once it was announced.
+pub fn found(directory: &NodeDirectory, plan: &SitePlan, machine: &Machine) -> Result<SiteFile, NodeError> {
+    plan.config.save(&directory.config())?;
     let config = NodeConfig::load(&directory.config())?;
-    let site = SiteId(random(&SystemEntropy));
-    let authority = Authority::create(site, &options.site).map_err(failed)?;
-    let now = Duration::from_millis(SystemClock::default().wall_ms());
+    let entropy = machine.entropy.as_ref();
+    let site = SiteId(random(entropy));
+    let authority = Authority::create(site, &plan.name, entropy).map_err(failed)?;
+    let now = Duration::from_millis(machine.clock.wall_ms());
     let file = SiteFile {
         site,
-        name: options.site.clone(),
+        name: plan.name.clone(),
         incarnation: 0,
         node: NodeId(1),
         shards: config.cores.len() as u16,
-        groups: limits::DEFAULT_GROUPS,
-        geometry: options.geometry,
+        groups: plan.groups,
+        geometry: plan.geometry,
         certificate: Bytes::copy_from_slice(authority.certificate()),
         created: Hlc::from_ms(now.as_millis() as u64),
     };
-    format(options, &file, &devices)?;
-    directory.save_keys(&SystemKey::generate(&SystemEntropy), authority.key(), &SystemEntropy)?;
-    let issue = |role, subject: &str| authority.issue(role, subject, now, limits::CERTIFICATE_LIFE).map_err(failed);
+    directory.save_keys(&SystemKey::generate(entropy), authority.key(), entropy)?;
+    let issue =
+        |role, subject: &str| authority.issue(role, subject, now, limits::CERTIFICATE_LIFE, entropy).map_err(failed);
     save_identity(&directory.node_identity(), &issue(Role::Node, "1")?)?;
     save_identity(&directory.peer_identity(), &issue(Role::Peer, "1")?)?;
-    context(&file, options.listen, &issue(Role::Admin, "admin")?).save(&directory.admin_context()).map_err(failed)?;
-    framed::write_record(&directory.site(), FileKind::Site, &file)?;
-    // A site that was announced must be there after a power cut.
-    directory.sync()?;
+    let endpoint = config.advertise.unwrap_or(config.listen);
+    context(&file, endpoint, &issue(Role::Admin, "admin")?).save(&directory.admin_context()).map_err(failed)?;
     Ok(file)
+}
+
+/// How the devices of a node are formatted, of which the smallest has so many bytes.
+pub fn format_options(file: &SiteFile, smallest_bytes: u64) -> FormatOptions {
+    FormatOptions {
+        site: file.site,
+        node: file.node,
+        shards: file.shards,
+        geometry: file.geometry,
+        wal_bytes: limits::wal_bytes(smallest_bytes / u64::from(file.shards)),
+        segment_bytes: None,
+    }
+}
+
+/// Makes a directory that was founded, and whose devices are formatted, a node's.
+pub fn announce(directory: &NodeDirectory, file: &SiteFile) -> Result<(), NodeError> {
+    framed::write_record(&directory.site(), FileKind::Site, file)?;
+    // A site that was announced must be there after a power cut.
+    Ok(directory.sync()?)
 }
 
 fn device_paths(options: &InitOptions, directory: &NodeDirectory) -> Result<Vec<PathBuf>, NodeError> {
@@ -118,21 +160,14 @@ fn device_paths(options: &InitOptions, directory: &NodeDirectory) -> Result<Vec<
     paths.iter().map(|path| std::path::absolute(path).map_err(failed)).collect()
 }
 
-fn format(options: &InitOptions, file: &SiteFile, devices: &[PathBuf]) -> Result<(), NodeError> {
+fn format(file: &SiteFile, devices: &[PathBuf]) -> Result<(), NodeError> {
     uring::start(async {
         let pool = Pool::new(FORMAT_POOL_BYTES).map_err(failed)?;
         let ring = Ring::register(&pool);
         let disks: Result<Vec<UringDisk>, _> = devices.iter().map(|path| UringDisk::open(path, &ring)).collect();
         let disks = disks.map_err(failed)?;
         let smallest = disks.iter().map(farside_io::disk::Disk::len_bytes).min().unwrap_or(0);
-        let options = FormatOptions {
-            site: file.site,
-            node: file.node,
-            shards: file.shards,
-            geometry: options.geometry,
-            wal_bytes: limits::wal_bytes(smallest / u64::from(file.shards)),
-            segment_bytes: None,
-        };
+        let options = format_options(file, smallest);
         format_devices(&pool, &disks, &options, &SystemEntropy).await.map(drop).map_err(failed)
     })
 }
@@ -170,11 +205,13 @@ pub fn export_context(root: &Path, tenant: Option<farside_codec::ids::TenantId>)
     let site = directory.load_site()?;
     let config = NodeConfig::load(&directory.config())?;
     let authority = Authority::from_parts(site.site, site.certificate.to_vec(), directory.authority()?);
-    let now = Duration::from_millis(SystemClock::default().wall_ms());
+    let machine = Machine::real();
+    let now = Duration::from_millis(machine.clock.wall_ms());
     let (role, subject) = match tenant {
         Some(tenant) => (Role::Client, tenant.to_string()),
         None => (Role::Admin, "admin".to_owned()),
     };
-    let identity = authority.issue(role, &subject, now, limits::CERTIFICATE_LIFE).map_err(failed)?;
+    let identity =
+        authority.issue(role, &subject, now, limits::CERTIFICATE_LIFE, machine.entropy.as_ref()).map_err(failed)?;
     Ok(context(&site, config.advertise.unwrap_or(config.listen), &identity))
 }

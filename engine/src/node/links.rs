@@ -8,7 +8,7 @@ use farside_codec::message::{Hello, PeerRecord, Reply, Request};
 use farside_io::entropy::Entropy;
 use farside_transport::{CallError, Class, Credentials, Dialer, Endpoint, Expect};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -37,8 +37,8 @@ pub(crate) struct PeerLinks {
     endpoint: Endpoint,
     credentials: Credentials,
     entropy: Rc<dyn Entropy>,
-    dialers: RefCell<HashMap<Key, Rc<Dialer>>>,
-    hellos: RefCell<HashMap<SiteId, Hello>>,
+    dialers: RefCell<BTreeMap<Key, Rc<Dialer>>>,
+    hellos: RefCell<BTreeMap<SiteId, Hello>>,
 }
 
 /// What this node says of itself when it calls or is called.

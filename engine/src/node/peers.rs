@@ -12,6 +12,7 @@ use farside_codec::command::{ControlCommand, GroupCommand, PendingToken, RedeemT
 use farside_codec::ids::{GroupId, Hlc, Label, SiteId};
 use farside_codec::message::{PeerAction, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer};
 use farside_codec::{Field, record};
+use farside_io::disk::Disk;
 use farside_io::entropy::random;
 use farside_transport::{Authority, CallError, Class, Credentials, Expect, Identity, Role, Trust};
 use std::net::SocketAddr;
@@ -75,7 +76,7 @@ pub fn token_site(text: &str) -> Option<Label> {
 }
 
 /// This site, as a peer should keep it.
-fn own_record(shard: &Shard) -> PeerRecord {
+fn own_record<D: Disk>(shard: &Shard<D>) -> PeerRecord {
     PeerRecord {
         site: shard.site.site,
         name: shard.site.name.clone(),
@@ -90,13 +91,13 @@ fn since_epoch(now: Hlc) -> Duration {
 }
 
 /// Makes a token.
-pub(super) async fn make_token(shard: &Rc<Shard>) -> Answered {
+pub(super) async fn make_token<D: Disk>(shard: &Rc<Shard<D>>) -> Answered {
     let failed = |error: String| Refusal::new(RefusalCode::Internal, error);
     let key = NodeDirectory::new(&shard.root).authority().map_err(|error| failed(error.to_string()))?;
     let authority = Authority::from_parts(shard.site.site, shard.site.certificate.to_vec(), key);
     let now = shard.clock.now();
     let identity = authority
-        .issue(Role::Peer, INVITED, since_epoch(now), limits::TOKEN_LIFE)
+        .issue(Role::Peer, INVITED, since_epoch(now), limits::TOKEN_LIFE, shard.machine.entropy.as_ref())
         .map_err(|error| failed(error.to_string()))?;
     let own = own_record(shard);
     let mut token = Token {
@@ -104,7 +105,7 @@ pub(super) async fn make_token(shard: &Rc<Shard>) -> Answered {
         name: own.name,
         certificate: own.certificate,
         endpoints: own.endpoints,
-        secret: random(shard.entropy.as_ref()),
+        secret: random(shard.machine.entropy.as_ref()),
         invitation: Bytes::copy_from_slice(identity.certificate()),
         key: Bytes::copy_from_slice(identity.key()),
         check: 0,
@@ -117,7 +118,7 @@ pub(super) async fn make_token(shard: &Rc<Shard>) -> Answered {
 }
 
 /// Joins the site that made a token.
-pub(super) async fn add(shard: &Rc<Shard>, text: &str) -> Answered {
+pub(super) async fn add<D: Disk>(shard: &Rc<Shard<D>>, text: &str) -> Answered {
     let bad = |detail: String| Refusal::new(RefusalCode::BadRequest, detail);
     let token = Token::parse(text)
         .ok_or_else(|| bad("this is no peer token, or part of it is missing: copy the whole line".into()))?;
@@ -140,7 +141,7 @@ pub(super) async fn add(shard: &Rc<Shard>, text: &str) -> Answered {
 }
 
 /// Says who we are to the token's maker, with the identity in the token.
-async fn introduce(shard: &Rc<Shard>, token: &Token) -> Result<(), Refusal> {
+async fn introduce<D: Disk>(shard: &Rc<Shard<D>>, token: &Token) -> Result<(), Refusal> {
     let bad = |detail: String| Refusal::new(RefusalCode::BadRequest, detail);
     let unreachable = |detail: String| Refusal::new(RefusalCode::Unavailable, detail);
     let identity = Identity::from_parts(token.invitation.to_vec(), Zeroizing::new(token.key.to_vec()));
@@ -168,7 +169,7 @@ async fn introduce(shard: &Rc<Shard>, token: &Token) -> Result<(), Refusal> {
 }
 
 /// Lets in a site that shows a token's secret.
-pub(super) async fn join(shard: &Rc<Shard>, join: PeerJoin) -> Answered {
+pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: PeerJoin) -> Answered {
     let redeem =
         RedeemToken { secret_hash: *blake3::hash(&join.secret).as_bytes(), peer: join.peer, time: shard.clock.now() };
     shard.control(ControlCommand::RedeemToken(redeem)).await?;
@@ -176,9 +177,9 @@ pub(super) async fn join(shard: &Rc<Shard>, join: PeerJoin) -> Answered {
 }
 
 /// Waits until no sender speaks to a peer any more: when the command answers, nothing crosses.
-async fn wait_for_silence(shard: &Rc<Shard>, peer: SiteId) -> Result<(), Refusal> {
+async fn wait_for_silence<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId) -> Result<(), Refusal> {
     for index in 0..shard.shards() {
-        let silent = move |there: Rc<Shard>| async move {
+        let silent = move |there: Rc<Shard<D>>| async move {
             while there.senders.borrow().keys().any(|(_, to)| *to == peer) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -189,7 +190,7 @@ async fn wait_for_silence(shard: &Rc<Shard>, peer: SiteId) -> Result<(), Refusal
 }
 
 /// Pauses, resumes or removes a peer.
-pub(super) async fn set(shard: &Rc<Shard>, set: SetPeer) -> Answered {
+pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, set: SetPeer) -> Answered {
     let missing = || Refusal::new(RefusalCode::NotFound, format!("there is no peer {}", set.name));
     let peer = shard.view().peer(&set.name).map(|peer| peer.site).ok_or_else(missing)?;
     let (removes, stops) = (set.action == PeerAction::Remove, set.action != PeerAction::Resume);
@@ -201,7 +202,7 @@ pub(super) async fn set(shard: &Rc<Shard>, set: SetPeer) -> Answered {
         for group in 1..=shard.site.groups {
             let group = GroupId(group);
             let owner = group.shard(shard.shards());
-            let forget = move |there: Rc<Shard>| async move {
+            let forget = move |there: Rc<Shard<D>>| async move {
                 there.command(group, &GroupCommand::ForgetPeer(peer)).await.map(drop)
             };
             shard.on(owner, forget).await??;

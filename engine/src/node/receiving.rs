@@ -8,6 +8,7 @@ use farside_codec::delta::{Delta, Generation};
 use farside_codec::ids::LogId;
 use farside_codec::limits;
 use farside_codec::message::{FedDeltas, FedHello, LogOffer, LogPosition, Refusal, RefusalCode, Reply, Tenant};
+use farside_io::disk::Disk;
 use farside_transport::Caller;
 use std::rc::Rc;
 
@@ -15,7 +16,7 @@ use std::rc::Rc;
 const STEPS: usize = 3;
 
 /// Answers a sender's offers.
-pub(super) async fn greet(shard: &Rc<Shard>, caller: &Caller, hello: FedHello) -> Answered {
+pub(super) async fn greet<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, hello: FedHello) -> Answered {
     if hello.site != caller.site {
         return Err(Refusal::new(RefusalCode::Forbidden, "the offer is made in another site's name"));
     }
@@ -38,8 +39,8 @@ fn refused_position(log: LogId, generation: Generation, refusal: Refusal) -> Log
     LogPosition { log, head, lineage: Vec::new(), refusal: Some(refusal) }
 }
 
-async fn take_offer(
-    shard: &Rc<Shard>,
+async fn take_offer<D: Disk>(
+    shard: &Rc<Shard<D>>,
     sender: farside_codec::ids::SiteId,
     offer: LogOffer,
 ) -> Result<LogPosition, Refusal> {
@@ -60,13 +61,13 @@ async fn take_offer(
     Err(Refusal::new(RefusalCode::Diverged, "this copy and the sender's have no such point in common"))
 }
 
-fn local_copy(shard: &Rc<Shard>, log: LogId) -> Result<Option<LocalCopy>, Refusal> {
+fn local_copy<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<Option<LocalCopy>, Refusal> {
     let view = shard.log_group(log)?.state().borrow().log(log).map_err(state_refusal)?;
     Ok(view.map(|view| LocalCopy { lineage: view.lineage, head: view.head }))
 }
 
 /// Makes an empty copy of a log that this site hears of for the first time.
-async fn create(shard: &Rc<Shard>, offer: &LogOffer) -> Result<(), Refusal> {
+async fn create<D: Disk>(shard: &Rc<Shard<D>>, offer: &LogOffer) -> Result<(), Refusal> {
     let descriptor = &offer.descriptor;
     let generation = generation_of(&offer.lineage)
         .ok_or_else(|| Refusal::new(RefusalCode::BadRequest, "the offer has no lineage"))?;
@@ -83,14 +84,14 @@ async fn create(shard: &Rc<Shard>, offer: &LogOffer) -> Result<(), Refusal> {
 }
 
 /// Where this site stands in a log of this shard.
-fn position(shard: &Rc<Shard>, log: LogId) -> Result<LogPosition, Refusal> {
+fn position<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<LogPosition, Refusal> {
     let view = shard.log_group(log)?.state().borrow().log(log).map_err(state_refusal)?;
     let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
     Ok(LogPosition { log, head: view.head, lineage: view.lineage, refusal: None })
 }
 
 /// Takes in deltas; their chunks must be here already.
-pub(super) async fn accept(shard: &Rc<Shard>, caller: &Caller, deltas: FedDeltas) -> Answered {
+pub(super) async fn accept<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, deltas: FedDeltas) -> Answered {
     if generation_of(&deltas.lineage).is_none_or(|generation| generation.site != caller.site) {
         return Err(Refusal::new(
             RefusalCode::Forbidden,
@@ -104,7 +105,7 @@ pub(super) async fn accept(shard: &Rc<Shard>, caller: &Caller, deltas: FedDeltas
     shard.on(owner, move |there| async move { accept_here(&there, deltas).await }).await?
 }
 
-async fn accept_here(shard: &Rc<Shard>, deltas: FedDeltas) -> Answered {
+async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answered {
     let log = deltas.log;
     let mut chunks = Vec::new();
     for encoded in &deltas.deltas {

@@ -1,53 +1,30 @@
-//! Running a node: one thread a shard, until it is told to stop.
+//! Running a node on the real machine: one pinned thread a shard, until it is told to stop.
 
-use super::config::NodeConfig;
-use super::directory::{NodeDirectory, SiteFile};
+use super::directory::NodeDirectory;
 use super::error::{NodeError, failed};
-use super::init::load_credentials;
-use super::shard::Job;
-use super::start;
+use super::seed::{ShardSeed, Storage, shard_seeds};
+use super::start::run_shard;
+use crate::machine::Machine;
+use crate::store::Candidate;
 use farside_io::cores;
-use farside_io::uring;
-use farside_transport::{Credentials, Trust};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use farside_io::pool::Pool;
+use farside_io::uring::{self, OpenError, Ring, UringDisk};
+use std::path::Path;
 use std::sync::mpsc as ready;
 use std::thread::JoinHandle;
-use tokio::sync::mpsc;
-
-/// Everything that a shard's thread begins with.
-pub(super) struct ShardSeed {
-    pub(super) index: u16,
-    pub(super) root: PathBuf,
-    pub(super) site: SiteFile,
-    pub(super) config: NodeConfig,
-    pub(super) advertised: SocketAddr,
-    pub(super) node: Credentials,
-    pub(super) peer: Credentials,
-    pub(super) trust: Trust,
-    pub(super) jobs: mpsc::Receiver<Job>,
-    pub(super) neighbours: Vec<mpsc::Sender<Job>>,
-}
 
 /// What a shard's thread says when it is up, or why it is not.
-pub(super) type Ready = Result<Vec<String>, NodeError>;
+type Ready = Result<Vec<String>, NodeError>;
 
 /// Runs the node at `root` until SIGTERM or SIGINT. Calls `ready` once, when it accepts callers.
 pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     let directory = NodeDirectory::new(root);
     let site = directory.load_site()?;
-    let config = NodeConfig::load(&directory.config())?;
-    if config.cores.len() != usize::from(site.shards) {
-        let (named, made) = (config.cores.len(), site.shards);
-        return Err(NodeError::Usage(format!(
-            "node.toml names {named} cores, but the node was made with {made} shards"
-        )));
-    }
     let _lock = directory.lock()?;
-    // Refuses a wrong or damaged key now, not when a token is asked for.
-    directory.authority()?;
+    let (seeds, shards) = shard_seeds(root)?;
     uring::check_io_uring().map_err(failed)?;
-    let (threads, shards, ups) = spawn_shards(&directory, &site, &config)?;
+    let listen = seeds[0].config().listen;
+    let (threads, ups) = spawn_shards(seeds)?;
     let mut notices = Vec::new();
     let mut trouble = None;
     for up in ups {
@@ -61,10 +38,10 @@ pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
         notices.sort();
         notices.dedup();
         notices.iter().for_each(|notice| eprintln!("notice: {notice}"));
-        ready(&format!("ready site={} node={} listen={} shards={}", site.name, site.node, config.listen, site.shards));
+        ready(&format!("ready site={} node={} listen={listen} shards={}", site.name, site.node, site.shards));
         wait_for_signal(&threads)?;
     }
-    stop(&shards);
+    shards.stop_blocking();
     drop(shards);
     for thread in threads {
         if thread.join().is_err() && trouble.is_none() {
@@ -74,48 +51,57 @@ pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     trouble.map_or(Ok(()), Err)
 }
 
-type Spawned = (Vec<JoinHandle<()>>, Vec<mpsc::Sender<Job>>, Vec<ready::Receiver<Ready>>);
+type Spawned = (Vec<JoinHandle<()>>, Vec<ready::Receiver<Ready>>);
 
-fn spawn_shards(directory: &NodeDirectory, site: &SiteFile, config: &NodeConfig) -> Result<Spawned, NodeError> {
-    let trust = Trust::new(site.site, &site.certificate);
-    let node = load_credentials(&directory.node_identity(), &trust)?;
-    let peer = load_credentials(&directory.peer_identity(), &trust)?;
-    let (senders, receivers): (Vec<_>, Vec<_>) =
-        (0..site.shards).map(|_| mpsc::channel(super::limits::SHARD_QUEUE)).unzip();
+fn spawn_shards(seeds: Vec<ShardSeed<UringDisk>>) -> Result<Spawned, NodeError> {
     let (mut threads, mut ups) = (Vec::new(), Vec::new());
-    for (index, jobs) in receivers.into_iter().enumerate() {
+    for seed in seeds {
         let (up, is_up) = ready::channel();
-        let core = config.cores[index];
-        let seed = ShardSeed {
-            index: index as u16,
-            root: directory.root().to_owned(),
-            site: site.clone(),
-            config: config.clone(),
-            advertised: config.advertise.unwrap_or(config.listen),
-            node: node.clone(),
-            peer: peer.clone(),
-            trust: trust.clone(),
-            jobs,
-            neighbours: senders.clone(),
-        };
+        let (index, core) = (seed.index(), seed.config().cores[usize::from(seed.index())]);
         let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
             if let Err(error) = cores::pin(core) {
                 eprintln!("notice: shard {index} is not pinned to core {core}: {error}");
             }
-            uring::start(start::shard(seed, up));
+            uring::start(shard(seed, up));
         });
         threads.push(thread.map_err(failed)?);
         ups.push(is_up);
     }
-    Ok((threads, senders, ups))
+    Ok((threads, ups))
 }
 
-fn stop(shards: &[mpsc::Sender<Job>]) {
-    for shard in shards {
-        let job: Job = Box::new(|there| Box::pin(async move { there.stopping.notify_one() }));
-        // A shard that has ended has nothing to stop; one whose queue is full is told as soon as there is room.
-        let _ = shard.blocking_send(job);
+async fn shard(seed: ShardSeed<UringDisk>, up: ready::Sender<Ready>) {
+    // The main thread waits for this; without it there is nobody to run for.
+    let up = |ready| drop(up.send(ready));
+    match open_storage(&seed) {
+        Ok(storage) => run_shard(seed, storage, Machine::real(), up).await,
+        Err(error) => up(Err(error)),
     }
+}
+
+/// Maps the shard's buffers and opens the node's devices on the shard's ring.
+fn open_storage(seed: &ShardSeed<UringDisk>) -> Result<Storage<UringDisk>, NodeError> {
+    let pool = Pool::new(seed.config().pool_bytes_per_shard()).map_err(failed)?;
+    let ring = Ring::register(&pool);
+    let mut notices: Vec<String> = pool.notices().iter().chain(ring.notices()).map(ToString::to_string).collect();
+    let mut candidates = Vec::new();
+    for path in &seed.config.devices {
+        let path = seed.root.join(path);
+        let label = path.display().to_string();
+        let disk = match UringDisk::open(&path, &ring) {
+            Ok(disk) => {
+                notices.extend(disk.notices().iter().map(ToString::to_string));
+                Some(disk)
+            }
+            Err(error @ OpenError::NotADevice(_)) => return Err(failed(error)),
+            Err(error) => {
+                tracing::error!(%error, "a device can't be opened");
+                None
+            }
+        };
+        candidates.push(Candidate { label, disk });
+    }
+    Ok(Storage { pool, candidates, notices })
 }
 
 fn wait_for_signal(threads: &[JoinHandle<()>]) -> Result<(), NodeError> {

@@ -14,10 +14,11 @@ use farside_codec::ids::{ChunkId, GroupId, LogId, SiteId};
 use farside_codec::message::{
     FedDeltas, FedHello, LogOffer, PeerRecord, PutChunk, Refusal, RefusalCode, Reply, Request,
 };
+use farside_io::disk::Disk;
 use farside_transport::{CallError, Class};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ const REST: Duration = Duration::from_secs(1);
 type Pending<'a> = FuturesUnordered<LocalBoxFuture<'a, SenderEvent>>;
 
 /// Starts and stops senders as homes and peers change.
-pub(crate) async fn keep_senders(shard: Rc<Shard>) {
-    let mut running: HashMap<(LogId, SiteId), tokio::task::JoinHandle<()>> = HashMap::new();
+pub(crate) async fn keep_senders<D: Disk>(shard: Rc<Shard<D>>) {
+    let mut running: BTreeMap<(LogId, SiteId), tokio::task::JoinHandle<()>> = BTreeMap::new();
     loop {
         let wanted = wanted(&shard);
         running.retain(|key, task| {
@@ -56,7 +57,7 @@ pub(crate) async fn keep_senders(shard: Rc<Shard>) {
     }
 }
 
-fn wanted(shard: &Rc<Shard>) -> Vec<(LogId, SiteId)> {
+fn wanted<D: Disk>(shard: &Rc<Shard<D>>) -> Vec<(LogId, SiteId)> {
     let view = shard.view();
     let peers: Vec<SiteId> = view.peers.values().filter(|peer| !peer.paused).map(|peer| peer.site).collect();
     let mut wanted = Vec::new();
@@ -69,13 +70,13 @@ fn wanted(shard: &Rc<Shard>) -> Vec<(LogId, SiteId)> {
     wanted
 }
 
-struct Driver {
-    shard: Rc<Shard>,
+struct Driver<D: Disk> {
+    shard: Rc<Shard<D>>,
     log: LogId,
     peer: PeerRecord,
 }
 
-async fn run(shard: Rc<Shard>, log: LogId, peer: SiteId) {
+async fn run<D: Disk>(shard: Rc<Shard<D>>, log: LogId, peer: SiteId) {
     let Some(peer) = shard.view().peers.get(&peer).cloned() else { return };
     let driver = Driver { shard, log, peer };
     let Some(view) = driver.view() else { return };
@@ -97,7 +98,7 @@ async fn run(shard: Rc<Shard>, log: LogId, peer: SiteId) {
     }
 }
 
-impl Driver {
+impl<D: Disk> Driver<D> {
     fn view(&self) -> Option<LogView> {
         self.shard.log_group(self.log).ok()?.state().borrow().log(self.log).ok()?
     }
@@ -314,8 +315,8 @@ impl Driver {
 }
 
 /// Reads a chunk and sends it to its coordinator at the peer.
-async fn send_chunk(
-    shard: &Rc<Shard>,
+async fn send_chunk<D: Disk>(
+    shard: &Rc<Shard<D>>,
     peer: &PeerRecord,
     reference: ChunkRef,
     own_hello: farside_codec::message::Hello,

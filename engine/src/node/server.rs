@@ -12,6 +12,7 @@ use farside_codec::message::{
     GetChunk, Hello, LogInfo, Propose, PutChunk, Refusal, RefusalCode, Reply, Request, Tenant, kind,
 };
 use farside_codec::{Field, limits as codec_limits};
+use farside_io::disk::Disk;
 use farside_transport::{Caller, Connection, Role, Stream, StreamError};
 use std::rc::Rc;
 
@@ -30,7 +31,7 @@ impl From<Reply> for Answer {
 pub(super) type Answered = Result<Answer, Refusal>;
 
 /// Takes callers in until the endpoint closes.
-pub(crate) async fn accept(shard: Rc<Shard>) {
+pub(crate) async fn accept<D: Disk>(shard: Rc<Shard<D>>) {
     while let Some(arrival) = shard.endpoint.accept().await {
         let shard = shard.clone();
         tokio::task::spawn_local(async move {
@@ -46,14 +47,14 @@ pub(crate) async fn accept(shard: Rc<Shard>) {
 }
 
 /// Answers one connection. QUIC bounds how many of its streams are open at once.
-async fn serve(shard: Rc<Shard>, connection: Connection) {
+async fn serve<D: Disk>(shard: Rc<Shard<D>>, connection: Connection) {
     while let Some(stream) = connection.accept().await {
         let (shard, connection) = (shard.clone(), connection.clone());
         tokio::task::spawn_local(async move { answer_stream(shard, connection, stream).await });
     }
 }
 
-async fn answer_stream(shard: Rc<Shard>, connection: Connection, mut stream: Stream) {
+async fn answer_stream<D: Disk>(shard: Rc<Shard<D>>, connection: Connection, mut stream: Stream) {
     count(&shard.counters.requests);
     let request = match stream.receive(kind::REQUEST).await {
         Ok(bytes) => Request::from_bytes(bytes).map_err(StreamError::Corrupt),
@@ -96,7 +97,7 @@ fn forbidden(caller: &Caller) -> Refusal {
 }
 
 /// Who may ask what. A client's tenant is checked where the log or tenant is known.
-fn authorised(shard: &Shard, caller: &Caller, request: &Request) -> Result<(), Refusal> {
+fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> Result<(), Refusal> {
     let own = caller.site == shard.site.site;
     let known_peer = || shard.view().peers.get(&caller.site).cloned();
     let allowed = match request {
@@ -158,7 +159,7 @@ pub(super) fn store_refusal(error: StoreError) -> Refusal {
 }
 
 /// Receives a chunk straight into its stripe, or hands its pieces to the shard that coordinates it.
-async fn put_chunk(shard: &Rc<Shard>, put: PutChunk, stream: &mut Stream) -> Answered {
+async fn put_chunk<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, stream: &mut Stream) -> Answered {
     let length = put.sealed_bytes as usize;
     let bad = |error: StreamError| Refusal::new(RefusalCode::BadRequest, error.to_string());
     let owner = put.chunk.shard(shard.shards());
@@ -184,13 +185,13 @@ async fn put_chunk(shard: &Rc<Shard>, put: PutChunk, stream: &mut Stream) -> Ans
     Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into())
 }
 
-async fn store_pieces(shard: &Rc<Shard>, put: PutChunk, pieces: Vec<Bytes>) -> Answered {
+async fn store_pieces<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, pieces: Vec<Bytes>) -> Answered {
     let mut writer = shard.store.begin(put.chunk, put.sealed_bytes as usize).await.map_err(store_refusal)?;
     pieces.iter().try_for_each(|piece| writer.append(piece)).map_err(store_refusal)?;
     Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into())
 }
 
-async fn get_chunk(shard: &Rc<Shard>, get: GetChunk) -> Answered {
+async fn get_chunk<D: Disk>(shard: &Rc<Shard<D>>, get: GetChunk) -> Answered {
     let owner = get.chunk.shard(shard.shards());
     let offset = get.offset;
     let read = shard.on(owner, move |there| async move { there.store.get(get.chunk, get.offset, get.length).await });
@@ -200,7 +201,7 @@ async fn get_chunk(shard: &Rc<Shard>, get: GetChunk) -> Answered {
     Ok(Answer { reply: Reply::ChunkRange(range), body: read.pieces })
 }
 
-async fn answer(shard: &Rc<Shard>, caller: &Caller, request: Request) -> Answered {
+async fn answer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request) -> Answered {
     authorised(shard, caller, &request)?;
     match request {
         Request::Hello(hello) => greet(shard, &hello),
@@ -274,7 +275,7 @@ async fn answer(shard: &Rc<Shard>, caller: &Caller, request: Request) -> Answere
     }
 }
 
-fn greet(shard: &Rc<Shard>, hello: &Hello) -> Answered {
+fn greet<D: Disk>(shard: &Rc<Shard<D>>, hello: &Hello) -> Answered {
     if hello.newest_version < frame::OLDEST_VERSION || hello.oldest_version > frame::VERSION {
         let detail = format!(
             "the caller speaks protocol versions {} to {}, site {} speaks {} to {}",
@@ -305,7 +306,7 @@ fn read_log(request: &Request) -> LogId {
 }
 
 /// Reads a log on its own shard.
-async fn read(shard: &Rc<Shard>, caller: &Caller, log: LogId, request: Request) -> Answered {
+async fn read<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, log: LogId, request: Request) -> Answered {
     let group = shard.log_group(log)?;
     let confirmed = group.confirm_leader().await;
     confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))?;
@@ -335,7 +336,7 @@ async fn read(shard: &Rc<Shard>, caller: &Caller, log: LogId, request: Request) 
 }
 
 /// Places a client's proposals, on the log's own shard.
-async fn place(shard: &Rc<Shard>, caller: &Caller, propose: Propose) -> Answered {
+async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose) -> Answered {
     if !shard.fence_checked.get() {
         let detail = "the node has just started and asks its peers whether it is still home";
         return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
@@ -371,21 +372,21 @@ async fn place(shard: &Rc<Shard>, caller: &Caller, propose: Propose) -> Answered
     });
     match shard.command(shard.group_of(propose.log), &command).await? {
         GroupOutcome::Placed(outcomes) => {
-            shard.moved(propose.log).notify_one();
+            shard.moved(propose.log).notify_waiters();
             Ok(Reply::Proposed(outcomes).into())
         }
         _ => Err(Refusal::new(RefusalCode::Internal, "the log group answered something else than was asked")),
     }
 }
 
-async fn create_tenant(shard: &Rc<Shard>, mut tenant: Tenant) -> Answered {
+async fn create_tenant<D: Disk>(shard: &Rc<Shard<D>>, mut tenant: Tenant) -> Answered {
     tenant.created = shard.clock.now();
     shard.control(ControlCommand::PutTenant(tenant.clone())).await?;
     let made = shard.view().tenants.get(&tenant.tenant).cloned().unwrap_or(tenant);
     Ok(Reply::Tenants(vec![made]).into())
 }
 
-async fn create_log(shard: &Rc<Shard>, mut descriptor: LogDescriptor) -> Answered {
+async fn create_log<D: Disk>(shard: &Rc<Shard<D>>, mut descriptor: LogDescriptor) -> Answered {
     descriptor.created = shard.clock.now();
     let log = descriptor.log;
     shard.control(ControlCommand::PutLog(descriptor.clone())).await?;
@@ -395,7 +396,7 @@ async fn create_log(shard: &Rc<Shard>, mut descriptor: LogDescriptor) -> Answere
 }
 
 /// A log as its group knows it.
-pub(super) async fn log_info(shard: &Rc<Shard>, log: LogId) -> Result<LogInfo, Refusal> {
+pub(super) async fn log_info<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<LogInfo, Refusal> {
     let owner = shard.shard_of_log(log);
     shard
         .on(owner, move |there| async move {

@@ -5,6 +5,7 @@ use super::directory::SiteFile;
 use super::links::PeerLinks;
 use super::sending::SenderState;
 use super::snapshots::ChunkSnapshots;
+use crate::machine::Machine;
 use crate::state::{ControlState, ControlView, Database, LogGroupState, Opened};
 use crate::store::Store;
 use farside_codec::Field;
@@ -12,13 +13,12 @@ use farside_codec::command::{ControlCommand, ControlOutcome, GroupCommand, Group
 use farside_codec::ids::{ChunkId, GroupId, Label, LogId, SiteId};
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_io::clock::HlcClock;
-use farside_io::entropy::Entropy;
-use farside_io::uring::UringDisk;
+use farside_io::disk::Disk;
 use farside_raft::wal::{Wal, WalReport};
 use farside_raft::{Group, ProposeError, StateError};
 use farside_transport::{Endpoint, Trust};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -27,12 +27,12 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// A log group on this shard.
-pub(crate) type LogGroup = Group<UringDisk, LogGroupState, ChunkSnapshots>;
+pub(crate) type LogGroup<D> = Group<D, LogGroupState, ChunkSnapshots<D>>;
 /// The control group, on shard 0.
-pub(crate) type ControlGroup = Group<UringDisk, ControlState, ChunkSnapshots>;
+pub(crate) type ControlGroup<D> = Group<D, ControlState, ChunkSnapshots<D>>;
 
 /// Work for another shard: made where it is asked for, run where it belongs.
-pub(crate) type Job = Box<dyn FnOnce(Rc<Shard>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+pub(crate) type Job<D> = Box<dyn FnOnce(Rc<Shard<D>>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// Counters of what callers sent.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub(crate) fn count(counter: &Cell<u64>) {
 }
 
 /// A shard of a running node.
-pub(crate) struct Shard {
+pub(crate) struct Shard<D: Disk> {
     pub(crate) index: u16,
     pub(crate) site: SiteFile,
     /// The node's directory.
@@ -57,28 +57,28 @@ pub(crate) struct Shard {
     /// Where peers and clients find shard 0.
     pub(crate) advertised: SocketAddr,
     pub(crate) gc_seconds: u64,
-    pub(crate) store: Store<UringDisk>,
+    pub(crate) store: Store<D>,
     pub(crate) database: Database,
     pub(crate) opened: Opened,
-    pub(crate) wal: Wal<UringDisk>,
+    pub(crate) wal: Wal<D>,
     pub(crate) wal_report: WalReport,
     /// Mirrors that the log should have.
     pub(crate) wal_mirrors: usize,
     /// Mirrors that were there when it was opened.
     pub(crate) wal_present: usize,
-    pub(crate) snapshots: Rc<ChunkSnapshots>,
-    pub(crate) groups: BTreeMap<GroupId, LogGroup>,
-    pub(crate) control: Option<ControlGroup>,
+    pub(crate) snapshots: Rc<ChunkSnapshots<D>>,
+    pub(crate) groups: BTreeMap<GroupId, LogGroup<D>>,
+    pub(crate) control: Option<ControlGroup<D>>,
     pub(crate) view: RefCell<Arc<ControlView>>,
     pub(crate) clock: HlcClock,
-    pub(crate) entropy: Rc<dyn Entropy>,
+    pub(crate) machine: Machine,
     pub(crate) endpoint: Endpoint,
     pub(crate) trust: Trust,
     pub(crate) links: PeerLinks,
-    pub(crate) neighbours: Vec<mpsc::Sender<Job>>,
+    pub(crate) neighbours: Vec<mpsc::Sender<Job<D>>>,
     /// Woken when a log's head moved.
-    pub(crate) moved: RefCell<HashMap<LogId, Rc<Notify>>>,
-    pub(crate) senders: RefCell<HashMap<(LogId, SiteId), SenderState>>,
+    pub(crate) moved: RefCell<BTreeMap<LogId, Rc<Notify>>>,
+    pub(crate) senders: RefCell<BTreeMap<(LogId, SiteId), SenderState>>,
     /// The peers were asked whether this site is still home, or had their time to answer.
     pub(crate) fence_checked: Cell<bool>,
     pub(crate) counters: Counters,
@@ -104,7 +104,7 @@ fn propose_refusal(error: ProposeError) -> Refusal {
     }
 }
 
-impl Shard {
+impl<D: Disk> Shard<D> {
     pub(crate) fn shards(&self) -> u16 {
         self.site.shards
     }
@@ -123,7 +123,7 @@ impl Shard {
     }
 
     /// The group of a log, which must be one of this shard's.
-    pub(crate) fn log_group(&self, log: LogId) -> Result<&LogGroup, Refusal> {
+    pub(crate) fn log_group(&self, log: LogId) -> Result<&LogGroup<D>, Refusal> {
         let missing = || Refusal::new(RefusalCode::Internal, "the log's group does not run on this shard");
         self.groups.get(&self.group_of(log)).ok_or_else(missing)
     }
@@ -133,13 +133,13 @@ impl Shard {
     where
         T: Send + 'static,
         W: Future<Output = T> + 'static,
-        F: FnOnce(Rc<Shard>) -> W + Send + 'static,
+        F: FnOnce(Rc<Self>) -> W + Send + 'static,
     {
         if shard == self.index {
             return Ok(work(self.clone()).await);
         }
         let (sender, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |there| {
+        let job: Job<D> = Box::new(move |there| {
             Box::pin(async move {
                 // Whoever asked may have gone away; the work was done all the same.
                 let _ = sender.send(work(there).await);

@@ -4,20 +4,20 @@ use crate::store::Store;
 use bytes::Bytes;
 use farside_codec::delta::ChunkRef;
 use farside_codec::ids::{ChunkId, GroupId};
-use farside_io::uring::UringDisk;
+use farside_io::disk::Disk;
 use farside_raft::{SnapshotError, SnapshotStore};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Keeps the newest snapshot of each group.
-pub(crate) struct ChunkSnapshots {
-    store: Store<UringDisk>,
+pub(crate) struct ChunkSnapshots<D: Disk> {
+    store: Store<D>,
     kept: RefCell<BTreeMap<GroupId, BTreeSet<ChunkId>>>,
 }
 
-impl ChunkSnapshots {
-    pub(crate) fn new(store: Store<UringDisk>) -> Self {
+impl<D: Disk> ChunkSnapshots<D> {
+    pub(crate) fn new(store: Store<D>) -> Self {
         Self { store, kept: RefCell::default() }
     }
 
@@ -31,7 +31,7 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> SnapshotErro
     SnapshotError(Box::new(error))
 }
 
-impl SnapshotStore for ChunkSnapshots {
+impl<D: Disk> SnapshotStore for ChunkSnapshots<D> {
     fn put(&self, piece: Bytes) -> LocalBoxFuture<'_, Result<ChunkRef, SnapshotError>> {
         Box::pin(async move {
             let chunk = ChunkId(*blake3::hash(&piece).as_bytes());

@@ -1,44 +1,49 @@
-//! A shard's thread, from its devices to its endpoint, and back.
+//! A shard, from its devices to its endpoint, and back.
 
 use super::error::{NodeError, failed};
 use super::links::{PeerLinks, own_hello};
-use super::run::{Ready, ShardSeed};
+use super::seed::{ShardSeed, Storage};
 use super::shard::{Counters, Job, Shard};
 use super::snapshots::ChunkSnapshots;
 use super::{collecting, directory::NodeDirectory, limits, sending, server};
 use crate::federation::receiver::generation_of;
+use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState};
-use crate::store::{Candidate, DeviceSet, Store, open_devices};
+use crate::store::{DeviceSet, Store, open_devices};
 use farside_codec::command::{ControlCommand, Fence, GroupCommand, SiteRecord};
 use farside_codec::ids::GroupId;
 use farside_codec::message::{FedHello, LogOffer, PeerRecord, Reply, Request};
-use farside_io::clock::{HlcClock, SystemClock};
-use farside_io::entropy::{Entropy, SystemEntropy};
+use farside_io::clock::HlcClock;
+use farside_io::disk::Disk;
 use farside_io::pool::Pool;
-use farside_io::uring::{OpenError, Ring, UringDisk};
 use farside_raft::wal::{Wal, WalError, WalMirror};
 use farside_raft::{Alone, Group, GroupSettings, PeerNetwork, StateMachine};
-use farside_transport::{Class, Endpoint, Settings};
+use farside_transport::{Class, Settings};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::mpsc as ready;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
-/// Runs a shard until it is told to stop.
-pub(super) async fn shard(seed: ShardSeed, up: ready::Sender<Ready>) {
-    let (shard, jobs) = match build(seed).await {
+/// Runs a shard until it is told to stop. Calls `up` once: with notices when it accepts callers, or with the reason why
+/// it never will.
+pub async fn run_shard<D: Disk>(
+    seed: ShardSeed<D>,
+    storage: Storage<D>,
+    machine: Machine,
+    up: impl FnOnce(Result<Vec<String>, NodeError>),
+) {
+    let (shard, jobs) = match build(seed, storage, machine).await {
         Ok(built) => built,
-        Err(error) => return drop(up.send(Err(error))),
+        Err(error) => return up(Err(error)),
     };
     let mut tasks = vec![
         tokio::task::spawn_local(run_jobs(shard.clone(), jobs)),
         tokio::task::spawn_local(server::accept(shard.clone())),
     ];
     if let Err(error) = found_site(&shard).await {
-        return drop(up.send(Err(error)));
+        return up(Err(error));
     }
     tasks.push(tokio::task::spawn_local(collecting::close_time(shard.clone())));
     tasks.push(tokio::task::spawn_local(collecting::keep_house(shard.clone())));
@@ -47,8 +52,7 @@ pub(super) async fn shard(seed: ShardSeed, up: ready::Sender<Ready>) {
         let every = Duration::from_secs(shard.gc_seconds);
         tasks.push(tokio::task::spawn_local(collecting::collect(shard.clone(), every)));
     }
-    // The main thread waits for this; without it there is nobody to run for.
-    let _ = up.send(Ok(shard.notices.clone()));
+    up(Ok(shard.notices.clone()));
     shard.stopping.notified().await;
     shard.endpoint.close().await;
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
@@ -64,50 +68,35 @@ pub(super) async fn shard(seed: ShardSeed, up: ready::Sender<Ready>) {
     }
 }
 
-async fn run_jobs(shard: Rc<Shard>, mut jobs: mpsc::Receiver<Job>) {
+async fn run_jobs<D: Disk>(shard: Rc<Shard<D>>, mut jobs: mpsc::Receiver<Job<D>>) {
     while let Some(job) = jobs.recv().await {
         tokio::task::spawn_local(job(shard.clone()));
     }
 }
 
-async fn open_storage(seed: &ShardSeed) -> Result<(Pool, DeviceSet<UringDisk>, Vec<String>), NodeError> {
-    let pool = Pool::new(seed.config.pool_bytes_per_shard()).map_err(failed)?;
-    let ring = Ring::register(&pool);
-    let mut notices: Vec<String> = pool.notices().iter().chain(ring.notices()).map(ToString::to_string).collect();
-    let mut candidates = Vec::new();
-    for path in &seed.config.devices {
-        let path = seed.root.join(path);
-        let label = path.display().to_string();
-        let disk = match UringDisk::open(&path, &ring) {
-            Ok(disk) => {
-                notices.extend(disk.notices().iter().map(ToString::to_string));
-                Some(disk)
-            }
-            Err(error @ OpenError::NotADevice(_)) => return Err(failed(error)),
-            Err(error) => {
-                tracing::error!(%error, "a device can't be opened");
-                None
-            }
-        };
-        candidates.push(Candidate { label, disk });
-    }
+/// Seats the devices of the shard.
+async fn seat_devices<D: Disk>(seed: &ShardSeed<D>, storage: Storage<D>) -> Result<(Pool, DeviceSet<D>), NodeError> {
+    let Storage { pool, candidates, .. } = storage;
     let devices = open_devices(&pool, candidates, seed.site.site, seed.site.node).await;
     let devices = devices.map_err(|error| NodeError::Corrupt(error.to_string()))?;
     if devices.shards != seed.site.shards {
         return Err(NodeError::Corrupt("the devices are cut for another number of shards than the node has".into()));
     }
-    Ok((pool, devices, notices))
+    Ok((pool, devices))
 }
 
 /// The log's owner: the first device's id, and the shard.
-fn wal_owner(devices: &DeviceSet<UringDisk>, shard: u16) -> [u8; 16] {
+fn wal_owner<D: Disk>(devices: &DeviceSet<D>, shard: u16) -> [u8; 16] {
     let mut owner = devices.slots[0].id.0;
     owner[14..].iter_mut().zip(shard.to_le_bytes()).for_each(|(byte, shard)| *byte ^= shard);
     owner
 }
 
-async fn build(seed: ShardSeed) -> Result<(Rc<Shard>, mpsc::Receiver<Job>), NodeError> {
-    let (pool, devices, notices) = open_storage(&seed).await?;
+type Built<D> = (Rc<Shard<D>>, mpsc::Receiver<Job<D>>);
+
+async fn build<D: Disk>(seed: ShardSeed<D>, mut storage: Storage<D>, machine: Machine) -> Result<Built<D>, NodeError> {
+    let notices = std::mem::take(&mut storage.notices);
+    let (pool, devices) = seat_devices(&seed, storage).await?;
     let regions = devices.wal_regions(seed.index);
     let wal_present = regions.len();
     let mirrors =
@@ -121,7 +110,6 @@ async fn build(seed: ShardSeed) -> Result<(Rc<Shard>, mpsc::Receiver<Job>), Node
     let directory = NodeDirectory::new(&seed.root);
     let (database, opened) = Database::open(&directory.state(seed.index)).map_err(failed)?;
     let snapshots = Rc::new(ChunkSnapshots::new(store.clone()));
-    let entropy: Rc<dyn Entropy> = Rc::new(SystemEntropy);
     let mut groups = BTreeMap::new();
     for id in (1..=seed.site.groups).map(GroupId).filter(|id| id.shard(seed.site.shards) == seed.index) {
         let state = LogGroupState::new(database.clone(), id, seed.site.site);
@@ -138,7 +126,7 @@ async fn build(seed: ShardSeed) -> Result<(Rc<Shard>, mpsc::Receiver<Job>), Node
     let port = port.ok_or(NodeError::Usage("listen's port + shards is above 65535".into()))?;
     let address = SocketAddr::new(seed.config.listen.ip(), port);
     let settings = Settings::with_mtu(seed.config.mtu);
-    let endpoint = Endpoint::listen(address, &seed.node, settings, entropy.as_ref()).map_err(failed)?;
+    let endpoint = machine.endpoint(address, Some(&seed.node), settings).map_err(failed)?;
     let shard = Shard {
         index: seed.index,
         root: seed.root,
@@ -155,9 +143,9 @@ async fn build(seed: ShardSeed) -> Result<(Rc<Shard>, mpsc::Receiver<Job>), Node
         groups,
         control,
         view: RefCell::default(),
-        clock: HlcClock::new(Rc::new(SystemClock::default())),
-        links: PeerLinks::new(endpoint.clone(), seed.peer, entropy.clone()),
-        entropy,
+        clock: HlcClock::new(machine.clock.clone()),
+        links: PeerLinks::new(endpoint.clone(), seed.peer, machine.entropy.clone()),
+        machine,
         endpoint,
         trust: seed.trust,
         neighbours: seed.neighbours,
@@ -172,13 +160,13 @@ async fn build(seed: ShardSeed) -> Result<(Rc<Shard>, mpsc::Receiver<Job>), Node
     Ok((Rc::new(shard), seed.jobs))
 }
 
-async fn start_group<S: StateMachine>(
-    seed: &ShardSeed,
+async fn start_group<D: Disk, S: StateMachine>(
+    seed: &ShardSeed<D>,
     id: GroupId,
-    wal: &Wal<UringDisk>,
+    wal: &Wal<D>,
     state: S,
-    snapshots: &Rc<ChunkSnapshots>,
-) -> Result<Group<UringDisk, S, ChunkSnapshots>, NodeError> {
+    snapshots: &Rc<ChunkSnapshots<D>>,
+) -> Result<Group<D, S, ChunkSnapshots<D>>, NodeError> {
     let peers: Rc<dyn PeerNetwork> = Rc::new(Alone);
     let state = Rc::new(RefCell::new(state));
     let (node, settings) = (seed.site.node, GroupSettings::default());
@@ -189,7 +177,7 @@ async fn start_group<S: StateMachine>(
 }
 
 /// Waits until every group of the shard leads, and makes the site known to its control group.
-async fn found_site(shard: &Rc<Shard>) -> Result<(), NodeError> {
+async fn found_site<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), NodeError> {
     for group in shard.groups.values() {
         while group.confirm_leader().await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -210,7 +198,7 @@ async fn found_site(shard: &Rc<Shard>) -> Result<(), NodeError> {
 }
 
 /// Before this site acknowledges a write it asks its peers whether it is still home: it may have been away.
-async fn sending_after_check(shard: Rc<Shard>) {
+async fn sending_after_check<D: Disk>(shard: Rc<Shard<D>>) {
     while shard.view().site.is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -222,7 +210,7 @@ async fn sending_after_check(shard: Rc<Shard>) {
     sending::keep_senders(shard).await;
 }
 
-async fn check_home(shard: &Rc<Shard>, peer: &PeerRecord) {
+async fn check_home<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) {
     loop {
         match ask_peer(shard, peer).await {
             Ok(()) => return,
@@ -232,7 +220,7 @@ async fn check_home(shard: &Rc<Shard>, peer: &PeerRecord) {
     }
 }
 
-async fn ask_peer(shard: &Rc<Shard>, peer: &PeerRecord) -> Result<(), String> {
+async fn ask_peer<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Result<(), String> {
     let hello = own_hello(&shard.site, shard.index, shard.clock.now());
     let hello = shard.links.hello(peer, hello).await.map_err(|error| error.to_string())?;
     for group in shard.groups.values() {

@@ -6,6 +6,7 @@ use crate::state::Opened;
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
 use bytes::Bytes;
 use farside_codec::ids::LogId;
+use farside_io::disk::Disk;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,7 +20,7 @@ struct ShardReport {
 }
 
 /// The document. It is made even if shards don't answer; then it says so.
-pub(super) async fn document(shard: &Rc<Shard>) -> Bytes {
+pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
     let mut alerts: Vec<String> = Vec::new();
     let mut reports = Vec::new();
     for index in 0..shard.shards() {
@@ -111,7 +112,7 @@ fn device_name(device: &DeviceStatus) -> String {
     }
 }
 
-async fn report(shard: &Rc<Shard>) -> ShardReport {
+async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
     let mut alerts: Vec<String> = shard.notices.clone();
     if shard.opened == Opened::Rebuilt {
         alerts.push(format!("the state file of shard {} was damaged and has been rebuilt", shard.index));
@@ -175,8 +176,8 @@ async fn report(shard: &Rc<Shard>) -> ShardReport {
     ShardReport { store, logs, alerts, counters }
 }
 
-fn log_entry(
-    shard: &Shard,
+fn log_entry<D: Disk>(
+    shard: &Shard<D>,
     state: &crate::state::LogGroupState,
     log: crate::state::LogView,
     alerts: &mut Vec<String>,
@@ -210,8 +211,8 @@ fn log_entry(
     })
 }
 
-fn peer_entry(
-    shard: &Shard,
+fn peer_entry<D: Disk>(
+    shard: &Shard<D>,
     log: &crate::state::LogView,
     peer: &farside_codec::message::PeerRecord,
     lag: Option<&crate::state::PeerLag>,

@@ -405,7 +405,9 @@ mod tests {
                     }
                     _ => {
                         if let Some(known) = index.get(&chunk) {
-                            (0..6).for_each(|fragment| drop(index.set(&known, fragment, None)));
+                            for fragment in 0..6 {
+                                let _ = index.set(&known, fragment, None);
+                            }
                             index.remove(&chunk);
                         }
                         model.remove(&number);

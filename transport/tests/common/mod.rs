@@ -53,12 +53,12 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) fn new(number: u8) -> Self {
         let id = SiteId([number; 16]);
-        let authority = Authority::create(id, &label("near")).expect("an authority");
+        let authority = Authority::create(id, &label("near"), &SystemEntropy).expect("an authority");
         let trust = Trust::new(id, authority.certificate());
         Self { id, authority, trust }
     }
     pub(crate) fn credentials(&self, role: Role, life: Duration, at: Duration) -> Credentials {
-        let identity = self.authority.issue(role, "1", at, life).expect("an identity");
+        let identity = self.authority.issue(role, "1", at, life, &SystemEntropy).expect("an identity");
         Credentials { identity, trust: self.trust.clone() }
     }
     pub(crate) fn node(&self) -> Credentials {
