@@ -1,6 +1,9 @@
 //! Scenarios run real node processes of the real binary, kill them for real, and look at what is left.
 //!
-//! One file under tests/ each, named for what it shows. This is what they share: sites, commands, a tree of files.
+//! One file under tests/ each, named for what it shows. This is what they share: sites, commands, a tree of files. And
+//! [`sim`] is the world in which everything fails, in virtual time.
+
+pub mod sim;
 
 use serde_json::Value;
 use std::ffi::OsStr;

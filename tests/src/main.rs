@@ -1,0 +1,122 @@
+//! Long runs of the test world: `cargo run --release -p farside-tests -- sim --help`.
+
+use clap::{Args, Parser, Subcommand};
+use farside_tests::sim::{self, Options, Report};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(Parser)]
+#[command(about = "A world in which everything fails")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs seeds of the simulator. Exit code 1 if one of them shows what must not be.
+    Sim(Sim),
+}
+
+#[derive(Args)]
+struct Sim {
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds, one after the other.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Goes on until so many minutes have passed, whatever --seeds says.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Simulated seconds during which things go wrong.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Runs each seed twice and compares the traces.
+    #[arg(long)]
+    twice: bool,
+    /// Threads; each runs seeds of its own.
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
+    /// Prints everything that happens.
+    #[arg(long)]
+    print: bool,
+}
+
+fn main() -> ExitCode {
+    // What a node says of the faults is expected here; FARSIDE_LOG brings it back.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FARSIDE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match Arguments::parse().command {
+        Command::Sim(options) => simulate(&options),
+    }
+}
+
+fn simulate(sim: &Sim) -> ExitCode {
+    let options = Options { span: Duration::from_secs(sim.seconds), print: sim.print, ..Options::default() };
+    let options = Options { operations: 10 * sim.seconds, ..options };
+    let begun = Instant::now();
+    let (next, failed, done) = (AtomicU64::new(sim.seed), AtomicU64::new(0), AtomicU64::new(0));
+    let simulated = AtomicU64::new(0);
+    let is_over = |seed: u64| match sim.minutes {
+        Some(minutes) => begun.elapsed() >= Duration::from_secs(60 * minutes),
+        None => seed >= sim.seed + sim.seeds,
+    };
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if is_over(seed) {
+                return;
+            }
+            let report = sim::run_seed(seed, options);
+            let again = sim.twice.then(|| sim::run_seed(seed, options));
+            done.fetch_add(1, Ordering::Relaxed);
+            simulated.fetch_add(report.simulated.as_secs(), Ordering::Relaxed);
+            if !tell(&report, again.as_ref(), sim) {
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..sim.threads.max(1)).for_each(|_| drop(scope.spawn(work))));
+    let (done, failed) = (done.into_inner(), failed.into_inner());
+    let hours = 2.0 * simulated.into_inner() as f64 / 3600.0;
+    eprintln!(
+        "{done} seeds, {failed} failed, {hours:.1} simulated site-hours in {:.0} s on {} threads",
+        begun.elapsed().as_secs_f64(),
+        sim.threads
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// Prints a seed's line, and what there is to say about a failure. Answers whether it was none.
+fn tell(report: &Report, again: Option<&Report>, sim: &Sim) -> bool {
+    let mut violations = report.violations.clone();
+    if let Some(again) = again.filter(|again| again.trace != report.trace) {
+        let differs = report.lines.iter().zip(&again.lines).find(|(one, other)| one != other);
+        violations.push(format!("a second run has trace={:016x}; they part at {differs:?}", again.trace));
+    }
+    println!(
+        "seed={} trace={:016x} operations={} answered={} faults={} simulated_seconds={} seconds={:.2} {}",
+        report.seed,
+        report.trace,
+        report.operations,
+        report.answered,
+        report.faults,
+        report.simulated.as_secs(),
+        report.took.as_secs_f64(),
+        if violations.is_empty() { "ok" } else { "FAILED" }
+    );
+    if violations.is_empty() {
+        return true;
+    }
+    let history: Vec<&str> = report.lines.iter().map(String::as_str).collect();
+    let from = history.len().saturating_sub(200);
+    eprintln!("--- the last of seed {}'s history", report.seed);
+    history[from..].iter().for_each(|line| eprintln!("{line}"));
+    violations.iter().for_each(|violation| eprintln!("seed {}: {violation}", report.seed));
+    let seconds = sim.seconds;
+    eprintln!("replay: cargo run --release -p farside-tests -- sim --seed {} --seconds {seconds} --print", report.seed);
+    false
+}

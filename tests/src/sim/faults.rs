@@ -1,0 +1,249 @@
+//! What goes wrong, when, drawn from the seed; and how each thing is done and undone.
+//!
+//! Damage to devices stays within what the world may ask of the engine: at each site only `m` chosen devices, the
+//! victims, are ever harmed, since nothing repairs a site of one node yet.
+
+use super::network::Weather;
+use super::site::End;
+use super::world::World;
+use farside_io::entropy::SeededEntropy;
+use farside_io::sim::{Fault as DiskFault, Operation, SimDisk, SimFaults};
+use std::time::Duration;
+
+/// How a device is harmed.
+#[derive(Debug, Clone, Copy)]
+pub enum Harm {
+    /// Bits flip where it lies still.
+    Flip,
+    /// Operations go wrong at a rate.
+    Rates,
+    /// One write fails.
+    WriteFails,
+    /// One flush fails, after which the device is out of use.
+    SyncFails,
+    /// A write is answered and never stored.
+    WriteLost,
+    /// A write goes elsewhere.
+    WriteMisdirected,
+    /// Nothing is answered for a while.
+    Stall,
+}
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    /// A node ends and comes back.
+    Restart {
+        /// The site.
+        site: usize,
+        /// How it ends.
+        how: End,
+        /// Its state files are gone, or damaged, when it comes back.
+        state: State,
+    },
+    /// Every node loses power at once.
+    Blackout,
+    /// Nothing passes between two hosts, or only one way.
+    Cut {
+        /// From this site.
+        from: usize,
+        /// To this one.
+        to: usize,
+        /// Nor back.
+        both: bool,
+    },
+    /// What a site sends is held back and arrives later in any order.
+    Clog {
+        /// The site.
+        from: usize,
+        /// To this one.
+        to: usize,
+    },
+    /// The network gets worse.
+    Storm(Weather),
+    /// A victim is harmed.
+    Device {
+        /// The site.
+        site: usize,
+        /// Which of its victims.
+        victim: usize,
+        /// How.
+        harm: Harm,
+    },
+    /// A victim is not there at the next start, or an old copy of it is.
+    Swap {
+        /// The site.
+        site: usize,
+        /// Which of its victims.
+        victim: usize,
+        /// An old copy, instead of nothing.
+        old_copy: bool,
+    },
+    /// A wall clock jumps.
+    Clock {
+        /// The site.
+        site: usize,
+        /// By so much.
+        milliseconds: i64,
+    },
+    /// The tenants' KMS is gone for a while.
+    Kms,
+    /// A peer is paused, or removed, and is back later.
+    Peer {
+        /// At this site.
+        site: usize,
+        /// Removed and joined again, instead of paused and resumed.
+        removed: bool,
+    },
+    /// A site is told to take over, with force.
+    Failover {
+        /// The site.
+        site: usize,
+        /// Its peer has died just before.
+        after_death: bool,
+    },
+}
+
+/// What becomes of a node's state files, which are a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// They stay.
+    Kept,
+    /// They are gone.
+    Lost,
+    /// A byte flips.
+    Flipped,
+}
+
+/// A fault, when it begins and how long it lasts.
+#[derive(Debug, Clone, Copy)]
+pub struct Planned {
+    /// Since the beginning.
+    pub at: Duration,
+    /// Until it is undone.
+    pub lasts: Duration,
+    /// The fault.
+    pub fault: Fault,
+}
+
+fn below(random: &SeededEntropy, bound: u64) -> u64 {
+    random.next_u64() % bound.max(1)
+}
+
+/// Draws `count` faults within `span`, in order.
+pub fn plan(random: &SeededEntropy, count: u64, span: Duration, sites: u64, victims: u64) -> Vec<Planned> {
+    let mut plan: Vec<Planned> = (0..count)
+        .map(|_| {
+            let at = span.mul_f64(below(random, 1000) as f64 / 1000.0);
+            let lasts = Duration::from_millis(50 + below(random, 1 << (8 + below(random, 6))));
+            Planned { at, lasts, fault: draw(random, sites, victims) }
+        })
+        .collect();
+    plan.sort_by_key(|planned| planned.at);
+    plan
+}
+
+fn draw(random: &SeededEntropy, sites: u64, victims: u64) -> Fault {
+    let site = below(random, sites) as usize;
+    let other = (site + 1) % sites as usize;
+    let victim = below(random, victims) as usize;
+    let how = if below(random, 2) == 0 { End::Kill } else { End::PowerCut };
+    match below(random, 100) {
+        0..24 => {
+            let state = match below(random, 6) {
+                0 => State::Lost,
+                1 => State::Flipped,
+                _ => State::Kept,
+            };
+            Fault::Restart { site, how, state }
+        }
+        24..28 => Fault::Blackout,
+        28..40 => Fault::Cut { from: site, to: other, both: below(random, 2) == 0 },
+        40..44 => Fault::Clog { from: site, to: other },
+        44..52 => Fault::Storm(storm(random)),
+        52..72 if victims > 0 => Fault::Device { site, victim, harm: harm(random) },
+        72..76 if victims > 0 => Fault::Swap { site, victim, old_copy: below(random, 2) == 0 },
+        76..82 => {
+            // Forward only as far as other machines still believe; a clock that lags may lag by hours.
+            let milliseconds =
+                if below(random, 2) == 0 { below(random, 50_000) as i64 } else { -(below(random, 7_200_000) as i64) };
+            Fault::Clock { site, milliseconds }
+        }
+        82..85 => Fault::Kms,
+        85..90 => Fault::Peer { site, removed: below(random, 3) == 0 },
+        _ => Fault::Failover { site, after_death: below(random, 3) > 0 },
+    }
+}
+
+fn storm(random: &SeededEntropy) -> Weather {
+    let delay_min = Duration::from_micros(100 + below(random, 40_000));
+    Weather {
+        delay_min,
+        delay_max: delay_min + Duration::from_micros(below(random, 30_000)),
+        loss_ppm: below(random, 60_000),
+        double_ppm: below(random, 20_000),
+        damage_ppm: below(random, 20_000),
+    }
+}
+
+fn harm(random: &SeededEntropy) -> Harm {
+    match below(random, 8) {
+        0 | 1 => Harm::Flip,
+        2 => Harm::Rates,
+        3 => Harm::WriteFails,
+        4 => Harm::SyncFails,
+        5 => Harm::WriteLost,
+        6 => Harm::WriteMisdirected,
+        _ => Harm::Stall,
+    }
+}
+
+/// Harms a device.
+pub fn harm_device(disk: &SimDisk, harm: Harm, random: &SeededEntropy) {
+    let failing = DiskFault::Fail { errno: libc::EIO };
+    let soon = below(random, 8);
+    // What is far behind on a device was hardly ever written to.
+    let used = 48 << 20;
+    match harm {
+        Harm::Flip => {
+            let from = below(random, used);
+            disk.flip(from..from + (1 << 20), 1 + below(random, 64) as u32);
+        }
+        Harm::Rates => disk.set_faults(SimFaults {
+            read_failures_ppm: below(random, 50_000) as u32,
+            read_flips_ppm: below(random, 50_000) as u32,
+            write_failures_ppm: below(random, 500) as u32,
+            write_losses_ppm: below(random, 5_000) as u32,
+            write_misdirects_ppm: below(random, 2_000) as u32,
+            write_flips_ppm: below(random, 5_000) as u32,
+            sync_failures_ppm: below(random, 500) as u32,
+            max_extra_yields: 3,
+        }),
+        Harm::WriteFails => disk.inject(Operation::Write, soon, failing),
+        Harm::SyncFails => disk.inject(Operation::Sync, soon, failing),
+        Harm::WriteLost => disk.inject(Operation::Write, soon, DiskFault::Lose),
+        Harm::WriteMisdirected => {
+            disk.inject(Operation::Write, soon, DiskFault::Misdirect { to: below(random, used) });
+        }
+        Harm::Stall => disk.stall(),
+    }
+}
+
+/// Does what is planned, when it is due, and undoes it.
+pub async fn run(world: &World, plan: Vec<Planned>) {
+    let begun = tokio::time::Instant::now();
+    let mut under_way = Vec::new();
+    for planned in plan {
+        tokio::time::sleep_until(begun + planned.at).await;
+        let world = world.clone();
+        under_way.push(tokio::task::spawn_local(async move {
+            world.trace().line(format!("fault: {:?}, for {} ms", planned.fault, planned.lasts.as_millis()));
+            world.apply(planned).await;
+        }));
+    }
+    for one in under_way {
+        if let Err(error) = one.await {
+            world.violations().add(format!("a fault could not be carried out: {error}"));
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The simulator: whole sites with their clients on one thread, in virtual time, from one seed.
+//!
+//! Engine, raft and transport are what production runs; devices, network, clocks and chance are the simulator's. One
+//! seed decides the world, the workload and the faults, and gives the same trace each time. Where to start:
+//! [`run_seed`] for a run, [`world`] for what there is, [`faults`] for what goes wrong, [`oracles`] for what must hold.
+//! docs/simulator.md says how to add to each.
+
+pub mod faults;
+pub mod history;
+pub mod host;
+pub mod network;
+pub mod oracles;
+pub mod site;
+pub mod trace;
+pub mod violation;
+pub mod watch;
+pub mod work;
+pub mod world;
+
+use std::cell::RefCell;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+use trace::Trace;
+use world::World;
+
+/// How a seed is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Simulated time during which things go wrong.
+    pub span: Duration,
+    /// Faults in that time, from the least to the most.
+    pub faults: (u64, u64),
+    /// Operations that the workload is paced for, at least.
+    pub operations: u64,
+    /// Lines go to standard error as they come.
+    pub print: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { span: Duration::from_secs(60), faults: (5, 20), operations: 600, print: false }
+    }
+}
+
+/// What came of a seed.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// The hash of everything that happened.
+    pub trace: u64,
+    /// Operations of the workload.
+    pub operations: usize,
+    /// Those that were placed or answered.
+    pub answered: usize,
+    /// Faults.
+    pub faults: usize,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Time that it took.
+    pub took: Duration,
+    /// What must not have been.
+    pub violations: Vec<String>,
+    /// The last lines of the trace.
+    pub lines: Vec<String>,
+}
+
+thread_local! {
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes panics of the thread that runs a seed: those inside tasks are swallowed otherwise.
+fn note_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.with_borrow_mut(|panics| panics.push(panic.to_string()));
+            before(panic);
+        }));
+    });
+}
+
+/// Runs one seed, on a thread of its own so that nothing of an earlier one is left in its thread-locals.
+pub fn run_seed(seed: u64, options: Options) -> Report {
+    note_panics();
+    let thread = std::thread::Builder::new().name(format!("seed-{seed}")).spawn(move || run_here(seed, options));
+    let joined = thread
+        .map_err(|error| error.to_string())
+        .and_then(|thread| thread.join().map_err(|_| "the world itself panicked".to_owned()));
+    joined.unwrap_or_else(|error| Report {
+        seed,
+        trace: 0,
+        operations: 0,
+        answered: 0,
+        faults: 0,
+        simulated: Duration::ZERO,
+        took: Duration::ZERO,
+        violations: vec![error],
+        lines: Vec::new(),
+    })
+}
+
+fn run_here(seed: u64, options: Options) -> Report {
+    let begun = Instant::now();
+    let seeded = farside_raft::seed_thread(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("the operating system gives a runtime");
+    let root = memory_directory().expect("a directory for node files");
+    let mut report = tokio::task::LocalSet::new().block_on(&runtime, live(seed, options, root.path()));
+    if !seeded {
+        report.violations.push("the thread had drawn random numbers before it was seeded".into());
+    }
+    report.violations.extend(PANICS.take().into_iter().map(|panic| format!("panic: {panic}")));
+    report.took = begun.elapsed();
+    report
+}
+
+/// Node files lie in memory where that is possible: they are small, and flushed often.
+fn memory_directory() -> std::io::Result<tempfile::TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
+}
+
+/// A whole life of a world: made, worked in, broken, mended, judged.
+async fn live(seed: u64, options: Options, root: &std::path::Path) -> Report {
+    let trace = Trace::new(options.print);
+    let mut violations = Vec::new();
+    let mut report = Report {
+        seed,
+        trace: 0,
+        operations: 0,
+        answered: 0,
+        faults: 0,
+        simulated: Duration::ZERO,
+        took: Duration::ZERO,
+        violations: Vec::new(),
+        lines: Vec::new(),
+    };
+    match World::make(seed, root, trace.clone()).await {
+        Err(error) => violations.push(format!("the world did not begin: {error}")),
+        Ok(world) => {
+            if let Err(error) = spend(&world, options, &mut report).await {
+                violations.push(error);
+            }
+            violations.extend(world.violations().all());
+            let events = world.shared().history.events();
+            report.operations = events.len();
+            report.answered = events.iter().filter(|event| event.outcome != history::Outcome::Unknown).count();
+        }
+    }
+    report.trace = trace.hash();
+    report.simulated = Duration::from_millis(trace.now_ms());
+    report.lines = trace.lines();
+    report.violations = violations;
+    report
+}
+
+async fn spend(world: &World, options: Options, report: &mut Report) -> Result<(), String> {
+    let random = world.random();
+    let clients = 2 + (random.next_u64() % 3) as u8;
+    let pace = options.span.mul_f64(f64::from(clients) / options.operations as f64);
+    let (least, most) = options.faults;
+    let count = least + random.next_u64() % (most - least + 1);
+    let plan = faults::plan(random, count, options.span, world.sites().len() as u64, world.victims());
+    report.faults = plan.len();
+    let watch = tokio::task::spawn_local(watch::Watch::default().run(world.clone()));
+    let workers = world.work(clients, pace);
+    let end = tokio::time::Instant::now() + options.span;
+    faults::run(world, plan).await;
+    tokio::time::sleep_until(end).await;
+    world.shared().over.set(true);
+    world.make_peace().await?;
+    for worker in workers {
+        worker.await.map_err(|error| format!("a client failed: {error}"))?;
+    }
+    let watch = watch.await.map_err(|error| format!("the watch failed: {error}"))?;
+    oracles::judge(world, &watch).await
+}

@@ -1,0 +1,323 @@
+//! What must hold once there is peace, judged from what clients were told and what the sites show. Numbers in
+//! parentheses are those of the invariants in ARCHITECTURE.md.
+
+use super::history::{Event, Operation, Outcome};
+use super::watch::Watch;
+use super::work::{NAMES, contents, name, read};
+use super::world::{RECOVERY, World};
+use bytes::Bytes;
+use farside::client::{Client, ClientError, Log};
+use farside_codec::delta::{Cursor, Delta, DeltaKind, Lineage};
+use farside_codec::ids::DeltaHash;
+use farside_codec::message::{LogInfo, ReadDeltas, Reply, Request};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Deltas read at once.
+const PAGE: u32 = 512;
+
+/// A log at peace: its home's copy, which the peer's equals.
+struct Settled {
+    info: LogInfo,
+    deltas: Vec<Delta>,
+    hashes: Vec<DeltaHash>,
+    /// Put's number by sequence, as the payloads say.
+    numbers: BTreeMap<u64, u64>,
+}
+
+/// Waits for peace to settle, then judges everything.
+pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
+    wait_until_caught_up(world).await?;
+    let mut clients = Vec::new();
+    for site in 0..world.sites().len() {
+        clients.push(world.client(site).await?);
+    }
+    let events = world.shared().history.events();
+    for (number, log) in world.shared().logs.iter().enumerate() {
+        let settled = settle(world, &clients, log).await?;
+        let mine: Vec<&Event> = events.iter().filter(|event| event.log == number).collect();
+        writes_are_kept(world, log, &settled, &mine);
+        writes_are_applied_once(world, log, &settled);
+        conditions_held(world, log, &settled, &mine);
+        reads_are_linearizable(world, log, &settled, &mine);
+        promotions_kept_what_was_acknowledged(world, watch, log);
+        undone_deltas_are_set_aside(world, &clients, log, &settled, &mine).await?;
+    }
+    Ok(())
+}
+
+async fn status(client: &Client) -> Result<Value, String> {
+    match client.control(&Request::Status).await.map_err(|error| error.to_string())? {
+        Reply::Status(document) => serde_json::from_slice(&document).map_err(|error| error.to_string()),
+        _ => Err("no status".into()),
+    }
+}
+
+/// Liveness: once nothing goes wrong, every log has one home, and everything is caught up.
+async fn wait_until_caught_up(world: &World) -> Result<(), String> {
+    let deadline = tokio::time::Instant::now() + RECOVERY;
+    loop {
+        let mut homes: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for site in 0..world.sites().len() {
+            let client = world.client(site).await?;
+            let document = status(&client).await?;
+            for log in document["logs"].as_array().into_iter().flatten() {
+                if log["home"] == document["site"] {
+                    homes.entry(log["name"].to_string()).or_default().push(log.clone());
+                }
+            }
+        }
+        let settled = homes.len() == world.shared().logs.len()
+            && homes.values().all(|claims| {
+                let peers = |log: &Value| log["peers"].as_array().cloned().unwrap_or_default();
+                claims.len() == 1
+                    && peers(&claims[0]).iter().all(|peer| peer["caught_up"] == true)
+                    && !peers(&claims[0]).is_empty()
+            });
+        if settled {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(format!("at peace for {} s, and not caught up: {homes:?}", RECOVERY.as_secs()));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// (3) The copies are equal, byte for byte, and each is one unbroken chain. (2) Everything that they show is whole.
+async fn settle(world: &World, clients: &[Client], log: &str) -> Result<Settled, String> {
+    let failed = |error: ClientError| format!("{log}: {error}");
+    let mut copies = Vec::new();
+    let mut numbers = BTreeMap::new();
+    for client in clients {
+        let opened = client.open_log(log).await.map_err(failed)?;
+        let deltas = read_all(client, opened.info()).await?;
+        numbers = numbers_of(&opened).await.map_err(failed)?;
+        for number in 0..NAMES {
+            read(&opened, &name(number), world.violations()).await.map_err(failed)?;
+        }
+        copies.push((opened.info().clone(), deltas));
+    }
+    let (info, encoded) = copies.remove(0);
+    for (other, theirs) in &copies {
+        world
+            .violations()
+            .check(other.head == info.head && other.lineage == info.lineage && *theirs == encoded, || {
+                format!("the copies of {log} differ: {:?} and {:?}", info.head, other.head)
+            });
+    }
+    let hashes: Vec<DeltaHash> = encoded.iter().map(|encoded| Delta::hash(encoded)).collect();
+    let deltas: Result<Vec<Delta>, _> = encoded.into_iter().map(Delta::parse).collect();
+    let deltas = deltas.map_err(|error| format!("{log}: {error}"))?;
+    check_chain(world, log, &info, &deltas, &hashes);
+    Ok(Settled { info, deltas, hashes, numbers })
+}
+
+async fn read_all(client: &Client, info: &LogInfo) -> Result<Vec<Bytes>, String> {
+    let mut all: Vec<Bytes> = Vec::new();
+    while (all.len() as u64) < info.head.sequence {
+        let request = ReadDeltas { log: info.descriptor.log, from: all.len() as u64 + 1, limit: PAGE };
+        match client.control(&Request::ReadDeltas(request)).await.map_err(|error| error.to_string())? {
+            Reply::Deltas(page) if !page.is_empty() => all.extend(page),
+            _ => return Err(format!("the deltas end after {} of {}", all.len(), info.head.sequence)),
+        }
+    }
+    all.truncate(info.head.sequence as usize);
+    Ok(all)
+}
+
+/// Which put made which version.
+async fn numbers_of(log: &Log) -> Result<BTreeMap<u64, u64>, ClientError> {
+    let mut numbers = BTreeMap::new();
+    for number in 0..NAMES {
+        let versions = match log.history(&name(number)).await {
+            Err(ClientError::NotFound(_)) => continue,
+            versions => versions?,
+        };
+        let puts = versions.iter().filter(|version| version.kind.is_some());
+        numbers.extend(puts.map(|version| (version.sequence, version.modified.0 as u64)));
+    }
+    Ok(numbers)
+}
+
+fn check_chain(world: &World, log: &str, info: &LogInfo, deltas: &[Delta], hashes: &[DeltaHash]) {
+    let mut previous = DeltaHash::ZERO;
+    for (at, delta) in deltas.iter().enumerate() {
+        let sequence = at as u64 + 1;
+        let good = delta.sequence == sequence
+            && delta.previous == previous
+            && branch_of(&info.lineage, sequence) == Some(delta.generation.counter);
+        world.violations().check(good, || format!("{log}: delta {sequence} does not continue the one before it"));
+        world.violations().check(at == 0 || deltas[at - 1].time < delta.time, || {
+            format!("{log}: the time of delta {sequence} does not rise")
+        });
+        previous = hashes[at];
+    }
+    world.violations().check(previous == info.head.hash, || format!("{log}: the head is not the last delta"));
+}
+
+/// Counter of the generation in which a sequence was placed.
+fn branch_of(lineage: &Lineage, sequence: u64) -> Option<u64> {
+    lineage.iter().rev().find(|branch| branch.first <= sequence).map(|branch| branch.generation.counter)
+}
+
+/// Whether a place is on the final history.
+fn survives(settled: &Settled, cursor: &Cursor) -> bool {
+    let lineage = &settled.info.lineage;
+    let branch = lineage.iter().rev().find(|branch| branch.first <= cursor.sequence);
+    branch.is_some_and(|branch| branch.generation == cursor.generation)
+}
+
+/// (4, 5) An acknowledged write is where its receipt says, unless a promotion that was ordered undid it.
+fn writes_are_kept(world: &World, log: &str, settled: &Settled, events: &[&Event]) {
+    for event in events {
+        let Outcome::Placed(cursor) = &event.outcome else { continue };
+        if survives(settled, cursor) {
+            let there = settled.hashes.get(cursor.sequence as usize - 1);
+            world.violations().check(there == Some(&cursor.hash), || {
+                format!("{log}: operation {} was placed at {} and is not there", event.number, cursor.sequence)
+            });
+            if matches!(event.operation, Operation::Put { .. }) {
+                let number = settled.numbers.get(&cursor.sequence);
+                world.violations().check(number == Some(&event.number), || {
+                    format!("{log}: operation {} has another's place {}", event.number, cursor.sequence)
+                });
+            }
+            continue;
+        }
+        let undone_by =
+            settled.info.lineage.iter().find(|branch| branch.generation.counter > cursor.generation.counter);
+        let by_order = undone_by.is_some_and(|branch| branch.first <= cursor.sequence);
+        world.violations().check(by_order, || {
+            format!("{log}: operation {}, placed at {}/{}, is lost", event.number, cursor.generation, cursor.sequence)
+        });
+    }
+    let promotions = settled.info.lineage.len() as u64 - 1;
+    world.violations().check(promotions <= world.promotions_ordered(), || {
+        format!("{log}: {promotions} generations were begun by nobody's order")
+    });
+}
+
+/// A retry, wherever it goes, is applied once.
+fn writes_are_applied_once(world: &World, log: &str, settled: &Settled) {
+    let mut seen = BTreeMap::new();
+    for (sequence, number) in &settled.numbers {
+        if let Some(before) = seen.insert(number, sequence) {
+            world.violations().add(format!("{log}: operation {number} was applied at {before} and at {sequence}"));
+        }
+    }
+    let mut operations = BTreeMap::new();
+    for delta in &settled.deltas {
+        if let Some(before) = operations.insert(delta.proposal.operation, delta.sequence) {
+            world.violations().add(format!("{log}: one operation id stands at {before} and at {}", delta.sequence));
+        }
+    }
+}
+
+/// Deltas of one name in order: sequence, and whether it removes.
+fn of_name(settled: &Settled, name: &farside_codec::ids::BlindName) -> Vec<(u64, bool)> {
+    let mine = settled.deltas.iter().filter(|delta| delta.proposal.name == *name);
+    mine.map(|delta| (delta.sequence, delta.proposal.kind == DeltaKind::Remove)).collect()
+}
+
+/// A conditional put that was placed found the name as it wanted it.
+fn conditions_held(world: &World, log: &str, settled: &Settled, events: &[&Event]) {
+    for event in events {
+        let (Outcome::Placed(cursor), Operation::Put { condition: Some(wanted) }) = (&event.outcome, &event.operation)
+        else {
+            continue;
+        };
+        let Some(delta) = settled.deltas.get(cursor.sequence as usize - 1).filter(|_| survives(settled, cursor)) else {
+            continue;
+        };
+        let versions = of_name(settled, &delta.proposal.name);
+        let before = versions.iter().rev().find(|(sequence, _)| *sequence < cursor.sequence);
+        let found = before.map_or(0, |(sequence, _)| *sequence);
+        world.violations().check(found == *wanted, || {
+            format!("{log}: operation {} wanted {wanted} as the newest and overwrote {found}", event.number)
+        });
+    }
+}
+
+/// A read sees no less than what was acknowledged at that site before it was asked, as long as the log's home had not
+/// moved in between; and nothing that was asked for only after it was answered.
+fn reads_are_linearizable(world: &World, log: &str, settled: &Settled, events: &[&Event]) {
+    let asked: BTreeMap<u64, u64> = events.iter().map(|event| (event.number, event.asked)).collect();
+    for event in events.iter().filter(|event| event.operation == Operation::Get) {
+        let before =
+            |write: &&&Event| write.name == event.name && write.site == event.site && write.answered < event.asked;
+        let generation = event.lineage.last().map(|last| last.generation);
+        let placed = events.iter().filter(before).filter_map(|write| match &write.outcome {
+            Outcome::Placed(cursor) if Some(cursor.generation) == generation && survives(settled, cursor) => {
+                Some(cursor.sequence)
+            }
+            _ => None,
+        });
+        let floor = placed.max().unwrap_or(0);
+        match &event.outcome {
+            Outcome::Found { number, sequence } => {
+                world.violations().check(*sequence >= floor, || {
+                    format!("{log}: read {} saw {sequence} after {floor} was acknowledged", event.number)
+                });
+                world.violations().check(asked.get(number).is_some_and(|asked| *asked < event.answered), || {
+                    format!("{log}: read {} saw version {number}, which nobody had written yet", event.number)
+                });
+            }
+            Outcome::Nothing if floor > 0 => {
+                let name = settled.deltas[floor as usize - 1].proposal.name;
+                let removed = of_name(settled, &name).iter().any(|(sequence, removes)| *removes && *sequence >= floor);
+                world.violations().check(removed, || {
+                    format!("{log}: read {} saw nothing after {floor} was acknowledged", event.number)
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A promotion's position covers everything that the home it replaces was told by this peer to be durable here.
+fn promotions_kept_what_was_acknowledged(world: &World, watch: &Watch, log: &str) {
+    for (site, promoted) in world.promotions() {
+        if format!("{}/{}", promoted.tenant_name, promoted.name) != log {
+            continue;
+        }
+        let acknowledged = watch.acknowledged(log, promoted.generation.counter - 1);
+        world.violations().check(promoted.position >= acknowledged, || {
+            format!("{log}: site {site} was promoted at {} after acknowledging {acknowledged}", promoted.position)
+        });
+    }
+}
+
+/// (5) What a promotion undid is set aside at the site that had acknowledged it.
+async fn undone_deltas_are_set_aside(
+    world: &World,
+    clients: &[Client],
+    log: &str,
+    settled: &Settled,
+    events: &[&Event],
+) -> Result<(), String> {
+    for (site, client) in clients.iter().enumerate() {
+        let lost = events.iter().filter(|event| event.site == site).filter(|event| match &event.outcome {
+            Outcome::Placed(cursor) => !survives(settled, cursor),
+            _ => false,
+        });
+        let lost = lost.count() as u64;
+        let document = status(client).await?;
+        let mine = document["logs"].as_array().and_then(|logs| logs.iter().find(|entry| entry["name"] == log));
+        let aside = mine.and_then(|entry| entry["set_aside_deltas"].as_u64()).unwrap_or(0);
+        world.violations().check(aside >= lost, || {
+            format!("{log}: {lost} acknowledged writes were undone at site {site}, {aside} deltas are set aside there")
+        });
+    }
+    Ok(())
+}
+
+/// What a put with this number wrote, for whoever wants to look at a failure.
+pub fn describe(event: &Event) -> String {
+    let bytes = contents(event.number).len();
+    format!(
+        "operation {} at site {}: {:?} of name {}, {bytes} bytes",
+        event.number, event.site, event.operation, event.name
+    )
+}

@@ -1,0 +1,405 @@
+//! The world: sites that are peers, a KMS, clients; what can be done to it, and how it is made whole again.
+
+use super::faults::{Fault, Harm, Planned, State, harm_device};
+use super::history::History;
+use super::host::Host;
+use super::network::{Network, Weather};
+use super::site::{End, Plan, SimSite};
+use super::trace::Trace;
+use super::violation::Violations;
+use super::work::{Shared, Worker};
+use farside::client::Client;
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::Label;
+use farside_codec::message::{FailedOver, Failover, PeerAction, Reply, Request, SetPeer};
+use farside_io::entropy::SeededEntropy;
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long an administrator tries.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long everything may take to be caught up once nothing goes wrong any more.
+pub const RECOVERY: Duration = Duration::from_secs(120);
+
+struct Inner {
+    shared: Rc<Shared>,
+    network: Network,
+    operator: Host,
+    random: SeededEntropy,
+    /// Devices that may be harmed, at each site the same.
+    victims: usize,
+    /// Copies of victims as they once were, and whose.
+    old_copies: RefCell<Vec<(usize, usize, farside_io::sim::SimDisk)>>,
+    /// One node starts or ends at a time, at each site.
+    turns: Vec<tokio::sync::Mutex<()>>,
+    promotions: RefCell<Vec<(usize, FailedOver)>>,
+    promotions_ordered: Cell<u64>,
+    kms_away: Cell<u32>,
+}
+
+/// A world. Clones are the same one.
+#[derive(Clone)]
+pub struct World(Rc<Inner>);
+
+/// Geometries of small sites, each with the devices that it needs.
+const GEOMETRIES: [&str; 5] = ["2+1", "4+2", "1+1", "3+2", "1+2"];
+
+impl World {
+    /// Makes a world below `root`, running and at peace.
+    pub async fn make(seed: u64, root: &Path, trace: Trace) -> Result<Self, String> {
+        let random = SeededEntropy::new(seed);
+        let network = Network::new(random.next_u64(), trace.clone());
+        tokio::task::spawn_local(network.clone().run());
+        let violations = Violations::new(trace.clone());
+        let below = |bound: u64| random.next_u64() % bound;
+        let text = GEOMETRIES[below(GEOMETRIES.len() as u64) as usize];
+        let geometry = Geometry::parse(text).ok_or("no geometry")?;
+        let shards = 1 + below(2) as usize;
+        let mut sites = Vec::new();
+        for (number, name) in (1..).zip(["near", "far"]) {
+            let host = Host::new(number, random.next_u64(), &network);
+            let plan = Plan { name, geometry, shards, gc_seconds: 3 + below(10) };
+            let site = SimSite::make(root, &plan, host, random.next_u64(), trace.clone()).await;
+            sites.push(Rc::new(RefCell::new(site.map_err(|error| error.to_string())?)));
+        }
+        let operator = Host::new(100, random.next_u64(), &network);
+        let tenant = Label::parse("acme").ok_or("no label")?;
+        let logs = (0..1 + below(3)).map(|number| format!("acme/log-{number}")).collect();
+        let shared = Rc::new(Shared {
+            sites,
+            kms: root.join("kms"),
+            tenant,
+            logs,
+            history: History::default(),
+            violations,
+            trace: trace.clone(),
+            over: Cell::new(false),
+        });
+        trace.line(format!("world: {text}, {shards} shards, {} logs", shared.logs.len()));
+        let inner = Inner {
+            turns: shared.sites.iter().map(|_| tokio::sync::Mutex::new(())).collect(),
+            shared,
+            network,
+            operator,
+            random,
+            victims: geometry.parity(),
+            old_copies: RefCell::default(),
+            promotions: RefCell::default(),
+            promotions_ordered: Cell::new(0),
+            kms_away: Cell::new(0),
+        };
+        let world = Self(Rc::new(inner));
+        world.begin().await?;
+        Ok(world)
+    }
+
+    /// Starts the sites, joins them, makes tenant and logs.
+    async fn begin(&self) -> Result<(), String> {
+        for site in self.sites() {
+            site.borrow_mut().start();
+        }
+        let near = self.client(0).await?;
+        let failed = |error: farside::client::ClientError| error.to_string();
+        let url = format!("file:{}", self.0.shared.kms.display());
+        near.create_tenant(&self.0.shared.tenant, &url).await.map_err(failed)?;
+        self.join().await?;
+        for log in &self.0.shared.logs {
+            let (tenant, name) = farside::client::parse_log_name(log).map_err(failed)?;
+            near.create_log(&tenant, &name).await.map_err(failed)?;
+        }
+        // The far side hears of the logs by itself; the workload may ask it for them from the first moment on.
+        Ok(())
+    }
+
+    /// What everybody shares.
+    pub fn shared(&self) -> &Rc<Shared> {
+        &self.0.shared
+    }
+    /// The sites.
+    pub fn sites(&self) -> &[Rc<RefCell<SimSite>>] {
+        &self.0.shared.sites
+    }
+    /// What happened.
+    pub fn trace(&self) -> &Trace {
+        &self.0.shared.trace
+    }
+    /// What must not have.
+    pub fn violations(&self) -> &Violations {
+        &self.0.shared.violations
+    }
+    /// Devices that may be harmed at each site.
+    pub fn victims(&self) -> u64 {
+        self.0.victims as u64
+    }
+    /// The world's own chance.
+    pub fn random(&self) -> &SeededEntropy {
+        &self.0.random
+    }
+    /// Promotions that were answered, with the site.
+    pub fn promotions(&self) -> Vec<(usize, FailedOver)> {
+        self.0.promotions.borrow().clone()
+    }
+    /// Promotions that were ordered, answered or not.
+    pub fn promotions_ordered(&self) -> u64 {
+        self.0.promotions_ordered.get()
+    }
+
+    /// Begins the workload with so many clients.
+    pub fn work(&self, clients: u8, pace: Duration) -> Vec<tokio::task::JoinHandle<()>> {
+        let logs = self.0.shared.logs.len();
+        let begin = |number: u8| {
+            let host = Host::new(101 + number, self.0.random.next_u64(), &self.0.network);
+            let seed = self.0.random.next_u64();
+            let worker = Worker::new(&self.0.shared, host, seed, usize::from(number) % logs, pace);
+            tokio::task::spawn_local(worker.run())
+        };
+        (0..clients).map(begin).collect()
+    }
+
+    /// An administrator's client of a site, as soon as it answers.
+    pub async fn client(&self, site: usize) -> Result<Client, String> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let connect = {
+                let there = self.sites()[site].borrow();
+                there.connect(&self.0.operator, &self.0.shared.kms, &[&self.0.shared.tenant])
+            };
+            match connect.await {
+                Ok(client) => return Ok(client),
+                Err(error) if tokio::time::Instant::now() > deadline => {
+                    let trouble = self.sites()[site].borrow().trouble();
+                    return Err(trouble.unwrap_or_else(|| error.to_string()));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Makes the two sites peers of one another, unless they are.
+    pub async fn join(&self) -> Result<(), String> {
+        let (near, far) = (self.client(0).await?, self.client(1).await?);
+        let failed = |error: farside::client::ClientError| error.to_string();
+        let knows =
+            |reply: Result<Reply, _>| reply.map(|reply| matches!(reply, Reply::Peers(peers) if peers.len() == 1));
+        let near_knows = knows(near.control(&Request::PeerList).await).map_err(failed)?;
+        let far_knows = knows(far.control(&Request::PeerList).await).map_err(failed)?;
+        if near_knows && far_knows {
+            return Ok(());
+        }
+        // A half-forgotten peer is forgotten by both before they meet again.
+        for (client, knows, other) in [(&near, near_knows, 1), (&far, far_knows, 0)] {
+            let name = self.sites()[other].borrow().name.clone();
+            if knows {
+                client
+                    .control(&Request::SetPeer(SetPeer { name, action: PeerAction::Remove }))
+                    .await
+                    .map_err(failed)?;
+            }
+        }
+        let Reply::Token(token) = far.control(&Request::PeerToken).await.map_err(failed)? else {
+            return Err("no token".into());
+        };
+        near.control(&Request::PeerAdd(token)).await.map_err(failed)?;
+        Ok(())
+    }
+
+    async fn restart(&self, site: usize, how: End, lasts: Duration, state: State) {
+        let _turn = self.0.turns[site].lock().await;
+        self.end(site, how).await;
+        tokio::time::sleep(lasts).await;
+        let mut there = self.sites()[site].borrow_mut();
+        match state {
+            State::Kept => {}
+            State::Lost => there.lose_state(),
+            State::Flipped => there.flip_state(self.0.random.next_u64()),
+        }
+        there.start();
+    }
+
+    async fn end(&self, site: usize, how: End) {
+        let ending = self.sites()[site].borrow_mut().take_running();
+        if let Some(task) = ending {
+            task.abort();
+            // Aborted is all that it can say.
+            let _ = task.await;
+        }
+        self.sites()[site].borrow_mut().settle(how);
+    }
+
+    fn ways(&self, from: usize, to: usize) -> (std::net::IpAddr, std::net::IpAddr) {
+        (self.sites()[from].borrow().host.ip, self.sites()[to].borrow().host.ip)
+    }
+
+    /// Does a fault, and undoes it when its time is over.
+    pub async fn apply(&self, planned: Planned) {
+        let Planned { lasts, fault, .. } = planned;
+        match fault {
+            Fault::Restart { site, how, state } => self.restart(site, how, lasts, state).await,
+            Fault::Blackout => {
+                let all = (0..self.sites().len()).map(|site| self.restart(site, End::PowerCut, lasts, State::Kept));
+                futures_util::future::join_all(all).await;
+            }
+            Fault::Cut { from, to, both } => {
+                let (from, to) = self.ways(from, to);
+                self.0.network.cut(from, to);
+                if both {
+                    self.0.network.cut(to, from);
+                }
+                tokio::time::sleep(lasts).await;
+                self.0.network.heal();
+            }
+            Fault::Clog { from, to } => {
+                let (from, to) = self.ways(from, to);
+                self.0.network.clog(from, to);
+                tokio::time::sleep(lasts).await;
+                self.0.network.heal();
+            }
+            Fault::Storm(weather) => {
+                self.0.network.set_weather(weather);
+                tokio::time::sleep(lasts).await;
+                self.0.network.set_weather(Weather::FAIR);
+            }
+            Fault::Device { site, victim, harm } => self.harm(site, victim, harm, lasts).await,
+            Fault::Swap { site, victim, old_copy } => self.swap(site, victim, old_copy, lasts).await,
+            Fault::Clock { site, milliseconds } => {
+                let clock = self.sites()[site].borrow().host.clock.clone();
+                clock.set_wrong_by(milliseconds);
+                tokio::time::sleep(lasts).await;
+                clock.set_wrong_by(0);
+            }
+            Fault::Kms => {
+                self.kms_leaves();
+                tokio::time::sleep(lasts).await;
+                self.kms_returns();
+            }
+            Fault::Peer { site, removed } => self.unsettle_peer(site, removed, lasts).await,
+            Fault::Failover { site, after_death } => self.fail_over(site, after_death, lasts).await,
+        }
+    }
+
+    async fn harm(&self, site: usize, victim: usize, harm: Harm, lasts: Duration) {
+        let disk = self.sites()[site].borrow().disks[victim].clone();
+        harm_device(&disk, harm, &self.0.random);
+        // A copy that may be put back later.
+        self.0.old_copies.borrow_mut().push((site, victim, disk.duplicate(self.0.random.next_u64())));
+        let most = if matches!(harm, Harm::Stall) { Duration::from_secs(3) } else { Duration::MAX };
+        tokio::time::sleep(lasts.min(most)).await;
+        disk.set_faults(Default::default());
+        disk.release();
+    }
+
+    /// Ends the node, takes a victim out or puts an old copy of it in, and starts the node.
+    async fn swap(&self, site: usize, victim: usize, old_copy: bool, lasts: Duration) {
+        let _turn = self.0.turns[site].lock().await;
+        self.end(site, End::Kill).await;
+        {
+            let mut there = self.sites()[site].borrow_mut();
+            let mut copies = self.0.old_copies.borrow_mut();
+            let mine = copies.iter().position(|(of, which, _)| (*of, *which) == (site, victim));
+            match mine.filter(|_| old_copy) {
+                Some(at) => there.disks[victim] = copies.swap_remove(at).2,
+                None => there.unplugged[victim] = true,
+            }
+            there.start();
+        }
+        tokio::time::sleep(lasts).await;
+        self.end(site, End::Kill).await;
+        let mut there = self.sites()[site].borrow_mut();
+        there.unplugged[victim] = false;
+        there.start();
+    }
+
+    fn kms_leaves(&self) {
+        let kms = &self.0.shared.kms;
+        self.0.kms_away.set(self.0.kms_away.get() + 1);
+        // It may be away already.
+        let _ = std::fs::rename(kms, away(kms));
+    }
+
+    fn kms_returns(&self) {
+        self.0.kms_away.set(self.0.kms_away.get() - 1);
+        if self.0.kms_away.get() == 0 {
+            // It may be back already.
+            let _ = std::fs::rename(away(&self.0.shared.kms), &self.0.shared.kms);
+        }
+    }
+
+    async fn unsettle_peer(&self, site: usize, removed: bool, lasts: Duration) {
+        let name = self.sites()[(site + 1) % self.sites().len()].borrow().name.clone();
+        let Ok(client) = self.client(site).await else { return };
+        let tell = async |action| drop(client.control(&Request::SetPeer(SetPeer { name: name.clone(), action })).await);
+        // Refused where the peer is gone already; unanswered where the node is.
+        tell(if removed { PeerAction::Remove } else { PeerAction::Pause }).await;
+        tokio::time::sleep(lasts).await;
+        match removed {
+            true => drop(self.join().await),
+            false => tell(PeerAction::Resume).await,
+        }
+    }
+
+    async fn fail_over(&self, site: usize, after_death: bool, lasts: Duration) {
+        let other = (site + 1) % self.sites().len();
+        let turn = match after_death {
+            true => {
+                let turn = self.0.turns[other].lock().await;
+                self.end(other, End::PowerCut).await;
+                Some(turn)
+            }
+            false => None,
+        };
+        if let Ok(client) = self.client(site).await {
+            self.0.promotions_ordered.set(self.0.promotions_ordered.get() + self.0.shared.logs.len() as u64);
+            let order = Failover { from: None, log: None, force: true };
+            match client.control(&Request::Failover(order)).await {
+                Ok(Reply::FailedOver(report)) => {
+                    for log in report.logs {
+                        let text = format!("{} promoted at site {site}: generation {}", log.name, log.generation);
+                        self.trace().line(format!("{text}, position {}", log.position));
+                        self.0.promotions.borrow_mut().push((site, log));
+                    }
+                }
+                Ok(_) => self.violations().add("a failover was answered with something else"),
+                Err(error) => self.trace().line(format!("failover at site {site}: {error}")),
+            }
+        }
+        if turn.is_some() {
+            tokio::time::sleep(lasts).await;
+            self.sites()[other].borrow_mut().start();
+        }
+    }
+
+    /// Ends every fault and starts every node anew, which takes failed devices back into use.
+    pub async fn make_peace(&self) -> Result<(), String> {
+        self.trace().line("peace");
+        self.0.network.heal();
+        self.0.network.set_weather(Weather::FAIR);
+        while self.0.kms_away.get() > 0 {
+            self.kms_returns();
+        }
+        for site in 0..self.sites().len() {
+            self.end(site, End::Kill).await;
+            let mut site = self.sites()[site].borrow_mut();
+            site.host.clock.set_wrong_by(0);
+            for disk in &site.disks {
+                disk.set_faults(Default::default());
+                disk.release();
+            }
+            site.unplugged.fill(false);
+            site.start();
+        }
+        self.join().await?;
+        for site in 0..self.sites().len() {
+            let client = self.client(site).await?;
+            let other = self.sites()[(site + 1) % self.sites().len()].borrow().name.clone();
+            let resume = SetPeer { name: other, action: PeerAction::Resume };
+            client.control(&Request::SetPeer(resume)).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+fn away(kms: &Path) -> PathBuf {
+    kms.with_extension("away")
+}
