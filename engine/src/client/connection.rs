@@ -11,7 +11,7 @@ use farside_transport::{
     CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Settings, Stream, StreamError,
 };
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct SiteLink {
     /// Shard 0 of the node that answered.
     address: SocketAddr,
     hello: Hello,
-    dialers: RefCell<HashMap<Link, Rc<Dialer>>>,
+    dialers: RefCell<BTreeMap<Link, Rc<Dialer>>>,
 }
 
 impl SiteLink {
@@ -73,7 +73,7 @@ impl SiteLink {
             ));
             match tokio::time::timeout_at(deadline, greet(&dialer, &hello)).await {
                 Ok(Ok(hello)) => {
-                    let dialers = RefCell::new(HashMap::from([((0, Class::Request), dialer)]));
+                    let dialers = RefCell::new(BTreeMap::from([((0, Class::Request), dialer)]));
                     let machine = machine.clone();
                     return Ok(Self { machine, endpoint, credentials, expect, address, hello, dialers });
                 }
