@@ -249,6 +249,13 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         }
     }
 
+    /// Bytes of the newest snapshot. The next one is written before this one goes.
+    pub fn snapshot_bytes(&self) -> u64 {
+        let pieces =
+            |log: &crate::wal::GroupLog| log.snapshot_pieces().iter().map(|piece| u64::from(piece.sealed_bytes)).sum();
+        self.machine.storage.wal.group(self.id, pieces)
+    }
+
     /// Makes a snapshot if the log's live part has reached its bound and this group holds most of it.
     pub async fn snapshot_if_due(&self) {
         let (bytes, largest) = self.machine.storage.wal.live();
@@ -335,7 +342,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         if piece.number as usize != self.pieces.borrow().len() {
             return Answer::Conflict;
         }
-        match self.machine.snapshots.put(piece.bytes).await {
+        match self.machine.snapshots.put(self.id, piece.bytes).await {
             Ok(kept) => {
                 self.pieces.borrow_mut().push(kept);
                 Answer::Kept

@@ -20,3 +20,5 @@ pub const MIN_REGION_BYTES: u64 = 32 << 20;
 pub const PIECE_BYTES: usize = 4 << 20;
 /// Proposals of one group that wait for their entry to commit.
 pub const PROPOSALS: usize = 4096;
+/// Before a piece of a snapshot that could not be kept is tried again: GC frees space in rounds of seconds to minutes.
+pub const SNAPSHOT_RETRY: std::time::Duration = std::time::Duration::from_secs(1);

@@ -85,8 +85,13 @@ impl std::error::Error for SnapshotError {}
 
 /// Where snapshots are kept: as erasure-coded chunks.
 pub trait SnapshotStore: 'static {
-    /// Keeps a piece, durably.
-    fn put(&self, piece: Bytes) -> LocalBoxFuture<'_, Result<ChunkRef, SnapshotError>>;
+    /// Keeps a piece of one group's next snapshot, durably, and at least until [`SnapshotStore::keep`] is called for the
+    /// group.
+    fn put(
+        &self,
+        group: farside_codec::ids::GroupId,
+        piece: Bytes,
+    ) -> LocalBoxFuture<'_, Result<ChunkRef, SnapshotError>>;
     /// Reads one.
     fn get<'a>(&'a self, piece: &'a ChunkRef) -> LocalBoxFuture<'a, Result<Bytes, SnapshotError>>;
     /// Says which pieces are needed from now on, of one group; all others of it may go.

@@ -1,5 +1,6 @@
 //! openraft's storage on the shard's write-ahead log and the caller's state machine.
 
+use crate::limits;
 use crate::machine::{Applied, SnapshotPieces, SnapshotStore, StateError, StateMachine};
 use crate::types::{self, Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
 use crate::wal::{Wal, WalError};
@@ -273,6 +274,20 @@ pub(crate) struct Builder<D, S, P> {
     view: Option<View>,
 }
 
+impl<D: Disk, S: StateMachine, P: SnapshotStore> Builder<D, S, P> {
+    /// Keeps a piece, however long it takes: a snapshot that fails would stop the group, and with it reads and removals,
+    /// where all that is missing may be space. Meanwhile the log grows to its bound and proposals are turned away.
+    async fn keep(&self, piece: Bytes) -> ChunkRef {
+        loop {
+            match self.machine.snapshots.put(self.machine.storage.group, piece.clone()).await {
+                Ok(kept) => return kept,
+                Err(error) => tracing::warn!(%error, group = %self.machine.storage.group, "a snapshot has to wait"),
+            }
+            tokio::time::sleep(limits::SNAPSHOT_RETRY).await;
+        }
+    }
+}
+
 impl<D: Disk, S: StateMachine, P: SnapshotStore> RaftSnapshotBuilder<Types> for Builder<D, S, P> {
     type SnapshotData = Pieces;
 
@@ -281,7 +296,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> RaftSnapshotBuilder<Types> for 
         let (applied, mut reader) = view.map_err(state_failed)?;
         let mut pieces = Vec::new();
         while let Some(piece) = reader.next_piece().map_err(state_failed)? {
-            pieces.push(self.machine.snapshots.put(piece).await.map_err(io::Error::other)?);
+            pieces.push(self.keep(piece).await);
         }
         let record = SnapshotRecord { last: applied.last, membership: applied.membership, pieces };
         self.machine.record(record.clone()).await?;

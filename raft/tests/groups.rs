@@ -70,7 +70,7 @@ impl StateMachine for Ledger {
 struct Shelf(Rc<RefCell<HashMap<ChunkId, Bytes>>>);
 
 impl SnapshotStore for Shelf {
-    fn put(&self, piece: Bytes) -> LocalBoxFuture<'_, Result<ChunkRef, SnapshotError>> {
+    fn put(&self, _: GroupId, piece: Bytes) -> LocalBoxFuture<'_, Result<ChunkRef, SnapshotError>> {
         let mut id = [0; 32];
         id[..4].copy_from_slice(&(self.0.borrow().len() as u32).to_le_bytes());
         let reference = ChunkRef { chunk: ChunkId(id), sealed_bytes: piece.len() as u32 };

@@ -37,6 +37,8 @@ pub(super) async fn keep_house<D: Disk>(shard: Rc<Shard<D>>) {
         if let Some(control) = &shard.control {
             control.snapshot_if_due().await;
         }
+        shard.store.keep_free(room_for_snapshot(&shard));
+        shard.cramped.set(is_cramped(&shard.root));
         for event in shard.store.take_events() {
             tracing::error!(%event, "storage");
         }
@@ -48,6 +50,19 @@ pub(super) async fn keep_house<D: Disk>(shard: Rc<Shard<D>>) {
             }
         }
     }
+}
+
+/// Whether the state file might find no space soon. A file system that does not say is taken to have some.
+fn is_cramped(directory: &std::path::Path) -> bool {
+    let free = rustix::fs::statvfs(directory).map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+    free.is_ok_and(|free| free < limits::STATE_ROOM_BYTES)
+}
+
+/// Bytes that the next snapshot of any group may take, while the one before it is still there.
+fn room_for_snapshot<D: Disk>(shard: &Shard<D>) -> u64 {
+    let largest = shard.groups.values().map(|group| group.snapshot_bytes()).max().unwrap_or(0);
+    // What the log may hold besides, before it turns proposals away.
+    largest + 2 * shard.wal.live_limit() as u64
 }
 
 /// Leads GC: a barrier in every group, then every shard collects what nobody refers to.

@@ -101,12 +101,17 @@ async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogView, loss: Loss) -> Re
     let id = log.descriptor.log;
     let command = GroupCommand::Promote(Promote { log: id, generation, time: shard.clock.now() });
     shard.log_command(id, command).await?;
+    // Deltas may have come in since the order was weighed: what counts is where the new generation begins.
+    let promoted = log_view(shard, id).await?;
+    let branch = promoted.and_then(|log| log.lineage.into_iter().find(|branch| branch.generation == generation));
+    let position = branch.map_or(log.head.sequence, |branch| branch.first - 1);
+    let came_since = position.saturating_sub(log.head.sequence);
     Ok(FailedOver {
         tenant_name: log.descriptor.tenant_name.clone(),
         name: log.descriptor.name.clone(),
         generation,
-        position: log.head.sequence,
-        lost_deltas: loss.deltas,
+        position,
+        lost_deltas: loss.deltas.map(|deltas| deltas.saturating_sub(came_since)),
         lost_ms: loss.ms,
     })
 }

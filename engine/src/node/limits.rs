@@ -12,6 +12,9 @@ pub const SHARD_QUEUE: usize = 1024;
 pub const CLOSE_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the state file gets a durable checkpoint while there is something new.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+/// Bytes that must be free where a node's directory lies before it takes writes: the state file's cache, which a
+/// checkpoint may have to write out, and what may follow until the next look.
+pub const STATE_ROOM_BYTES: u64 = 2 * crate::state::limits::CACHE_BYTES as u64 + (16 << 20);
 /// How long a returning home asks its peers whether it is still home before it accepts writes.
 pub const FENCE_CHECK: Duration = Duration::from_secs(5);
 /// How long a shard may take to answer a status question; status answers without it after that.

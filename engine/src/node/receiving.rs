@@ -108,10 +108,15 @@ pub(super) async fn accept<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, delta
 async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answered {
     let log = deltas.log;
     let mut chunks = Vec::new();
+    let mut grows = false;
     for encoded in &deltas.deltas {
         let delta = Delta::parse(encoded.clone())
             .map_err(|error| Refusal::new(RefusalCode::BadRequest, format!("a delta can't be read: {error}")))?;
+        grows |= !delta.proposal.payload.is_empty();
         chunks.extend(delta.proposal.chunks.into_iter().map(|chunk| chunk.chunk));
+    }
+    if grows {
+        shard.takes_writes()?;
     }
     if shard.have(chunks).await?.iter().any(Option::is_none) {
         return Err(Refusal::retry(RefusalCode::Unavailable, 50, "a chunk that a delta names is not here yet"));

@@ -357,6 +357,10 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
     {
         return Err(bad("only a site changes a log's home"));
     }
+    // What rides in deltas ends up in snapshots, which need space as chunks do; removals must always find some.
+    if propose.proposals.iter().any(|proposal| !proposal.payload.is_empty()) {
+        shard.takes_writes()?;
+    }
     // A delta is visible only when every chunk that it names is durable here.
     let chunks: Vec<_> =
         propose.proposals.iter().flat_map(|proposal| proposal.chunks.iter().map(|chunk| chunk.chunk)).collect();

@@ -81,6 +81,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) senders: RefCell<BTreeMap<(LogId, SiteId), SenderState>>,
     /// The peers were asked whether this site is still home, or had their time to answer.
     pub(crate) fence_checked: Cell<bool>,
+    /// The file system of the node's directory is nearly full, so that the state file could not grow.
+    pub(crate) cramped: Cell<bool>,
     pub(crate) counters: Counters,
     pub(crate) stopping: Notify,
     pub(crate) notices: Vec<String>,
@@ -148,6 +150,15 @@ impl<D: Disk> Shard<D> {
         let gone = || Refusal::new(RefusalCode::Unavailable, "a shard of this node has stopped");
         self.neighbours[usize::from(shard)].send(job).await.map_err(|_| gone())?;
         receiver.await.map_err(|_| gone())
+    }
+
+    /// Whether there is space for what a client or peer wants to add. Removals are not asked.
+    pub(crate) fn takes_writes(&self) -> Result<(), Refusal> {
+        if self.cramped.get() {
+            let detail = format!("the file system of {} is nearly full: free some of it", self.root.display());
+            return Err(Refusal::retry(RefusalCode::Full, 500, detail));
+        }
+        self.store.takes_writes().map_err(super::server::store_refusal)
     }
 
     /// Commits a command in a group of this shard.

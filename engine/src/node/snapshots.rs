@@ -14,16 +14,26 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct ChunkSnapshots<D: Disk> {
     store: Store<D>,
     kept: RefCell<BTreeMap<GroupId, BTreeSet<ChunkId>>>,
+    /// Pieces of snapshots that are not whole yet.
+    building: RefCell<BTreeMap<GroupId, BTreeSet<ChunkId>>>,
+    /// Why the piece tried last could not be kept.
+    trouble: RefCell<Option<String>>,
 }
 
 impl<D: Disk> ChunkSnapshots<D> {
     pub(crate) fn new(store: Store<D>) -> Self {
-        Self { store, kept: RefCell::default() }
+        Self { store, kept: RefCell::default(), building: RefCell::default(), trouble: RefCell::default() }
     }
 
     /// Whether some group's snapshot needs this chunk: GC must leave it alone.
     pub(crate) fn needs(&self, chunk: &ChunkId) -> bool {
-        self.kept.borrow().values().any(|kept| kept.contains(chunk))
+        let among = |pieces: &BTreeMap<GroupId, BTreeSet<ChunkId>>| pieces.values().any(|held| held.contains(chunk));
+        among(&self.kept.borrow()) || among(&self.building.borrow())
+    }
+
+    /// Why no snapshot can be kept now.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
     }
 }
 
@@ -32,10 +42,13 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> SnapshotErro
 }
 
 impl<D: Disk> SnapshotStore for ChunkSnapshots<D> {
-    fn put(&self, piece: Bytes) -> LocalBoxFuture<'_, Result<ChunkRef, SnapshotError>> {
+    fn put(&self, group: GroupId, piece: Bytes) -> LocalBoxFuture<'_, Result<ChunkRef, SnapshotError>> {
         Box::pin(async move {
             let chunk = ChunkId(*blake3::hash(&piece).as_bytes());
-            self.store.put_reserved(chunk, &piece).await.map_err(failed)?;
+            self.building.borrow_mut().entry(group).or_default().insert(chunk);
+            let stored = self.store.put_reserved(chunk, &piece).await;
+            *self.trouble.borrow_mut() = stored.as_ref().err().map(ToString::to_string);
+            stored.map_err(failed)?;
             Ok(ChunkRef { chunk, sealed_bytes: piece.len() as u32 })
         })
     }
@@ -50,6 +63,7 @@ impl<D: Disk> SnapshotStore for ChunkSnapshots<D> {
     fn keep(&self, group: GroupId, pieces: &[ChunkRef]) {
         let pieces = pieces.iter().map(|piece| piece.chunk).collect();
         let before = self.kept.borrow_mut().insert(group, pieces).unwrap_or_default();
+        self.building.borrow_mut().remove(&group);
         let gone: Vec<ChunkId> = before.into_iter().filter(|chunk| !self.needs(chunk)).collect();
         self.store.release(&gone);
     }

@@ -152,6 +152,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, mut storage: Storage<D>, machine: Ma
         moved: RefCell::default(),
         senders: RefCell::default(),
         fence_checked: Cell::new(false),
+        cramped: Cell::new(false),
         counters: Counters::default(),
         stopping: Notify::new(),
         notices,

@@ -131,6 +131,12 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         let batches = shard.wal_report.repaired_batches;
         alerts.push(format!("{batches} damaged batches of the write-ahead log were written back from a mirror"));
     }
+    if shard.cramped.get() {
+        alerts.push(format!("the file system of {} is nearly full: writes are refused", shard.root.display()));
+    }
+    if let Some(trouble) = shard.snapshots.trouble() {
+        alerts.push(format!("shard {} can't keep a snapshot: {trouble}", shard.index));
+    }
     let store = shard.store.status();
     let recovery = store.recovery;
     let damaged = recovery.damaged_records

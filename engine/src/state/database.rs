@@ -121,30 +121,21 @@ impl Database {
         let damage = Arc::new(DamageFlag::default());
         let paged = PagedFile::open(file, damage.clone()).map_err(|error| StateError::Damaged(error.into()))?;
         let redb = redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(paged);
-        let redb = redb.map_err(opening_failed)?;
+        let mut redb = redb.map_err(opening_failed)?;
+        if verify {
+            verify_whole(&mut redb)?;
+        }
         let database = Self { redb: Rc::new(redb), damage, dirty: Rc::default(), path: Rc::new(path.to_owned()) };
-        if !verify {
-            let write = database.write()?;
-            Table::ALL.into_iter().try_for_each(|table| write.touch(table))?;
-            write.commit()?;
-            database.checkpoint()?;
-        } else {
-            database.verify().map_err(|error| match error {
-                StateError::Store(error) => StateError::Damaged(error),
-                error => error,
-            })?;
-            snapshot::finish_clearing(&database)?;
+        match verify {
+            true => snapshot::finish_clearing(&database)?,
+            false => {
+                let write = database.write()?;
+                Table::ALL.into_iter().try_for_each(|table| write.touch(table))?;
+                write.commit()?;
+                database.checkpoint()?;
+            }
         }
         Ok(database)
-    }
-
-    /// Reads every row once, so that decay is found now and not in the middle of an answer.
-    fn verify(&self) -> Result<(), StateError> {
-        let read = self.read()?;
-        for table in Table::ALL {
-            read.scan(table, .., &mut |_, _| Ok(true))?;
-        }
-        Ok(())
     }
 
     /// Where it is.
@@ -185,6 +176,16 @@ impl Database {
             true => StateError::Damaged(error.into()),
             false => StateError::Store(error.into()),
         }
+    }
+}
+
+/// Reads every page in use once, redb's own bookkeeping among them, so that decay is found now and not in the middle
+/// of an answer or at the first commit.
+fn verify_whole(redb: &mut redb::Database) -> Result<(), StateError> {
+    match redb.check_integrity() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(StateError::Damaged("redb's trees and its bookkeeping contradict one another".into())),
+        Err(error) => Err(StateError::Damaged(error.into())),
     }
 }
 

@@ -172,6 +172,19 @@ impl<D: Disk> Store<D> {
         self.0.placement_epoch.set(epoch);
     }
 
+    /// Keeps room for so many bytes of the system's own chunks, which clients' chunks leave alone from now on.
+    pub fn keep_free(&self, bytes: u64) {
+        let geometry = self.0.geometry;
+        let most = placement::most_per_device(geometry.total(), self.0.zones.len());
+        let of_each = bytes.div_ceil(geometry.data() as u64) * most as u64;
+        self.0.zones.iter().for_each(|zone| zone.keep_free(of_each));
+    }
+
+    /// Whether a client's chunk of the default size would find space and enough devices now.
+    pub fn takes_writes(&self) -> Result<(), StoreError> {
+        self.0.find_room(DEFAULT_CHUNK_PLAIN_BYTES.min(self.0.largest_chunk), Priority::Client)
+    }
+
     /// Which of these chunks are here with at least as many fragments as a put acknowledges, and touches those.
     pub fn have(&self, chunks: &[ChunkId]) -> Vec<Option<ChunkReceipt>> {
         let mut index = self.0.index.borrow_mut();
@@ -216,7 +229,7 @@ impl<D: Disk> Store<D> {
             owed_fragments: index.expected_fragments().saturating_sub(fragments),
             owed_bytes: index.expected_bytes().saturating_sub(bytes),
             index_bytes: index.memory_bytes() as u64,
-            writable: inner.find_room(DEFAULT_CHUNK_PLAIN_BYTES.min(inner.largest_chunk), Priority::Client).is_ok(),
+            writable: self.takes_writes().is_ok(),
             counters: *inner.counters.borrow(),
             recovery: inner.recovery,
         }

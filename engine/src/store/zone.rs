@@ -109,6 +109,8 @@ pub(super) struct Zone<D> {
     state: Cell<DeviceState>,
     /// The file system below had no space; cleared when compaction frees a segment.
     starved: Cell<bool>,
+    /// Free segments that clients leave alone besides the fixed ones, for snapshots to come.
+    kept_free: Cell<usize>,
     /// Held while a segment is opened, so that it is opened once.
     opening: tokio::sync::Mutex<()>,
     metadata: Pool,
@@ -161,6 +163,7 @@ impl<D: Disk> Zone<D> {
             segments: RefCell::new(segments),
             state: Cell::new(state),
             starved: Cell::new(false),
+            kept_free: Cell::new(0),
             opening: tokio::sync::Mutex::new(()),
             metadata,
         }
@@ -244,17 +247,29 @@ impl<D: Disk> Zone<D> {
         }
     }
 
+    /// Free segments that this priority leaves alone.
+    fn reserve_of(&self, priority: Priority) -> usize {
+        let kept_free = if priority == Priority::Client { self.kept_free.get() } else { 0 };
+        priority.reserve() + kept_free
+    }
+
+    /// Keeps so many bytes of the device free of clients' chunks.
+    pub(super) fn keep_free(&self, bytes: u64) {
+        let segment_bytes = u64::from(self.segment_blocks) * BLOCK_BYTES as u64;
+        self.kept_free.set(bytes.div_ceil(segment_bytes.max(1)) as usize);
+    }
+
     /// Whether a record of so many blocks would find space now.
     pub(super) fn has_room(&self, blocks: u32, priority: Priority) -> bool {
         let segments = self.segments.borrow();
-        let free = segments.free.len();
+        let (free, reserve) = (segments.free.len(), self.reserve_of(priority));
         let fits_active = self.active_fits(&segments, blocks);
-        self.works() && !self.starved.get() && (free > priority.reserve() || fits_active && free >= priority.reserve())
+        self.works() && !self.starved.get() && (free > reserve || fits_active && free >= reserve)
     }
 
     /// Free segments run so short that clients are about to be refused.
     pub(super) fn is_short(&self) -> bool {
-        self.segments.borrow().free.len() <= limits::CLIENT_RESERVE_SEGMENTS + 1
+        self.segments.borrow().free.len() <= self.reserve_of(Priority::Client) + 1
     }
 
     fn active_fits(&self, segments: &Segments, blocks: u32) -> bool {
@@ -269,7 +284,7 @@ impl<D: Disk> Zone<D> {
 
     fn try_reserve(self: &Rc<Self>, blocks: u32, priority: Priority) -> Option<Reservation<D>> {
         let mut segments = self.segments.borrow_mut();
-        if segments.free.len() < priority.reserve() || !self.active_fits(&segments, blocks) {
+        if segments.free.len() < self.reserve_of(priority) || !self.active_fits(&segments, blocks) {
             return None;
         }
         let segment = segments.active?;
@@ -318,7 +333,7 @@ impl<D: Disk> Zone<D> {
         let mut segments = self.segments.borrow_mut();
         let record_fits = 1 + blocks + (index_bytes(1) / BLOCK_BYTES) as u32 <= self.segment_blocks;
         let starved = self.starved.get() && priority != Priority::Compaction;
-        if segments.free.len() <= priority.reserve() || !record_fits || starved {
+        if segments.free.len() <= self.reserve_of(priority) || !record_fits || starved {
             return None;
         }
         let segment = segments.free.pop_first()?;

@@ -265,9 +265,16 @@ fn reads_are_linearizable(world: &World, log: &str, settled: &Settled, events: &
                 });
             }
             Outcome::Nothing if floor > 0 => {
-                let name = settled.deltas[floor as usize - 1].proposal.name;
-                let removed = of_name(settled, &name).iter().any(|(sequence, removes)| *removes && *sequence >= floor);
-                world.violations().check(removed, || {
+                // A removal that a promotion undid later was seen all the same.
+                let removes = |write: &&&Event| {
+                    let after = match &write.outcome {
+                        Outcome::Placed(cursor) => cursor.sequence >= floor,
+                        outcome => *outcome == Outcome::Unknown,
+                    };
+                    let this = write.operation == Operation::Remove && write.name == event.name;
+                    this && after && write.asked < event.answered
+                };
+                world.violations().check(events.iter().any(|write| removes(&write)), || {
                     format!("{log}: read {} saw nothing after {floor} was acknowledged", event.number)
                 });
             }
