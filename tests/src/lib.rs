@@ -8,12 +8,13 @@ pub mod sim;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Once, mpsc};
+use std::time::Duration;
 
 /// The `farside` binary of this build.
 pub fn binary() -> PathBuf {
@@ -63,19 +64,50 @@ impl Outcome {
     }
 }
 
+/// A command of `farside` without standard input, and of nobody's context.
+pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).env_remove("FARSIDE_CONTEXT").stdin(Stdio::null());
+    command
+}
+
 /// Runs `farside` with these arguments.
 pub fn farside<S: AsRef<OsStr>>(arguments: &[S]) -> Outcome {
-    let output = Command::new(binary())
-        .args(arguments)
-        .env_remove("FARSIDE_CONTEXT")
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary runs");
+    let output = command(arguments).output().expect("the binary runs");
     Outcome {
         code: output.status.code().unwrap_or(-1),
         stdout: output.stdout,
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Runs `farside` with these arguments, and kills it after `patience`: then the code is -1.
+pub fn farside_within<S: AsRef<OsStr>>(patience: Duration, arguments: &[S]) -> Outcome {
+    let mut child = command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let process = child.id();
+    let (ended, waits) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if waits.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
+            signal("-KILL", process);
+        }
+    });
+    let output = read_all(&mut child);
+    drop(ended);
+    watch.join().expect("the watch ends");
+    output
+}
+
+fn read_all(child: &mut Child) -> Outcome {
+    let mut stderr = child.stderr.take().expect("its errors");
+    let errors = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        stderr.read_to_end(&mut text).expect("read");
+        text
+    });
+    let mut stdout = Vec::new();
+    child.stdout.take().expect("its output").read_to_end(&mut stdout).expect("read");
+    let stderr = String::from_utf8_lossy(&errors.join().expect("read")).into_owned();
+    Outcome { code: child.wait().expect("ended").code().unwrap_or(-1), stdout, stderr }
 }
 
 /// A port such that it and the next few are free for UDP.
@@ -173,7 +205,7 @@ impl Site {
     /// Stops the node with SIGTERM; answers its exit code.
     pub fn stop(&mut self) -> i32 {
         let mut child = self.child.take().expect("it runs");
-        terminate(child.id());
+        signal("-TERM", child.id());
         child.wait().expect("ended").code().unwrap_or(-1)
     }
 
@@ -221,8 +253,9 @@ impl Drop for Site {
     }
 }
 
-fn terminate(process: u32) {
-    let killed = Command::new("kill").args(["-TERM", &process.to_string()]).status();
+/// Sends a signal, such as `-TERM`, to a process of ours.
+pub fn signal(signal: &str, process: u32) {
+    let killed = Command::new("kill").args([signal, &process.to_string()]).status();
     assert!(killed.expect("kill runs").success());
 }
 

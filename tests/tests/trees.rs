@@ -1,12 +1,13 @@
 //! A tree as it is: odd names, empty things, links, times, modes; unreadable and special files told; back identical.
 
-use farside_tests::{Site, bytes, farside};
+use farside_tests::{Site, bytes, farside, farside_within, skip};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 type Entry = (u32, i64, i64, Vec<u8>);
 
@@ -95,6 +96,30 @@ fn a_tree_comes_back_identical() {
     assert_eq!(history.lines().count(), 2);
     assert!(site.farside(&["history", "acme/tree", "empty"]).ok().contains("removed"));
     site.farside(&["get", "acme/tree", "empty"]).fails(5, "there is no empty");
+}
+
+#[test]
+fn a_tree_goes_into_every_log_of_a_node_with_two_shards() {
+    if farside_io::cores::available().expect("cores").len() < 2 {
+        return skip("two shards need two cores");
+    }
+    let root = tempfile::tempdir().expect("a directory");
+    let site = Site::start(root.path(), "near", &["--cores", "0,1"]);
+    let tree = root.path().join("tree");
+    std::fs::create_dir(&tree).expect("made");
+    for number in 0..40 {
+        let length = [10, 20_000, 300_000][number as usize % 3];
+        std::fs::write(tree.join(format!("file-{number}")), bytes(number, length)).expect("written");
+    }
+    let (from, dir) = (tree.display().to_string(), site.directory.display().to_string());
+    site.farside(&["tenant", "create", "acme", "--kms", &format!("file:{}", root.path().join("kms").display())]).ok();
+    // Logs fall to groups, and groups to shards, by chance: with eight of them both shards lead some.
+    for log in 0..8 {
+        let name = format!("acme/log-{log}");
+        site.farside(&["log", "create", &name]).ok();
+        let put = farside_within(Duration::from_secs(30), &["put", "--dir", &dir, "-r", &name, &from, "--json"]);
+        assert_eq!(put.ok().lines().count(), 40, "{name}");
+    }
 }
 
 #[test]

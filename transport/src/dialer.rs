@@ -1,4 +1,7 @@
 //! A link that is wanted for long: one connection of one class, made when needed, made again when lost, with backoff.
+//!
+//! An attempt is a task of its own. Callers only wait for what comes of it, so one that is dropped, or that nobody polls
+//! any more, holds up none of the others.
 
 use crate::endpoint::{ConnectError, Connection, Credentials, Endpoint};
 use crate::limits::{FIRST_BACKOFF, LAST_BACKOFF};
@@ -8,23 +11,33 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// Dials one address. Callers share the connection, the attempt under way, and its failure.
 pub struct Dialer {
+    line: Rc<Line>,
+    attempt: RefCell<Option<Attempt>>,
+}
+
+type Outcome = Result<Connection, ConnectError>;
+
+/// An attempt under way, or the last one that was.
+struct Attempt {
+    outcome: watch::Receiver<Option<Outcome>>,
+    task: AbortHandle,
+}
+
+/// What attempts work with, one after the other.
+struct Line {
     endpoint: Endpoint,
     credentials: Credentials,
     address: SocketAddr,
     expect: Expect,
     class: Class,
     entropy: Rc<dyn Entropy>,
-    /// Held by whoever makes the attempt.
-    turn: Mutex<()>,
     current: RefCell<Option<Current>>,
-    /// Attempts that have ended, and how the last one failed if it did.
-    ended: Cell<u64>,
-    failure: RefCell<Option<ConnectError>>,
     backoff: Cell<Duration>,
     not_before: Cell<Option<Instant>>,
 }
@@ -44,52 +57,84 @@ impl Dialer {
         class: Class,
         entropy: Rc<dyn Entropy>,
     ) -> Self {
-        Self {
+        let line = Line {
             endpoint,
             credentials,
             address,
             expect,
             class,
             entropy,
-            turn: Mutex::new(()),
             current: RefCell::new(None),
-            ended: Cell::new(0),
-            failure: RefCell::new(None),
             backoff: Cell::new(FIRST_BACKOFF),
             not_before: Cell::new(None),
-        }
+        };
+        Self { line: Rc::new(line), attempt: RefCell::new(None) }
     }
 
     /// Where it dials.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.line.address
+    }
+
+    /// Whether a connection is up, as far as this end has noticed.
+    pub fn is_up(&self) -> bool {
+        self.line.up().is_some()
     }
 
     /// The connection that is up, or one attempt to make one, after the backoff that is due. Who asks while an attempt
-    /// is under way shares its outcome.
+    /// is under way shares its outcome. Must be called inside the `LocalSet` on whose thread the endpoint lives.
     pub async fn connection(&self) -> Result<Connection, ConnectError> {
-        let ended = self.ended.get();
-        if let Some(connection) = self.up() {
+        if let Some(connection) = self.line.up() {
             return Ok(connection);
         }
-        let _turn = self.turn.lock().await;
-        if let Some(connection) = self.up() {
-            return Ok(connection);
-        }
-        if self.ended.get() != ended
-            && let Some(failure) = self.failure.borrow().clone()
-        {
-            return Err(failure);
-        }
-        self.attempt().await
+        let mut outcome = self.attempt_under_way();
+        // Without an outcome the attempt was given up.
+        let outcome = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        outcome.unwrap_or(Err(ConnectError::Closed))
     }
 
+    /// Joins the attempt under way, or begins one.
+    fn attempt_under_way(&self) -> watch::Receiver<Option<Outcome>> {
+        let mut attempt = self.attempt.borrow_mut();
+        if let Some(attempt) = attempt.as_ref().filter(|attempt| !attempt.task.is_finished()) {
+            return attempt.outcome.clone();
+        }
+        let (told, outcome) = watch::channel(None);
+        let line = self.line.clone();
+        let task = tokio::task::spawn_local(async move {
+            let made = line.attempt().await;
+            told.send_replace(Some(made));
+        });
+        *attempt = Some(Attempt { outcome: outcome.clone(), task: task.abort_handle() });
+        outcome
+    }
+
+    /// Gives up the connection that is up, and the attempt under way.
+    pub fn hang_up(&self, reason: &str) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.task.abort();
+        }
+        if let Some(current) = self.line.current.take() {
+            current.connection.close(reason);
+        }
+    }
+}
+
+impl Drop for Dialer {
+    fn drop(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.task.abort();
+        }
+    }
+}
+
+impl Line {
     fn up(&self) -> Option<Connection> {
         let current = self.current.borrow();
         current.as_ref().map(|current| &current.connection).filter(|connection| !connection.is_closed()).cloned()
     }
 
-    async fn attempt(&self) -> Result<Connection, ConnectError> {
+    async fn attempt(&self) -> Outcome {
         if let Some(lost) = self.current.take() {
             // A caller that is turned away learns it only after its own handshake: a connection that did not last
             // was as good as none, and is not tried again at once.
@@ -102,8 +147,6 @@ impl Dialer {
             tokio::time::sleep_until(not_before).await;
         }
         let outcome = self.endpoint.connect(self.address, &self.credentials, &self.expect, self.class).await;
-        self.ended.set(self.ended.get() + 1);
-        self.failure.replace(outcome.as_ref().err().cloned());
         match &outcome {
             Ok(connection) => {
                 self.not_before.set(None);
@@ -120,13 +163,5 @@ impl Dialer {
         // Half of the wait is drawn, so that many callers of one peer don't come back as one.
         let draw = f64::from(u16::from_le_bytes(random(self.entropy.as_ref()))) / f64::from(u16::MAX);
         self.not_before.set(Some(Instant::now() + backoff.mul_f64(0.5 + draw / 2.0)));
-    }
-
-    /// Gives up the connection that is up.
-    pub async fn hang_up(&self, reason: &str) {
-        let _turn = self.turn.lock().await;
-        if let Some(current) = self.current.take() {
-            current.connection.close(reason);
-        }
     }
 }

@@ -13,8 +13,10 @@ use farside_io::entropy::SystemEntropy;
 use farside_transport::{
     BindError, CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Rejection, Role, Settings, Trust,
 };
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::task::spawn_local;
 
@@ -220,6 +222,24 @@ fn many_callers_share_one_attempt_and_its_failure() {
             }
         });
         failures.await.expect("one attempt for all");
+    });
+}
+
+#[test]
+fn a_caller_that_nobody_polls_any_more_holds_up_nobody() {
+    run(async {
+        let near = Site::new(1);
+        let (listener, address) = near.listen(Settings::default());
+        serve(listener);
+        let dialer = dialer(&near, address, Settings::default());
+        let mut first = Box::pin(dialer.connection());
+        // It begins the attempt, and is left alone then, as a stream of futures leaves those that it is not asked for.
+        assert!(poll_fn(|context| Poll::Ready(first.as_mut().poll(context).is_pending())).await);
+        let second = tokio::time::timeout(Duration::from_secs(5), dialer.connection()).await;
+        let second = second.expect("nobody waits for the first caller").expect("a connection");
+        second.call(&Request::Status, None).await.expect("an answer");
+        // The first one, polled again, gets the same connection.
+        first.await.expect("a connection");
     });
 }
 

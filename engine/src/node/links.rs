@@ -111,14 +111,14 @@ impl PeerLinks {
     }
 
     /// Gives up every connection to a peer.
-    pub(crate) async fn forget(&self, peer: SiteId) {
+    pub(crate) fn forget(&self, peer: SiteId) {
         let gone: Vec<Rc<Dialer>> = {
             let mut dialers = self.dialers.borrow_mut();
             let keys: Vec<Key> = dialers.keys().filter(|(site, ..)| *site == peer).copied().collect();
             keys.iter().filter_map(|key| dialers.remove(key)).collect()
         };
         for dialer in gone {
-            dialer.hang_up("the peer was removed").await;
+            dialer.hang_up("the peer was removed");
         }
         self.hellos.borrow_mut().remove(&peer);
     }

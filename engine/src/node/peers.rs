@@ -208,7 +208,7 @@ pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, set: SetPeer) -> Answered
             shard.on(owner, forget).await??;
         }
         for index in 0..shard.shards() {
-            shard.on(index, move |there| async move { there.links.forget(peer).await }).await?;
+            shard.on(index, move |there| async move { there.links.forget(peer) }).await?;
         }
     }
     Ok(Reply::Done.into())

@@ -2,10 +2,11 @@
 //! files are skipped with a line; a file that changes while it is read, or can't be read, is told and makes the whole fail.
 
 use super::{Notice, Tell};
-use crate::client::{ClientError, Log, PutReceipt, Upload, UploadBody};
+use crate::client::{ClientError, Log, Prepared, PutReceipt, Upload, UploadBody};
 use bytes::Bytes;
 use farside_codec::seal::ObjectKind;
-use futures_util::stream::{self, StreamExt};
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -42,7 +43,6 @@ enum Entry {
 
 /// Walks a tree depth first, a directory before what is in it. Holds one listing a level.
 struct Walk {
-    root: PathBuf,
     levels: Vec<std::vec::IntoIter<PathBuf>>,
 }
 
@@ -50,7 +50,7 @@ impl Walk {
     fn new(root: &Path) -> Result<Self, ClientError> {
         let fail = |error| ClientError::File(root.to_owned(), error);
         let first = list(root).map_err(fail)?;
-        Ok(Self { root: root.to_owned(), levels: vec![first.into_iter()] })
+        Ok(Self { levels: vec![first.into_iter()] })
     }
 }
 
@@ -95,54 +95,112 @@ impl Iterator for Walk {
     }
 }
 
-/// Puts everything under `root`. Every receipt goes to `each`, every trouble to `tell`.
+/// Puts everything under `root`. Every receipt goes to `each`, every trouble with one entry to `tell`; trouble with the
+/// site ends the whole, and what `each` was told of until then is durable.
 pub async fn store(
     log: &Log,
     root: &Path,
     each: &mut dyn FnMut(&PutReceipt),
     tell: Tell<'_>,
 ) -> Result<Stored, ClientError> {
-    let walk = Walk::new(root)?;
-    let base = walk.root.clone();
-    let prepared =
-        stream::iter(walk.flatten()).map(|entry| prepare(log, &base, entry)).buffer_unordered(OBJECTS_IN_FLIGHT);
-    let commits = prepared.ready_chunks(OBJECTS_PER_COMMIT).map(|batch| async move {
-        let (mut objects, mut notices) = (Vec::new(), Vec::new());
-        for outcome in batch {
-            match outcome {
-                Ok((object, notice)) => {
-                    objects.extend(object);
-                    notices.extend(notice);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((log.commit(objects).await, notices))
-    });
-    let mut commits = std::pin::pin!(commits.buffered(COMMITS_IN_FLIGHT));
+    let mut entries = Walk::new(root)?.flatten();
+    let mut pipeline = Pipeline::default();
     let mut total = Stored::default();
-    while let Some(committed) = commits.next().await {
-        let (receipts, notices) = committed?;
-        for notice in notices {
-            if notice.failure {
-                total.failures += 1
-            } else {
-                total.skipped += 1
-            }
-            tell(notice);
+    loop {
+        while pipeline.wants_entries()
+            && let Some(entry) = entries.next()
+        {
+            pipeline.prepare(prepare(log, root, entry));
         }
-        for receipt in receipts {
-            let receipt = receipt?;
-            total.objects += 1;
-            total.bytes += receipt.size_bytes;
-            total.deduplicated_bytes += receipt.deduplicated_bytes;
-            each(&receipt);
+        while let Some(batch) = pipeline.next_batch() {
+            pipeline.commit(log.commit(batch));
+        }
+        match pipeline.work.next().await {
+            None => return Ok(total),
+            Some(Step::Prepared(entry)) => {
+                pipeline.preparing -= 1;
+                let (object, notice) = entry?;
+                pipeline.ready.extend(object);
+                notice.into_iter().for_each(|notice| total.tell(notice, tell));
+            }
+            Some(Step::Committed(receipts)) => {
+                pipeline.committing -= 1;
+                total.count(receipts, each)?;
+            }
         }
     }
-    Ok(total)
 }
 
-type PreparedEntry = (Option<crate::client::Prepared>, Option<Notice>);
+impl Stored {
+    fn tell(&mut self, notice: Notice, tell: Tell<'_>) {
+        match notice.failure {
+            true => self.failures += 1,
+            false => self.skipped += 1,
+        }
+        tell(notice);
+    }
+
+    /// Counts what was placed, also where something else of the same batch was not.
+    fn count(
+        &mut self,
+        receipts: Vec<Result<PutReceipt, ClientError>>,
+        each: &mut dyn FnMut(&PutReceipt),
+    ) -> Result<(), ClientError> {
+        let mut failed = None;
+        for receipt in receipts {
+            match receipt {
+                Ok(receipt) => {
+                    self.objects += 1;
+                    self.bytes += receipt.size_bytes;
+                    self.deduplicated_bytes += receipt.deduplicated_bytes;
+                    each(&receipt);
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// What came of one piece of work.
+enum Step {
+    Prepared(Result<PreparedEntry, ClientError>),
+    Committed(Vec<Result<PutReceipt, ClientError>>),
+}
+
+/// Entries on their way: sealed and sent, then ready, then proposed. All of it is polled at once, because any of it may
+/// hold what another part waits for: a turn to send, or the attempt to connect.
+#[derive(Default)]
+struct Pipeline<'a> {
+    work: FuturesUnordered<LocalBoxFuture<'a, Step>>,
+    preparing: usize,
+    committing: usize,
+    ready: Vec<Prepared>,
+}
+
+impl<'a> Pipeline<'a> {
+    fn wants_entries(&self) -> bool {
+        self.preparing < OBJECTS_IN_FLIGHT && self.ready.len() < OBJECTS_PER_COMMIT
+    }
+
+    fn prepare(&mut self, work: impl Future<Output = Result<PreparedEntry, ClientError>> + 'a) {
+        self.preparing += 1;
+        self.work.push(Box::pin(async { Step::Prepared(work.await) }));
+    }
+
+    /// While commits are under way, what becomes ready gathers for the next one.
+    fn next_batch(&mut self) -> Option<Vec<Prepared>> {
+        let due = self.committing < COMMITS_IN_FLIGHT && !self.ready.is_empty();
+        due.then(|| self.ready.drain(..self.ready.len().min(OBJECTS_PER_COMMIT)).collect())
+    }
+
+    fn commit(&mut self, work: impl Future<Output = Vec<Result<PutReceipt, ClientError>>> + 'a) {
+        self.committing += 1;
+        self.work.push(Box::pin(async { Step::Committed(work.await) }));
+    }
+}
+
+type PreparedEntry = (Option<Prepared>, Option<Notice>);
 
 /// Seals one entry. Trouble with the entry is a notice; trouble with the site ends the whole.
 async fn prepare(log: &Log, root: &Path, entry: Entry) -> Result<PreparedEntry, ClientError> {
