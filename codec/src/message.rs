@@ -80,7 +80,7 @@ choice!(
         Busy = 8,
         /// What is stored is damaged beyond its redundancy.
         Corrupt = 9,
-        /// Not now: starting, stopping, checking with the peers who is home, or too few devices.
+        /// Not now: starting, stopping, or checking with the peers who is home.
         Unavailable = 10,
         /// The name's newest delta is not the one the condition expects.
         ConditionFailed = 11,
@@ -96,6 +96,8 @@ choice!(
         Diverged = 16,
         /// A fault of ours.
         Internal = 17,
+        /// Too few devices work for what is to be stored to survive a loss; only an operator changes that.
+        TooFewDevices = 18,
     }
 );
 

@@ -1,4 +1,4 @@
-//! The kernel and the hardware: aligned registered buffers, disks on io_uring, cores, clocks, entropy.
+//! The kernel and the hardware: aligned registered buffers, disks on io_uring, cores, clocks, entropy, ties of processes.
 
 pub mod clock;
 pub mod cores;
@@ -6,5 +6,6 @@ pub mod disk;
 pub mod entropy;
 pub mod limits;
 pub mod pool;
+pub mod process;
 pub mod sim;
 pub mod uring;
