@@ -3,13 +3,13 @@
 //! A file is a [`FrameHeader`] of kind FILE followed by its payload; the header's correlation says which file it is, so
 //! that a key file copied over an identity file is refused as what it is.
 
+use crate::whole_file;
 use bytes::Bytes;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::message::kind;
 use farside_codec::{DecodeError, Field, FrameHeader};
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// Largest file of this sort: an identity with its chain is a few KiB.
@@ -48,9 +48,8 @@ impl std::fmt::Display for FramedFileError {
         match self {
             Self::Missing(path) => write!(f, "{} is missing", path.display()),
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
-            Self::Damaged(path, error) => {
-                write!(f, "{} is damaged ({error}): restore it from a copy", path.display())
-            }
+            Self::Damaged(path, error @ DecodeError::Version { .. }) => write!(f, "{} was {error}", path.display()),
+            Self::Damaged(path, error) => write!(f, "{} is damaged: {error}", path.display()),
         }
     }
 }
@@ -59,23 +58,23 @@ impl std::error::Error for FramedFileError {}
 
 /// Writes `payload` so that a crash leaves the old file or the new one, readable by its owner only.
 pub fn write(path: &Path, file: FileKind, payload: &[u8]) -> Result<(), FramedFileError> {
-    let header = FrameHeader::of_payload(kind::FILE, 0, file as u64, payload);
     let fail = |error| FramedFileError::Io(path.to_owned(), error);
-    let temporary = path.with_extension("new");
-    let write = || {
-        let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        out.write_all(&header.to_array())?;
-        out.write_all(payload)?;
-        out.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().map_err(fail)
+    whole_file::write(path, 0o600, &encode(file, payload)).map_err(fail)
+}
+
+fn encode(file: FileKind, payload: &[u8]) -> Vec<u8> {
+    let header = FrameHeader::of_payload(kind::FILE, 0, file as u64, payload);
+    [&header.to_array()[..], payload].concat()
 }
 
 /// Writes a record so.
 pub fn write_record<R: Field>(path: &Path, file: FileKind, record: &R) -> Result<(), FramedFileError> {
     write(path, file, &record.to_bytes())
+}
+
+/// A record as its file holds it.
+pub fn record_bytes<R: Field>(file: FileKind, record: &R) -> Vec<u8> {
+    encode(file, &record.to_bytes())
 }
 
 /// Reads and checks a file.

@@ -153,6 +153,11 @@ impl Site {
         Self { directory, port, child: None }
     }
 
+    /// A site that was made already.
+    pub fn at(directory: PathBuf, port: u16) -> Self {
+        Self { directory, port, child: None }
+    }
+
     /// Makes a site and runs its node.
     pub fn start(root: &Path, name: &str, more: &[&str]) -> Self {
         let mut site = Self::init(root, name, more);
@@ -204,8 +209,13 @@ impl Site {
 
     /// Stops the node with SIGTERM; answers its exit code.
     pub fn stop(&mut self) -> i32 {
+        self.stop_by("-TERM")
+    }
+
+    /// Stops the node with a signal of one's choice; answers its exit code.
+    pub fn stop_by(&mut self, name: &str) -> i32 {
         let mut child = self.child.take().expect("it runs");
-        signal("-TERM", child.id());
+        signal(name, child.id());
         child.wait().expect("ended").code().unwrap_or(-1)
     }
 

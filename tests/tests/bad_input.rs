@@ -28,9 +28,19 @@ fn wrong_arguments() {
     std::fs::write(root.path().join("site/precious"), "x").expect("written");
     farside(&["init", "--dir", &dir, "--site", "near"]).fails(1, "not empty");
     assert!(root.path().join("site/precious").exists());
-    for help in [&["--help"][..], &["put", "--help"], &["peer", "add", "--help"]] {
-        assert!(farside(help).ok().contains("Example"), "{help:?}");
-    }
+    // What is wrong with the arguments alone is said although there is no site to ask.
+    let nobody = ["--context", "/no/such/context"];
+    let check = |arguments: &[&str], code, what| farside(&[arguments, &nobody].concat()).fails(code, what);
+    check(&["put", "acme/photos", "a"], 2, "NAME FILE");
+    check(&["put", "-r", "nolog", "."], 2, "TENANT/LOG");
+    check(&["log", "policy", "acme/photos", "--dedup", "some"], 2, "off, log or tenant");
+    check(&["tenant", "create", "acme", "--kms", "foo"], 2, "file:DIR");
+    check(&["peer", "add", "far", "token"], 2, "no peer token");
+    check(&["ls", "acme/photos", "--at", "2026-02-30T00:00:00Z"], 2, "in no calendar");
+    check(&["ls", "acme/photos", "--at", "1969-07-20T20:17:40Z"], 2, "before 1970");
+    check(&["ls", "acme/photos"], 5, "/no/such/context is missing");
+    let unset = farside_tests::command(&["status"]).env("FARSIDE_CONTEXT", "").output().expect("it runs");
+    assert_eq!(unset.status.code(), Some(2), "an empty variable counts as unset");
 }
 
 #[test]
@@ -49,14 +59,23 @@ fn a_running_node_and_what_it_refuses() {
     std::fs::write(&settings, text.replace(&second.port.to_string(), &site.port.to_string())).expect("written");
     assert!(second.try_run().1.contains("in use"));
     std::fs::write(&settings, text.replace("mtu", "mut")).expect("written");
-    assert!(second.try_run().1.contains("unknown field"));
+    assert!(second.try_run().1.contains(": unknown field"));
+    std::fs::write(&settings, text.replace("device-1", "device-0")).expect("written");
+    assert!(second.try_run().1.contains("twice"));
+    std::fs::write(&settings, text.replace("devices/device-1", "devices/../devices/device-0")).expect("written");
+    assert!(second.try_run().1.contains("one device twice"));
+    std::fs::write(&settings, text.replace("pool_bytes = ", "pool_bytes = 1 # ")).expect("written");
+    assert!(second.try_run().1.contains("`pool_bytes` is below"));
+    std::fs::write(&settings, &text).expect("written");
+    second.run();
+    assert_eq!(second.stop_by("-HUP"), 0);
 
     site.farside(&["put", "acme/nothing", "a", "/dev/null"]).fails(5, "no log");
     site.farside(&["get", "acme/photos", "nothing"]).fails(5, "there is no nothing");
     site.farside(&["put", "acme/photos", "a", "/no/such/file"]).fails(1, "No such file");
     site.farside(&["put", "nolog", "a", "/dev/null"]).fails(2, "TENANT/LOG");
     site.farside(&["tenant", "create", "acme", "--kms", "file:/tmp/x"]).fails(1, "exists already");
-    site.farside(&["tenant", "create", "third", "--kms", "vault:x"]).fails(1, "file:DIR");
+    site.farside(&["tenant", "create", "third", "--kms", "vault:x"]).fails(2, "file:DIR");
     site.farside(&["failover"]).fails(5, "nothing to fail over");
     site.farside(&["ls", "acme/photos", "--at", "yesterday"]).fails(2, "RFC 3339");
 
@@ -74,7 +93,7 @@ fn a_running_node_and_what_it_refuses() {
     // Another KMS computes other keys: nothing is sealed with them.
     let wrong = root.path().join("wrong-kms");
     let wrong_url = format!("file:{}", wrong.display());
-    site.farside(&["tenant", "kms", "acme", &wrong_url]).fails(1, "no key");
+    site.farside(&["tenant", "kms", "acme", &wrong_url]).fails(5, "no key");
     std::fs::create_dir(&wrong).expect("made");
     std::fs::copy(kms.join("other.v1.key"), wrong.join("acme.v1.key")).expect("copied");
     site.farside(&["tenant", "kms", "acme", &wrong_url]).fails(3, "another key");

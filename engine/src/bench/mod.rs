@@ -2,10 +2,12 @@
 
 mod pipeline;
 
-use crate::cli::{Progress, show_bytes};
+use crate::cli::show_bytes;
 use crate::client::{ClientError, Upload};
-use crate::demo::local::{Generated, LocalSite, SitePlan, WorkDirectory, device_bytes, join};
+use crate::demo::local::{Generated, LocalSite, SitePlan, device_bytes, join};
 use crate::demo::wait_until_caught_up;
+use crate::demo::work::WorkDirectory;
+use crate::terminal::{Progress, line};
 use farside_io::cores;
 use serde_json::json;
 use std::path::Path;
@@ -66,9 +68,7 @@ fn report(rounds: &[Round], bytes: u64, mtu: u16, peak: u64, as_json: bool) {
     let least = rounds.iter().map(|round| round.ours).fold(f64::MAX, f64::min);
     let most = rounds.iter().map(|round| round.ours).fold(0.0, f64::max);
     if as_json {
-        println!(
-            "{}",
-            json!({
+        line(json!({
                 "name": "replicate catch-up",
                 "parameters": { "bytes": bytes, "mtu": mtu, "geometry": "4+2", "shards": 1 },
                 "throughput_bytes_per_second": ours,
@@ -79,22 +79,21 @@ fn report(rounds: &[Round], bytes: u64, mtu: u16, peak: u64, as_json: bool) {
                 "min": least,
                 "max": most,
                 "peak_resident_bytes": peak,
-            })
-        );
+        }));
         return;
     }
-    println!("catch-up of {} at MTU {mtu}, 4+2 on both sides, every chunk and delta flushed", show_bytes(bytes));
-    println!(
+    line(format!("catch-up of {} at MTU {mtu}, 4+2 on both sides, every chunk and delta flushed", show_bytes(bytes)));
+    line(format!(
         "  ours           {}/s  (median of {}, {} to {})",
         show_bytes(ours as u64),
         rounds.len(),
         show_bytes(least as u64),
         show_bytes(most as u64)
-    );
-    println!("  bare pipeline  {}/s  (QUIC, one copy, O_DIRECT, the same flushes)", show_bytes(limit as u64));
-    println!("  ratio          {ratio:.2}");
-    println!("  CPU            {per_gib:.2} s/GiB, both nodes");
-    println!("  peak resident  {}", show_bytes(peak));
+    ));
+    line(format!("  bare pipeline  {}/s  (QUIC, one copy, O_DIRECT, the same flushes)", show_bytes(limit as u64)));
+    line(format!("  ratio          {ratio:.2}"));
+    line(format!("  CPU            {per_gib:.2} s/GiB, both nodes"));
+    line(format!("  peak resident  {}", show_bytes(peak)));
 }
 
 /// Puts the data into the near site, which has no peer yet.

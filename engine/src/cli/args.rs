@@ -48,13 +48,13 @@ pub(super) enum Command {
     #[command(after_help = "Example: farside node --dir near")]
     Node,
     /// How clients find this site
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: farside context export --dir near -o near.context")]
     Context(ContextCommand),
     /// Tenants
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: farside tenant list --dir near")]
     Tenant(TenantCommand),
     /// Logs
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: farside log list --dir near")]
     Log(LogCommand),
     /// Puts a file, standard input, or with -r a tree; answers once it is durable
     #[command(
@@ -83,7 +83,7 @@ pub(super) enum Command {
         log: String,
         /// The object's name; with -r an empty directory
         name: PathBuf,
-        /// Where to write it; - is standard output
+        /// Where to write it; - is standard output. A file is written whole or not at all
         #[arg(short, long, default_value = "-")]
         output: PathBuf,
         #[command(flatten)]
@@ -116,12 +116,13 @@ pub(super) enum Command {
     /// How the site is: devices, logs, lag of its peers, alerts
     #[command(after_help = "Example: farside status --dir near --wait-caught-up 60")]
     Status {
-        /// Wait so many seconds until every peer has everything; exit 4 if not
+        /// Wait so many seconds until every peer has acknowledged everything; exit 4 if not, at once if all that is
+        /// left is paused
         #[arg(long, value_name = "SECONDS")]
         wait_caught_up: Option<u64>,
     },
     /// Peer sites
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: farside peer list --dir near")]
     Peer(PeerCommand),
     /// Makes this surviving site the home of another site's logs
     #[command(after_help = "Example: farside failover --dir far --from near")]
@@ -137,7 +138,7 @@ pub(super) enum Command {
         force: bool,
     },
     /// Figures that can be reproduced
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: farside bench replicate --size 1GiB")]
     Bench(BenchCommand),
 }
 
@@ -149,6 +150,9 @@ pub(super) struct Init {
     /// Shard i listens on this port + i (UDP)
     #[arg(long, default_value = "127.0.0.1:7400")]
     pub(super) listen: SocketAddr,
+    /// Where peers and clients find it, if that is not where it listens (0.0.0.0, NAT)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(super) advertise: Option<SocketAddr>,
     /// Files or block devices to use, comma separated; what they hold is lost
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["device_count", "device_size"])]
     pub(super) devices: Vec<PathBuf>,
@@ -184,7 +188,7 @@ pub(super) enum ContextCommand {
     /// Writes a context: endpoints and a client identity, never tenant keys
     #[command(after_help = "Example: farside context export --dir near --tenant acme -o acme.context")]
     Export {
-        /// The file to write
+        /// The file to write; - is standard output
         #[arg(short, long)]
         output: PathBuf,
         /// Only for this tenant
@@ -200,13 +204,15 @@ pub(super) enum TenantCommand {
     Create {
         /// Its name
         name: String,
-        /// Its KMS: file:DIR
+        /// Its KMS: file:DIR. DIR is made if its parent is there
         #[arg(long, value_name = "URL")]
         kms: String,
     },
     /// Lists tenants
+    #[command(after_help = "Example: farside tenant list --dir near --json")]
     List,
     /// Shows one
+    #[command(after_help = "Example: farside tenant show --dir near acme")]
     Show {
         /// Its name
         name: String,
@@ -230,8 +236,10 @@ pub(super) enum LogCommand {
         log: String,
     },
     /// Lists logs
+    #[command(after_help = "Example: farside log list --dir near --json")]
     List,
     /// Shows a log's head, its hash and its lineage
+    #[command(after_help = "Example: farside log show --dir near acme/photos")]
     Show {
         /// TENANT/LOG
         log: String,
@@ -256,6 +264,7 @@ pub(super) enum LogCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum PeerCommand {
     /// Prints a token with which one site may join this one as its peer, once, within a day
+    #[command(after_help = "Example: farside peer token --dir far")]
     Token,
     /// Joins the site that made a token
     #[command(after_help = "Example: farside peer add --dir near far \"$(farside peer token --dir far)\"")]
@@ -266,18 +275,22 @@ pub(super) enum PeerCommand {
         token: String,
     },
     /// Lists peers
+    #[command(after_help = "Example: farside peer list --dir near")]
     List,
     /// Stops sending to a peer and taking from it
+    #[command(after_help = "Example: farside peer pause --dir near far")]
     Pause {
         /// The peer's name
         site: String,
     },
     /// Goes on
+    #[command(after_help = "Example: farside peer resume --dir near far")]
     Resume {
         /// The peer's name
         site: String,
     },
     /// Forgets a peer and what is held for it
+    #[command(after_help = "Example: farside peer remove --dir near far")]
     Remove {
         /// The peer's name
         site: String,
@@ -299,4 +312,44 @@ pub(super) enum BenchCommand {
         #[arg(long, value_name = "DIR")]
         work: Option<PathBuf>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arguments;
+    use clap::{Command, CommandFactory};
+
+    fn check(command: &Command, path: &str) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.starts_with("Example") && help.contains("farside "), "{path} --help shows no example");
+        assert!(command.get_about().is_some(), "{path} --help does not say what it does");
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            check(inner, &format!("{path} {}", inner.get_name()));
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        check(&command, "farside");
+    }
+
+    #[test]
+    fn examples_are_understood() {
+        fn examples(command: &Command, found: &mut Vec<String>) {
+            found.extend(command.get_after_help().map(ToString::to_string).iter().flat_map(|help| {
+                help.lines().filter_map(|line| line.split_once("farside ")).map(|(_, rest)| format!("farside {rest}"))
+            }));
+            command.get_subcommands().for_each(|inner| examples(inner, found));
+        }
+        let mut found = Vec::new();
+        examples(&Arguments::command(), &mut found);
+        assert!(found.len() > 25, "only {} examples", found.len());
+        for example in found {
+            let example = example.replace("\"$(farside peer token --dir far)\"", "TOKEN");
+            let parsed = Arguments::command().try_get_matches_from(example.split_whitespace());
+            assert!(parsed.is_ok(), "{example}");
+        }
+    }
 }

@@ -1,25 +1,26 @@
-//! Commands that talk to a site.
+//! Commands that talk to a site about itself, its tenants, logs and peers. What is wrong with the command line alone is
+//! said before anybody is called.
 
-use super::args::{At, Common, ContextCommand, LogCommand, PeerCommand, TenantCommand};
-use super::output::{CliError, Progress, kind, line, object_json, put_json, show_name};
-use super::sizes::{parse_time, show_bytes, show_time};
-use crate::client::{
-    Client, ClientError, ClientSettings, Context, ObjectInfo, Upload, parse_label, parse_log_name, unexpected,
-};
+use super::args::{Common, ContextCommand, LogCommand, PeerCommand, TenantCommand};
+use super::objects::Output;
+use super::output::CliError;
+use super::sizes::show_time;
+use crate::client::{Client, ClientError, ClientSettings, Context, parse_label, parse_log_name, unexpected};
+use crate::kms::FileKms;
 use crate::node;
-use crate::tree::{self, Notice};
+use crate::terminal::{Progress, line, note};
 use farside_codec::delta::Deduplication;
 use farside_codec::message::{
-    Failover, FailoverReport, LogInfo, Moment, PeerAction, Reply, Request, SetPeer, SetPolicy,
+    Failover, FailoverReport, LogInfo, PeerAction, PeerRecord, Reply, Request, SetPeer, SetPolicy,
 };
 use serde_json::{Value, json};
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-type Outcome = Result<(), CliError>;
+pub(super) type Outcome = Result<(), CliError>;
+
+/// Logs that are named when a wait was in vain.
+const BEHIND_SHOWN: usize = 5;
 
 /// The context that the flags name.
 fn context_path(common: &Common) -> Result<PathBuf, CliError> {
@@ -27,13 +28,15 @@ fn context_path(common: &Common) -> Result<PathBuf, CliError> {
         (Some(_), Some(_)) => Err(CliError::usage("--dir and --context name two sites; give one of them")),
         (Some(dir), None) => {
             let path = node::directory::NodeDirectory::new(dir).admin_context();
-            match path.exists() {
-                true => Ok(path),
-                false => Err(ClientError::NotFound(format!("{} is not a node's directory", dir.display())).into()),
+            match path.try_exists() {
+                Ok(true) => Ok(path),
+                Ok(false) => Err(node::DirectoryError::NotANode(dir.clone()).into()),
+                Err(error) => Err(ClientError::File(dir.clone(), error).into()),
             }
         }
         (None, Some(path)) => Ok(path.clone()),
         (None, None) => std::env::var_os("FARSIDE_CONTEXT")
+            .filter(|path| !path.is_empty())
             .map(PathBuf::from)
             .ok_or_else(|| CliError::usage("which site? give --dir DIR or --context FILE, or set FARSIDE_CONTEXT")),
     }
@@ -44,27 +47,24 @@ pub(super) async fn connect(common: &Common) -> Result<Client, CliError> {
     Ok(Client::connect(&Context::load(&path)?, ClientSettings::beside(&path)?).await?)
 }
 
-fn moment(at: &At) -> Result<Moment, CliError> {
-    match (&at.at, at.seq) {
-        (Some(text), _) => parse_time(text)
-            .map(Moment::Time)
-            .ok_or_else(|| CliError::usage(format!("{text} is no RFC 3339 time, like 2026-01-31T12:00:00Z"))),
-        (None, Some(sequence)) => Ok(Moment::Sequence(sequence)),
-        (None, None) => Ok(Moment::Latest),
-    }
-}
-
 pub(super) async fn context(command: ContextCommand, common: &Common) -> Outcome {
     let ContextCommand::Export { output, tenant } = command;
     let dir = common.dir.as_deref().ok_or_else(|| CliError::usage("context export needs --dir DIR"))?;
+    let tenant = tenant.as_deref().map(parse_label).transpose()?;
     let tenant = match tenant {
         None => None,
-        Some(name) => {
-            let client = connect(common).await?;
-            Some(client.tenant(&parse_label(&name)?).await?.tenant)
-        }
+        Some(name) => Some(connect(common).await?.tenant(&name).await?.tenant),
     };
-    node::export_context(dir, tenant)?.save(&output)?;
+    let context = node::export_context(dir, tenant)?.to_file_bytes();
+    match Output::of(&output) {
+        Output::Standard => {
+            crate::terminal::contents(&context);
+            crate::terminal::flush();
+            return Ok(());
+        }
+        Output::File(path) => crate::whole_file::write(path, 0o600, &context)
+            .map_err(|error| ClientError::File(path.to_owned(), error))?,
+    }
     match common.json {
         true => line(json!({ "context": output.display().to_string() })),
         false => line(format!("wrote {}", output.display())),
@@ -84,23 +84,39 @@ fn tenant_json(tenant: &farside_codec::message::Tenant) -> Value {
 }
 
 pub(super) async fn tenant(command: TenantCommand, common: &Common) -> Outcome {
-    let client = connect(common).await?;
     let print = |tenant: &farside_codec::message::Tenant| match common.json {
         true => line(tenant_json(tenant)),
         false => line(format!("{}  {}  {} key epochs", tenant.name, tenant.tenant, tenant.epochs.len())),
     };
-    match command {
-        TenantCommand::Create { name, kms } => print(&client.create_tenant(&parse_label(&name)?, &kms).await?),
-        TenantCommand::List => client.tenants().await?.iter().for_each(print),
-        TenantCommand::Show { name } => print(&client.tenant(&parse_label(&name)?).await?),
-        TenantCommand::Kms { name, url } => {
-            client.set_kms(&parse_label(&name)?, &url).await?;
-            match common.json {
-                true => line(json!({ "tenant": name, "kms": url })),
-                false => line(format!("the KMS of {name} is {url}; it computes the tenant's keys")),
-            }
+    let client = match command {
+        TenantCommand::Create { name, kms } => {
+            let (name, kms) = (parse_label(&name)?, FileKms::parse(&kms).map_err(ClientError::from)?);
+            let client = connect(common).await?;
+            print(&client.create_tenant(&name, &kms.url()).await?);
+            client
         }
-    }
+        TenantCommand::List => {
+            let client = connect(common).await?;
+            client.tenants().await?.iter().for_each(print);
+            client
+        }
+        TenantCommand::Show { name } => {
+            let name = parse_label(&name)?;
+            let client = connect(common).await?;
+            print(&client.tenant(&name).await?);
+            client
+        }
+        TenantCommand::Kms { name, url } => {
+            let (name, kms) = (parse_label(&name)?, FileKms::parse(&url).map_err(ClientError::from)?);
+            let client = connect(common).await?;
+            client.set_kms(&name, &kms.url()).await?;
+            match common.json {
+                true => line(json!({ "tenant": name.as_str(), "kms": kms.url() })),
+                false => line(format!("the KMS of {name} is {}; it computes the tenant's keys", kms.url())),
+            }
+            client
+        }
+    };
     Ok(client.close().await?)
 }
 
@@ -118,6 +134,7 @@ fn log_json(info: &LogInfo) -> Value {
         "name": format!("{}/{}", info.descriptor.tenant_name, info.descriptor.name),
         "id": info.descriptor.log.to_string(),
         "home": info.home.as_ref().map(ToString::to_string),
+        "home_site_id": info.lineage.last().map(|last| last.generation.site.to_string()),
         "generation": info.lineage.last().map(|last| last.generation.counter),
         "head_seq": info.head.sequence,
         "head_hash": info.head.hash.to_string(),
@@ -138,7 +155,8 @@ fn print_log(info: &LogInfo, common: &Common, whole: bool) {
         return line(log_json(info));
     }
     let name = format!("{}/{}", info.descriptor.tenant_name, info.descriptor.name);
-    let home = info.home.as_ref().map_or("unknown", |home| home.as_str());
+    let site = info.lineage.last().map(|last| last.generation.site.to_string());
+    let home = super::status_text::home(info.home.as_ref().map(|home| home.as_str()), site.as_deref());
     line(format!("{name}  home {home}  head {}  {}", info.head.sequence, show_time(info.head_time)));
     if whole {
         line(format!("  head hash  {}", info.head.hash));
@@ -151,199 +169,48 @@ fn print_log(info: &LogInfo, common: &Common, whole: bool) {
     }
 }
 
+fn deduplication(text: &str) -> Result<Deduplication, CliError> {
+    match text {
+        "off" => Ok(Deduplication::Off),
+        "log" => Ok(Deduplication::Log),
+        "tenant" => Ok(Deduplication::Tenant),
+        other => Err(CliError::usage(format!("--dedup {other}: it is off, log or tenant"))),
+    }
+}
+
 pub(super) async fn log(command: LogCommand, common: &Common) -> Outcome {
-    let client = connect(common).await?;
-    match command {
+    let client = match command {
         LogCommand::Create { log } => {
             let (tenant, name) = parse_log_name(&log)?;
+            let client = connect(common).await?;
             print_log(&client.create_log(&tenant, &name).await?, common, false);
+            client
         }
-        LogCommand::List => client.logs().await?.iter().for_each(|info| print_log(info, common, false)),
-        LogCommand::Show { log } => print_log(&client.resolve(&log).await?, common, true),
+        LogCommand::List => {
+            let client = connect(common).await?;
+            client.logs().await?.iter().for_each(|info| print_log(info, common, false));
+            client
+        }
+        LogCommand::Show { log } => {
+            parse_log_name(&log)?;
+            let client = connect(common).await?;
+            print_log(&client.resolve(&log).await?, common, true);
+            client
+        }
         LogCommand::Policy { log, dedup, history, lag_bound } => {
+            parse_log_name(&log)?;
+            let dedup = dedup.as_deref().map(deduplication).transpose()?;
+            let client = connect(common).await?;
             let info = client.resolve(&log).await?;
             let mut policy = info.descriptor.policy.clone();
-            policy.deduplication = match dedup.as_deref() {
-                None => policy.deduplication,
-                Some("off") => Deduplication::Off,
-                Some("log") => Deduplication::Log,
-                Some("tenant") => Deduplication::Tenant,
-                Some(other) => return Err(CliError::usage(format!("--dedup {other}: off, log or tenant"))),
-            };
+            policy.deduplication = dedup.unwrap_or(policy.deduplication);
             policy.history_seconds = history.unwrap_or(policy.history_seconds);
             policy.lag_bound_seconds = lag_bound.unwrap_or(policy.lag_bound_seconds);
             client.control(&Request::SetPolicy(SetPolicy { log: info.descriptor.log, policy })).await?;
             print_log(&client.resolve(&log).await?, common, true);
+            client
         }
-    }
-    Ok(client.close().await?)
-}
-
-fn tell(notice: Notice) {
-    eprintln!("{}: {}", show_name(notice.path.as_os_str().as_bytes()), notice.what);
-}
-
-pub(super) async fn put(recursive: bool, log: &str, name: &Path, file: Option<&Path>, common: &Common) -> Outcome {
-    let client = connect(common).await?;
-    let log = client.open_log(log).await?;
-    let outcome = match (recursive, file) {
-        (true, None) => put_tree(&log, name, common).await,
-        (true, Some(_)) => Err(CliError::usage("put -r takes T/L DIR")),
-        (false, None) => Err(CliError::usage("put takes T/L NAME FILE; - reads standard input")),
-        (false, Some(file)) => put_file(&log, name, file, common).await,
     };
-    client.close().await?;
-    outcome
-}
-
-async fn put_file(log: &crate::client::Log, name: &Path, file: &Path, common: &Common) -> Outcome {
-    let name = name.as_os_str().as_bytes();
-    let upload = if file == Path::new("-") {
-        Upload::reader(name, Box::new(std::io::stdin()))
-    } else {
-        let fail = |error| ClientError::File(file.to_owned(), error);
-        let input = std::fs::File::open(file).map_err(fail)?;
-        let metadata = input.metadata().map_err(fail)?;
-        if metadata.is_dir() {
-            return Err(CliError::usage(format!("{} is a directory; put -r puts trees", file.display())));
-        }
-        let mut upload = Upload::reader(name, Box::new(input));
-        upload.mode = metadata.mode() & 0o7777;
-        upload.modified = (metadata.mtime(), metadata.mtime_nsec() as u32);
-        upload
-    };
-    let receipt = log.put(upload).await?;
-    match common.json {
-        true => line(put_json(&log.name(), &receipt)),
-        false => line(format!(
-            "{}  seq {}  {}  {}",
-            show_name(&receipt.name),
-            receipt.receipt.cursor.sequence,
-            show_bytes(receipt.size_bytes),
-            show_time(receipt.receipt.time)
-        )),
-    }
-    Ok(())
-}
-
-async fn put_tree(log: &crate::client::Log, root: &Path, common: &Common) -> Outcome {
-    let mut progress = Progress::new();
-    let (mut objects, mut bytes) = (0u64, 0u64);
-    let name = log.name();
-    let begun = Instant::now();
-    let mut each = |receipt: &crate::client::PutReceipt| {
-        objects += 1;
-        bytes += receipt.size_bytes;
-        if common.json {
-            line(put_json(&name, receipt));
-        }
-        progress.show(|| format!("{objects} objects, {}", show_bytes(bytes)));
-    };
-    let stored = tree::store(log, root, &mut each, &mut tell).await?;
-    drop(progress);
-    let seconds = begun.elapsed().as_secs_f64();
-    if !common.json {
-        line(format!(
-            "{} objects, {} in {seconds:.1} s; {} were there already; {} skipped, {} failed",
-            stored.objects,
-            show_bytes(stored.bytes),
-            show_bytes(stored.deduplicated_bytes),
-            stored.skipped,
-            stored.failures
-        ));
-    }
-    if stored.failures > 0 { Err(CliError::Told(1)) } else { Ok(()) }
-}
-
-pub(super) async fn get(recursive: bool, log: &str, name: &Path, output: &Path, at: &At, common: &Common) -> Outcome {
-    let at = moment(at)?;
-    let client = connect(common).await?;
-    let log = client.open_log(log).await?;
-    if recursive {
-        let restored = tree::restore(&log, &at, name, &mut tell).await?;
-        client.close().await?;
-        match common.json {
-            true => line(
-                json!({ "objects": restored.objects, "size_bytes": restored.bytes, "failures": restored.failures }),
-            ),
-            false => line(format!(
-                "{} objects, {}; {} failed",
-                restored.objects,
-                show_bytes(restored.bytes),
-                restored.failures
-            )),
-        }
-        return if restored.failures > 0 { Err(CliError::Told(1)) } else { Ok(()) };
-    }
-    let object = log.get(name.as_os_str().as_bytes(), &at).await?;
-    if output == Path::new("-") {
-        let mut out = std::io::stdout().lock();
-        object.read(|bytes| out.write_all(bytes)).await?;
-        out.flush().map_err(|error| ClientError::File("standard output".into(), error))?;
-    } else {
-        write_whole(&object, output).await?;
-    }
-    Ok(client.close().await?)
-}
-
-/// Writes beside the target and renames, so that a failed get leaves what was there.
-async fn write_whole(object: &crate::client::Object, output: &Path) -> Outcome {
-    let fail = |error| ClientError::File(output.to_owned(), error);
-    let mut temporary = output.as_os_str().to_owned();
-    temporary.push(format!(".{}.part", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let mut file = std::fs::File::create_new(&temporary).map_err(fail)?;
-    let written = object.read(|bytes| file.write_all(bytes)).await;
-    let renamed = match written {
-        Ok(()) => file.sync_all().and_then(|()| std::fs::rename(&temporary, output)).map_err(fail),
-        Err(error) => Err(error),
-    };
-    renamed.map_err(|error| {
-        // Nobody wants half an object.
-        let _ = std::fs::remove_file(&temporary);
-        error.into()
-    })
-}
-
-fn print_object(info: &ObjectInfo, common: &Common) {
-    match common.json {
-        true => line(object_json(info)),
-        false => line(format!(
-            "{:>10}  {}  {:>10}  {:<9}  {}",
-            info.sequence,
-            show_time(info.time),
-            show_bytes(info.size_bytes),
-            kind(info),
-            show_name(&info.name)
-        )),
-    }
-}
-
-pub(super) async fn ls(log: &str, at: &At, common: &Common) -> Outcome {
-    let at = moment(at)?;
-    let client = connect(common).await?;
-    client.open_log(log).await?.list(&at).await?.iter().for_each(|info| print_object(info, common));
-    Ok(client.close().await?)
-}
-
-pub(super) async fn rm(log: &str, name: &Path, common: &Common) -> Outcome {
-    let client = connect(common).await?;
-    let log = client.open_log(log).await?;
-    let receipt = log.remove(name.as_os_str().as_bytes()).await?;
-    match common.json {
-        true => line(put_json(&log.name(), &receipt)),
-        false => line(format!("removed {}  seq {}", show_name(&receipt.name), receipt.receipt.cursor.sequence)),
-    }
-    Ok(client.close().await?)
-}
-
-pub(super) async fn history(log: &str, name: &Path, common: &Common) -> Outcome {
-    let client = connect(common).await?;
-    let name = name.as_os_str().as_bytes();
-    for mut info in client.open_log(log).await?.history(name).await? {
-        info.name = name.to_vec().into();
-        print_object(&info, common);
-    }
     Ok(client.close().await?)
 }
 
@@ -356,20 +223,59 @@ pub(crate) async fn status_document(client: &Client) -> Result<Value, ClientErro
     }
 }
 
-/// Whether every peer that is not paused has everything of every log that is home here.
+/// A peer that has not acknowledged all of a log that is home here.
+struct Behind<'a> {
+    log: &'a str,
+    peer: &'a str,
+    paused: bool,
+}
+
+fn behind<'a>(document: &'a Value) -> Vec<Behind<'a>> {
+    let mut found = Vec::new();
+    for log in document["logs"].as_array().into_iter().flatten() {
+        for peer in log["peers"].as_array().into_iter().flatten().filter(|peer| peer["caught_up"] != true) {
+            let text = |value: &'a Value| value.as_str().unwrap_or_default();
+            let paused = peer["state"] == "paused";
+            found.push(Behind { log: text(&log["name"]), peer: text(&peer["site"]), paused });
+        }
+    }
+    found
+}
+
+/// Whether every peer has acknowledged everything of every log that is home here.
 pub(crate) fn all_caught_up(document: &Value) -> bool {
-    let logs = document["logs"].as_array().into_iter().flatten();
-    let mut peers = logs.flat_map(|log| log["peers"].as_array().into_iter().flatten());
-    peers.all(|peer| peer["state"] == "paused" || peer["caught_up"] == true)
+    behind(document).is_empty()
+}
+
+/// Says who is behind, and answers the exit code for it.
+fn tell_behind(behind: &[Behind<'_>], seconds: u64) -> CliError {
+    let shown = behind.iter().take(BEHIND_SHOWN).map(|behind| {
+        let paused = if behind.paused { ", which is paused" } else { "" };
+        format!("{} at {}{paused}", behind.log, behind.peer)
+    });
+    let mut shown: Vec<String> = shown.collect();
+    if behind.len() > BEHIND_SHOWN {
+        shown.push(format!("{} more", behind.len() - BEHIND_SHOWN));
+    }
+    note(format!("error: not every peer has everything after {seconds} s: {}", shown.join("; ")));
+    match behind.iter().find(|behind| behind.paused) {
+        Some(paused) => note(format!("hint: `farside peer resume {}` goes on", paused.peer)),
+        None => note("hint: `farside status` shows the lag, and what a peer's trouble is"),
+    }
+    CliError::Told(4)
 }
 
 pub(super) async fn status(wait: Option<u64>, common: &Common) -> Outcome {
     let client = connect(common).await?;
     let mut progress = Progress::new();
-    let deadline = Instant::now() + Duration::from_secs(wait.unwrap_or(0));
+    let begun = Instant::now();
+    let patience = Duration::from_secs(wait.unwrap_or(0));
     let document = loop {
         let document = status_document(&client).await?;
-        if wait.is_none() || all_caught_up(&document) || Instant::now() >= deadline {
+        let behind = behind(&document);
+        // Time does not help where all that is left is paused.
+        let hopeless = behind.iter().all(|behind| behind.paused);
+        if wait.is_none() || hopeless || begun.elapsed() >= patience {
             break document;
         }
         progress.show(|| "waiting until every peer has everything".to_owned());
@@ -381,22 +287,56 @@ pub(super) async fn status(wait: Option<u64>, common: &Common) -> Outcome {
         false => super::status_text::print(&document),
     }
     client.close().await?;
-    match wait {
-        Some(seconds) if !all_caught_up(&document) => {
-            eprintln!("error: not every peer has everything after {seconds} s");
-            Err(CliError::Told(4))
-        }
+    match behind(&document) {
+        behind if wait.is_some() && !behind.is_empty() => Err(tell_behind(&behind, begun.elapsed().as_secs())),
         _ => Ok(()),
     }
 }
 
-pub(super) async fn peer(command: PeerCommand, common: &Common) -> Outcome {
-    let client = connect(common).await?;
-    let site = client.clone();
-    let set = |name: String, action: PeerAction| async move {
-        let name = parse_label(&name)?;
-        site.control(&Request::SetPeer(SetPeer { name, action })).await.map(drop)
+async fn set_peer(client: &Client, site: &str, action: PeerAction, common: &Common) -> Outcome {
+    let name = parse_label(site)?;
+    let (state, says) = match action {
+        PeerAction::Pause => ("paused", "is paused: nothing is sent to it or taken from it, and what it lacks is kept"),
+        PeerAction::Resume => ("active", "is active again"),
+        PeerAction::Remove => ("removed", "is a peer no more; what was kept for it is let go"),
     };
+    client.control(&Request::SetPeer(SetPeer { name, action })).await?;
+    match common.json {
+        true => line(json!({ "site": site, "state": state })),
+        false => line(format!("{site} {says}")),
+    }
+    Ok(())
+}
+
+fn print_peer(peer: &PeerRecord, common: &Common) {
+    let state = if peer.paused { "paused" } else { "active" };
+    match common.json {
+        true => line(json!({ "site": peer.name.as_str(), "state": state, "endpoints": peer.endpoints })),
+        false => line(format!("{}  {state}  {}", peer.name, peer.endpoints.join(" "))),
+    }
+}
+
+/// What of a command about peers can be seen to be wrong without asking anybody.
+fn check_peer_command(command: &PeerCommand) -> Outcome {
+    match command {
+        PeerCommand::Token | PeerCommand::List => Ok(()),
+        PeerCommand::Pause { site } | PeerCommand::Resume { site } | PeerCommand::Remove { site } => {
+            Ok(parse_label(site).map(drop)?)
+        }
+        PeerCommand::Add { site, token } => {
+            let maker = node::token_site(token);
+            let maker = maker.ok_or_else(|| CliError::usage("this is no peer token, or part of it is missing"))?;
+            match maker.as_str() == site {
+                true => Ok(()),
+                false => Err(CliError::usage(format!("the token was made by site {maker}, not {site}"))),
+            }
+        }
+    }
+}
+
+pub(super) async fn peer(command: PeerCommand, common: &Common) -> Outcome {
+    check_peer_command(&command)?;
+    let client = connect(common).await?;
     match command {
         PeerCommand::Token => match client.control(&Request::PeerToken).await? {
             Reply::Token(token) if common.json => line(json!({ "token": token })),
@@ -404,11 +344,6 @@ pub(super) async fn peer(command: PeerCommand, common: &Common) -> Outcome {
             reply => return Err(unexpected(&reply).into()),
         },
         PeerCommand::Add { site, token } => {
-            let maker = node::token_site(&token);
-            let maker = maker.ok_or_else(|| CliError::usage("this is no peer token, or part of it is missing"))?;
-            if maker.as_str() != site {
-                return Err(CliError::usage(format!("the token was made by site {maker}, not {site}")));
-            }
             client.control(&Request::PeerAdd(token)).await?;
             match common.json {
                 true => line(json!({ "site": site, "added": true })),
@@ -416,22 +351,12 @@ pub(super) async fn peer(command: PeerCommand, common: &Common) -> Outcome {
             }
         }
         PeerCommand::List => match client.control(&Request::PeerList).await? {
-            Reply::Peers(peers) => {
-                for peer in peers {
-                    let state = if peer.paused { "paused" } else { "active" };
-                    match common.json {
-                        true => {
-                            line(json!({ "site": peer.name.as_str(), "state": state, "endpoints": peer.endpoints }))
-                        }
-                        false => line(format!("{}  {state}  {}", peer.name, peer.endpoints.join(" "))),
-                    }
-                }
-            }
+            Reply::Peers(peers) => peers.iter().for_each(|peer| print_peer(peer, common)),
             reply => return Err(unexpected(&reply).into()),
         },
-        PeerCommand::Pause { site } => set(site, PeerAction::Pause).await?,
-        PeerCommand::Resume { site } => set(site, PeerAction::Resume).await?,
-        PeerCommand::Remove { site } => set(site, PeerAction::Remove).await?,
+        PeerCommand::Pause { site } => set_peer(&client, &site, PeerAction::Pause, common).await?,
+        PeerCommand::Resume { site } => set_peer(&client, &site, PeerAction::Resume, common).await?,
+        PeerCommand::Remove { site } => set_peer(&client, &site, PeerAction::Remove, common).await?,
     }
     Ok(client.close().await?)
 }
@@ -462,8 +387,9 @@ pub(crate) fn failover_json(report: &FailoverReport) -> Value {
 }
 
 pub(super) async fn failover(from: Option<String>, log: Option<String>, force: bool, common: &Common) -> Outcome {
-    let client = connect(common).await?;
     let from = from.as_deref().map(parse_label).transpose()?;
+    log.as_deref().map(parse_log_name).transpose()?;
+    let client = connect(common).await?;
     let log = match log {
         Some(name) => Some(client.resolve(&name).await?.descriptor.log),
         None => None,

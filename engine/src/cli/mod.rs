@@ -2,39 +2,52 @@
 
 mod args;
 mod client_commands;
+mod objects;
 mod output;
 mod sizes;
 mod status_text;
 
 pub(crate) use client_commands::{all_caught_up, failover_json, status_document};
-pub(crate) use output::Progress;
 pub(crate) use sizes::show_bytes;
 
 use crate::client::parse_label;
+use crate::interrupt;
 use crate::node::{self, InitOptions};
+use crate::terminal::{line, note};
 use args::{Arguments, BenchCommand, Command, Common, Init};
 use clap::Parser;
 use farside_codec::erasure::Geometry;
-use output::{CliError, line};
+use output::CliError;
 use serde_json::json;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("FARSIDE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,openraft=off,quinn=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Whoever has closed standard error must not end a node by it.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.log_internal_errors(false).init();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version are answers; everything else is a usage error. A closed pipe is neither.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-        }
+        Err(error) => return ExitCode::from(answer(&error)),
     };
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(error.tell()),
+    }
+}
+
+/// Help and version are answers; everything else that the parser says is a usage error.
+fn answer(error: &clap::Error) -> u8 {
+    match error.print() {
+        Err(trouble) if !error.use_stderr() && trouble.kind() != ErrorKind::BrokenPipe => {
+            note(format_args!("error: standard output: {trouble}"));
+            1
+        }
+        _ if error.use_stderr() => 2,
+        _ => 0,
     }
 }
 
@@ -46,6 +59,10 @@ pub(crate) fn on_runtime<T>(work: impl Future<Output = T>) -> std::io::Result<T>
 
 fn run(arguments: Arguments) -> Result<(), CliError> {
     let Arguments { command, common } = arguments;
+    if !matches!(command, Command::Node) {
+        // A node stops by itself, when it has finished what it is at.
+        interrupt::leave_on_signals().map_err(CliError::failed)?;
+    }
     match command {
         Command::Init(options) => init(&options, &common),
         Command::Node => {
@@ -54,10 +71,7 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
         }
         Command::Demo { path, keep, size } => {
             let demo = crate::demo::Options { path, keep, bytes: size, json: common.json };
-            crate::demo::run(&demo).map_err(|error| {
-                eprintln!("error: {error}");
-                CliError::Told(1)
-            })
+            crate::demo::run(&demo).map_err(CliError::failed)
         }
         Command::Bench(BenchCommand::Replicate { size, mtu, work }) => {
             crate::bench::replicate(size, mtu, work.as_deref(), common.json).map_err(CliError::failed)
@@ -72,14 +86,14 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Tenant(command) => client_commands::tenant(command, common).await,
         Command::Log(command) => client_commands::log(command, common).await,
         Command::Put { recursive, log, name, file } => {
-            client_commands::put(recursive, &log, &name, file.as_deref(), common).await
+            objects::put(recursive, &log, &name, file.as_deref(), common).await
         }
         Command::Get { recursive, log, name, output, at } => {
-            client_commands::get(recursive, &log, &name, &output, &at, common).await
+            objects::get(recursive, &log, &name, &output, &at, common).await
         }
-        Command::Ls { log, at } => client_commands::ls(&log, &at, common).await,
-        Command::Rm { log, name } => client_commands::rm(&log, &name, common).await,
-        Command::History { log, name } => client_commands::history(&log, &name, common).await,
+        Command::Ls { log, at } => objects::ls(&log, &at, common).await,
+        Command::Rm { log, name } => objects::rm(&log, &name, common).await,
+        Command::History { log, name } => objects::history(&log, &name, common).await,
         Command::Status { wait_caught_up } => client_commands::status(wait_caught_up, common).await,
         Command::Peer(command) => client_commands::peer(command, common).await,
         Command::Failover { from, log, force } => client_commands::failover(from, log, force, common).await,
@@ -94,6 +108,7 @@ fn init(options: &Init, common: &Common) -> Result<(), CliError> {
         directory: directory.clone(),
         site: parse_label(&options.site)?,
         listen: options.listen,
+        advertise: options.advertise,
         devices: options.devices.clone(),
         device_count: options.device_count,
         device_bytes: options.device_size,
@@ -102,10 +117,14 @@ fn init(options: &Init, common: &Common) -> Result<(), CliError> {
         mtu: options.mtu,
     };
     let site = node::init(&init)?;
+    if let Some(notice) = init.notice() {
+        note(format_args!("notice: {notice}"));
+    }
     match common.json {
         true => line(json!({
             "site": site.name.as_str(), "site_id": site.site.to_string(), "shards": site.shards,
             "geometry": site.geometry.to_string(), "listen": options.listen.to_string(),
+            "device_losses_survived": init.losses_survived(),
         })),
         false => {
             line(format!(

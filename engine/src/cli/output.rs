@@ -1,10 +1,10 @@
 //! What commands print: lines for people, JSON for scripts, errors as one sentence and a hint.
 
 use crate::client::{ClientError, ObjectInfo, PutReceipt};
-use crate::node::NodeError;
+use crate::node::{DirectoryError, NodeError};
+use crate::terminal::note;
 use farside_codec::seal::ObjectKind;
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
 
 /// Why a command failed.
 pub(super) enum CliError {
@@ -19,6 +19,12 @@ pub(super) enum CliError {
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         Self::Client(error)
+    }
+}
+
+impl From<DirectoryError> for CliError {
+    fn from(error: DirectoryError) -> Self {
+        Self::Node(error.into())
     }
 }
 
@@ -41,26 +47,18 @@ impl CliError {
     pub(super) fn tell(self) -> u8 {
         match self {
             Self::Told(code) => code,
-            Self::Client(error) => {
-                eprintln!("error: {error}");
-                if let Some(hint) = error.hint() {
-                    eprintln!("hint: {hint}");
-                }
-                error.exit_code()
-            }
-            Self::Node(error) => {
-                eprintln!("error: {error}");
-                error.exit_code()
-            }
+            Self::Client(error) => tell(&error, error.hint(), error.exit_code()),
+            Self::Node(error) => tell(&error, error.hint().map(str::to_owned), error.exit_code()),
         }
     }
 }
 
-/// Prints a line; a reader that has gone away ends the command quietly.
-pub(super) fn line(text: impl std::fmt::Display) {
-    if writeln!(std::io::stdout(), "{text}").is_err() {
-        std::process::exit(0);
+fn tell(error: &dyn std::error::Error, hint: Option<String>, code: u8) -> u8 {
+    note(format_args!("error: {error}"));
+    if let Some(hint) = hint {
+        note(format_args!("hint: {hint}"));
     }
+    code
 }
 
 /// A name for people: no control characters reach the terminal.
@@ -118,39 +116,6 @@ pub(super) fn object_json(info: &ObjectInfo) -> Value {
         "kind": kind(info),
     });
     with_name(object, &info.name)
-}
-
-/// A line on a terminal that is written over again and again, for anything that takes over a second.
-pub(crate) struct Progress {
-    shown: bool,
-    next: std::time::Instant,
-    terminal: bool,
-}
-
-impl Progress {
-    /// Silent for a second, and where stderr is no terminal.
-    pub(crate) fn new() -> Self {
-        let next = std::time::Instant::now() + std::time::Duration::from_secs(1);
-        Self { shown: false, next, terminal: std::io::stderr().is_terminal() }
-    }
-
-    /// Shows `text`, if it is time.
-    pub(crate) fn show(&mut self, text: impl FnOnce() -> String) {
-        let now = std::time::Instant::now();
-        if self.terminal && now >= self.next {
-            self.next = now + std::time::Duration::from_millis(250);
-            self.shown = true;
-            eprint!("\r\x1b[K{}", text());
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.shown {
-            eprint!("\r\x1b[K");
-        }
-    }
 }
 
 #[cfg(test)]

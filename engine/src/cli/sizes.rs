@@ -77,43 +77,62 @@ pub(crate) fn show_time(time: Hlc) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
-/// Reads RFC 3339. The answer covers everything within the last digit given.
-pub(super) fn parse_time(text: &str) -> Option<Hlc> {
+/// Reads RFC 3339. The answer covers everything within the last digit given. The error says what is wrong.
+pub(super) fn parse_time(text: &str) -> Result<Hlc, String> {
+    let (fields, offset_minutes) =
+        parse_fields(text).ok_or_else(|| format!("{text} is no RFC 3339 time, like 2026-01-31T12:00:00Z"))?;
+    let Fields { year, month, day, hour, minute, second, ms } = fields;
+    let days = days_from_civil(year, month, day);
+    let in_calendar = (1..=12).contains(&month) && civil_from_days(days) == (year, month, day);
+    if !in_calendar || !(0..24).contains(&hour) || !(0..60).contains(&minute) || !(0..61).contains(&second) {
+        return Err(format!("{text} is in no calendar"));
+    }
+    let seconds = days * 86_400 + hour * 3600 + (minute - offset_minutes) * 60 + second;
+    let ms = u64::try_from(seconds * 1000 + ms).map_err(|_| format!("{text} is before 1970, when no log began"))?;
+    // Everything of that millisecond.
+    Ok(Hlc((ms << 16) | 0xffff))
+}
+
+struct Fields {
+    year: i64,
+    month: i64,
+    day: i64,
+    hour: i64,
+    minute: i64,
+    second: i64,
+    ms: i64,
+}
+
+/// A number of so many digits and nothing else.
+fn digits(text: &str, count: usize) -> Option<i64> {
+    (text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// The numbers of a time, and minutes that its zone is ahead of UTC.
+fn parse_fields(text: &str) -> Option<(Fields, i64)> {
     let (date, rest) = text.split_once(['T', 't', ' '])?;
-    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
-    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-    let zone = rest.find(['Z', 'z', '+']).or_else(|| rest.rfind('-'))?;
-    let (clock, zone) = rest.split_at(zone);
-    let mut clock = clock.splitn(3, ':');
-    let hour: i64 = clock.next()?.parse().ok()?;
-    let minute: i64 = clock.next()?.parse().ok()?;
-    let (second, fraction) = clock
-        .next()?
-        .split_once('.')
-        .map_or_else(|| None, |(s, f)| Some((s, Some(f))))
-        .unwrap_or((rest.get(6..8)?, None));
-    let second: i64 = second.parse().ok()?;
-    let ms = match fraction {
-        None => 999,
-        Some(digits) => format!("{digits:9<3}").get(..3)?.parse::<i64>().ok()?,
+    let mut date = date.split('-');
+    let (year, month, day) = (digits(date.next()?, 4)?, digits(date.next()?, 2)?, digits(date.next()?, 2)?);
+    let (clock, zone) = rest.split_at(rest.find(['Z', 'z', '+', '-'])?);
+    let (clock, ms) = match clock.split_once('.') {
+        None => (clock, 999),
+        // Digits below the millisecond are let go.
+        Some((clock, fraction)) => (clock, digits(format!("{fraction:9<3}").get(..3)?, 3)?),
     };
-    let in_day = (0..24).contains(&hour) && (0..60).contains(&minute) && (0..61).contains(&second);
-    let in_calendar = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    if !in_day || !in_calendar {
+    let mut clock = clock.split(':');
+    let (hour, minute, second) = (digits(clock.next()?, 2)?, digits(clock.next()?, 2)?, digits(clock.next()?, 2)?);
+    if date.next().is_some() || clock.next().is_some() {
         return None;
     }
     let offset = match zone {
         "Z" | "z" => 0,
         zone => {
             let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-            let minutes = i64::from(hours.parse::<u8>().ok()?) * 60 + i64::from(minutes.parse::<u8>().ok()?);
+            let minutes = digits(hours, 2)? * 60 + digits(minutes, 2)?;
             if zone.starts_with('-') { -minutes } else { minutes }
         }
     };
-    let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + (minute - offset) * 60 + second;
-    let ms = u64::try_from(seconds * 1000 + ms).ok()?;
-    // Everything of that millisecond.
-    Some(Hlc((ms << 16) | 0xffff))
+    Some((Fields { year, month, day, hour, minute, second, ms }, offset))
 }
 
 #[cfg(test)]
@@ -124,16 +143,31 @@ mod tests {
     fn times_round_trip() {
         for ms in [0, 951_782_399_999, 951_782_400_000, 1_798_675_199_123, 4_102_444_800_000] {
             let text = show_time(Hlc::from_ms(ms));
-            assert_eq!(parse_time(&text).map(Hlc::ms), Some(ms), "{text}");
+            assert_eq!(parse_time(&text).map(Hlc::ms), Ok(ms), "{text}");
         }
         assert_eq!(show_time(Hlc::from_ms(951_782_400_000)), "2000-02-29T00:00:00.000Z");
-        assert_eq!(parse_time("2000-02-29T02:00:00.0+02:00").map(Hlc::ms), Some(951_782_400_099));
-        assert_eq!(parse_time("2000-02-29T02:00:00.000+02:00").map(Hlc::ms), Some(951_782_400_000));
-        assert_eq!(parse_time("2000-02-29T00:00:00Z").map(Hlc::ms), Some(951_782_400_999));
+        assert_eq!(parse_time("2000-02-29T02:00:00.0+02:00").map(Hlc::ms), Ok(951_782_400_099));
+        assert_eq!(parse_time("2000-02-29T02:00:00.000+02:00").map(Hlc::ms), Ok(951_782_400_000));
+        assert_eq!(parse_time("2000-02-29T00:00:00Z").map(Hlc::ms), Ok(951_782_400_999));
         let far = "9999999999999999999-01-01T00:00:00Z";
         let late = "2000-01-01T00:00:00+9999999999999999:00";
-        for bad in ["", "yesterday", "2000-13-01T00:00:00Z", "2000-01-01", "2000-01-01T00:00:00", far, late] {
-            assert_eq!(parse_time(bad), None, "{bad}");
+        for bad in [
+            "",
+            "yesterday",
+            "2000-01-01",
+            "2000-01-01T00:00:00",
+            "2000-01-01T00:00Z",
+            "+000-01-01T00:00:00Z",
+            far,
+            late,
+        ] {
+            assert!(parse_time(bad).is_err_and(|error| error.contains("RFC 3339")), "{bad}");
+        }
+        for bad in ["2000-13-01T00:00:00Z", "2001-02-29T00:00:00Z", "2000-04-31T00:00:00Z", "2000-01-01T24:00:00Z"] {
+            assert!(parse_time(bad).is_err_and(|error| error.contains("in no calendar")), "{bad}");
+        }
+        for bad in ["1969-12-31T23:59:59Z", "1970-01-01T00:00:00+01:00"] {
+            assert!(parse_time(bad).is_err_and(|error| error.contains("before 1970")), "{bad}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The status document as a table for people.
 
-use super::output::line;
 use super::sizes::show_bytes;
+use crate::terminal::line;
 use serde_json::Value;
 
 fn text(value: &Value) -> String {
@@ -10,6 +10,15 @@ fn text(value: &Value) -> String {
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+/// A log's home: its name, or what is left of a peer that was removed.
+pub(super) fn home(name: Option<&str>, site: Option<&str>) -> String {
+    match (name, site) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(site)) => format!("{site} (removed peer)"),
+        (None, None) => "unknown".into(),
+    }
 }
 
 /// Prints it.
@@ -32,7 +41,7 @@ pub(super) fn print(document: &Value) {
         line(format!(
             "  {}  home {}  generation {}  head {}",
             text(&log["name"]),
-            text(&log["home"]),
+            home(log["home"].as_str(), log["home_site_id"].as_str()),
             log["generation"],
             log["head_seq"]
         ));

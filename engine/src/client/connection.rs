@@ -17,8 +17,15 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a call is repeated before the site counts as unreachable.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a call is repeated before the site counts as unreachable: longer than a node that has just started asks its
+/// peers whether it is still home.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// What is left of it at least once a call has failed. A client that was held up itself, by its own input, finds its
+/// connection gone and its patience over at once.
+const SECOND_CHANCE: Duration = Duration::from_secs(2);
+/// A client notices sooner than nodes do that its connection is dead, so that there is patience left for another one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE: Duration = Duration::from_millis(1500);
 /// Shorter for the first call: a command that finds nobody should say so soon.
 const FIRST_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -46,7 +53,8 @@ impl SiteLink {
             Some(SocketAddr::V6(_)) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
             _ => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
         };
-        let endpoint = machine.endpoint(local, None, Settings::default());
+        let settings = Settings { idle_timeout: IDLE_TIMEOUT, keep_alive: KEEP_ALIVE, ..Settings::default() };
+        let endpoint = machine.endpoint(local, None, settings);
         let endpoint = endpoint.map_err(|error| ClientError::Failed(error.to_string()))?;
         let hello = Request::Hello(Hello {
             oldest_version: frame::OLDEST_VERSION,
@@ -101,15 +109,17 @@ impl SiteLink {
         GroupId::of_log(log, self.hello.groups).shard(self.hello.shards)
     }
 
-    fn dialer(&self, link: Link) -> Rc<Dialer> {
+    fn dialer(&self, link: Link) -> Result<Rc<Dialer>, ClientError> {
         let mut dialers = self.dialers.borrow_mut();
+        let port = self.address.port().checked_add(link.0);
+        let port = port.ok_or_else(|| ClientError::Failed("the site's shards have ports above 65535".into()))?;
         let make = || {
-            let address = SocketAddr::new(self.address.ip(), self.address.port() + link.0);
+            let address = SocketAddr::new(self.address.ip(), port);
             let entropy = self.machine.entropy.clone();
             let (endpoint, credentials) = (self.endpoint.clone(), self.credentials.clone());
             Rc::new(Dialer::new(endpoint, credentials, address, self.expect.clone(), link.1, entropy))
         };
-        dialers.entry(link).or_insert_with(make).clone()
+        Ok(dialers.entry(link).or_insert_with(make).clone())
     }
 
     /// Asks a shard, again and again while that may help. Every request that a client makes is safe to repeat.
@@ -125,11 +135,14 @@ impl SiteLink {
         request: &Request,
         body: Option<Bytes>,
     ) -> Result<(Reply, Stream), ClientError> {
-        let deadline = Instant::now() + PATIENCE;
-        let dialer = self.dialer((shard, class));
+        let mut deadline = Instant::now() + PATIENCE;
+        let dialer = self.dialer((shard, class))?;
         let mut wait = Duration::from_millis(20);
+        let mut first = true;
         loop {
-            let error = match dialer.connection().await {
+            let connected = tokio::time::timeout_at(deadline, dialer.connection());
+            let connected = connected.await.unwrap_or(Err(ConnectError::Unreachable(dialer.address())));
+            let error = match connected {
                 Err(error) => connect_failed(error),
                 Ok(connection) => {
                     let parts = body.as_ref().map(|body| vec![body.clone()]);
@@ -145,6 +158,9 @@ impl SiteLink {
                 }
             };
             let final_one = matches!(&error, ClientError::Refused(refusal) if refusal.code == RefusalCode::Full);
+            if std::mem::take(&mut first) {
+                deadline = deadline.max(Instant::now() + SECOND_CHANCE);
+            }
             if final_one || Instant::now() + wait > deadline {
                 return Err(error);
             }

@@ -3,6 +3,7 @@
 
 use super::error::ClientError;
 use crate::framed::{self, FileKind};
+use crate::whole_file;
 use bytes::Bytes;
 use farside_codec::delta::{Cursor, Lineage};
 use farside_codec::ids::{EpochId, Label, LogId, SiteId};
@@ -41,6 +42,11 @@ impl Context {
     /// Writes it, for its owner only.
     pub fn save(&self, path: &Path) -> Result<(), ClientError> {
         Ok(framed::write_record(path, FileKind::Context, self)?)
+    }
+
+    /// What its file holds.
+    pub fn to_file_bytes(&self) -> Vec<u8> {
+        framed::record_bytes(FileKind::Context, self)
     }
 
     /// What the client proves itself with.
@@ -112,10 +118,7 @@ impl ClientSettings {
         let Some(path) = &self.path else { return Ok(()) };
         let text = toml::to_string_pretty(&self.file).map_err(|error| ClientError::Failed(error.to_string()))?;
         // Two commands at once must not leave half a file behind.
-        let temporary = path.with_extension(format!("{}.new", std::process::id()));
-        std::fs::write(&temporary, text)
-            .and_then(|()| std::fs::rename(&temporary, path))
-            .map_err(|error| ClientError::File(path.clone(), error))
+        whole_file::write(path, 0o600, text.as_bytes()).map_err(|error| ClientError::File(path.clone(), error))
     }
 
     /// The tenant's KMS.

@@ -203,7 +203,7 @@ fn info(delta: &Delta, record: Option<ObjectRecord>) -> ObjectInfo {
 impl Object {
     /// Hands the contents to `write`, in order, and checks them as a whole at the end.
     pub async fn read(&self, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), ClientError> {
-        let name = String::from_utf8_lossy(&self.info.name).into_owned();
+        let name = String::from_utf8_lossy(&self.info.name).escape_debug().to_string();
         let mut hasher = blake3::Hasher::new();
         let mut size = 0;
         let mut take = |bytes: &[u8]| {

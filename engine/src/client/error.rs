@@ -4,6 +4,7 @@ use crate::framed::FramedFileError;
 use crate::kms::KmsError;
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_codec::seal::OpenError;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Why it failed.
@@ -57,10 +58,10 @@ impl ClientError {
     /// The exit code of cli.md: 1 failed, 2 usage, 3 refused for safety, 4 unreachable, 5 not found, 6 corrupt.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Kms(KmsError::Url(_)) => 2,
             Self::WrongKms { .. } | Self::WentBack { .. } => 3,
             Self::Unreachable(_) => 4,
-            Self::NotFound(_) => 5,
+            Self::NotFound(_) | Self::Kms(KmsError::NoKey(_)) | Self::Setting(FramedFileError::Missing(_)) => 5,
             Self::Corrupt { .. } | Self::Setting(FramedFileError::Damaged(..)) | Self::Kms(KmsError::Damaged(_)) => 6,
             Self::Refused(refusal) => match refusal.code {
                 RefusalCode::BadRequest => 2,
@@ -74,26 +75,82 @@ impl ClientError {
         }
     }
 
-    /// What to do about it, where something can be done.
+    /// What to do about it, where something can be done that the message does not say.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Unreachable(_) => Some("is the node running? `farside node --dir DIR` starts it".into()),
+        let hint = match self {
+            Self::Usage(_) | Self::Failed(_) => return None,
+            Self::Unreachable(_) => "is the node running? `farside node --dir DIR` starts it",
+            Self::NotFound(_) => "`farside log list`, `tenant list`, `peer list` and `ls` name what is there",
+            Self::Refused(refusal) => return refusal_hint(refusal),
+            Self::Kms(error) => return kms_hint(error),
             Self::NoKms { tenant } => {
-                Some(format!("tell this client where it is: `farside tenant kms {tenant} file:DIR`"))
+                return Some(format!("tell this client where it is: `farside tenant kms {tenant} file:DIR`"));
             }
-            Self::WrongKms { .. } => {
-                Some("point `farside tenant kms` at the KMS with which the tenant was made".into())
-            }
+            Self::WrongKms { .. } => "point `farside tenant kms` at the KMS with which the tenant was made",
+            Self::Corrupt { .. } => "read it at the peer, or put it again",
             Self::WentBack { .. } => {
-                Some("the site may have been restored from an old copy; compare `farside log show` at its peer".into())
+                "the site may have been restored from an old copy; compare `farside log show` at its peer"
             }
-            Self::Refused(refusal) => match (&refusal.code, &refusal.home) {
-                (RefusalCode::NotHome, Some(home)) => Some(format!("write at site {home}, which is home now")),
-                (RefusalCode::Full, _) => Some("remove data and wait for GC, or add devices".into()),
-                (RefusalCode::Unsafe, _) => Some("repeat with --force to go on all the same".into()),
-                _ => None,
-            },
-            _ => None,
+            Self::File(_, error) => return file_hint(error),
+            Self::Setting(error) => return setting_hint(error),
+        };
+        Some(hint.into())
+    }
+}
+
+fn refusal_hint(refusal: &Refusal) -> Option<String> {
+    let hint = match refusal.code {
+        RefusalCode::NotHome => {
+            return refusal.home.as_ref().map(|home| format!("write at site {home}, which is home now"));
+        }
+        RefusalCode::Full => "remove data and wait for GC, or add devices",
+        RefusalCode::TooFewDevices => {
+            "`farside status` names the devices that don't work; mend them and restart the node"
+        }
+        RefusalCode::Unsafe => "repeat with --force to go on all the same",
+        RefusalCode::Forbidden => "use the context of an administrator, or of the tenant that owns the log",
+        RefusalCode::Busy | RefusalCode::NotLeader => "try again in a moment",
+        RefusalCode::Unavailable => "try again in a moment; `farside status` says what the site waits for",
+        RefusalCode::Corrupt => "read it at the peer, or put it again",
+        RefusalCode::Version => "run the same version of farside on both ends",
+        RefusalCode::ClockSkew => "set both clocks, for instance by NTP",
+        RefusalCode::Internal => "the node's own log says more",
+        RefusalCode::Exists => "choose another name",
+        RefusalCode::BadRequest
+        | RefusalCode::NotFound
+        | RefusalCode::ConditionFailed
+        | RefusalCode::StaleReceipt
+        | RefusalCode::Diverged => return None,
+    };
+    Some(hint.into())
+}
+
+fn kms_hint(error: &KmsError) -> Option<String> {
+    let hint = match error {
+        KmsError::Url(_) => "give a directory of keys: --kms file:DIR",
+        KmsError::NoKey(_) => "point `farside tenant kms` at the directory that holds the tenant's key",
+        KmsError::Damaged(_) => "restore the key from a copy: nothing else opens the tenant's data",
+        KmsError::Io(_, error) if error.kind() == ErrorKind::NotFound => "make its parent directory, or mend the path",
+        KmsError::Io(_, error) => return file_hint(error),
+    };
+    Some(hint.into())
+}
+
+fn file_hint(error: &std::io::Error) -> Option<String> {
+    let hint = match error.kind() {
+        ErrorKind::PermissionDenied => "run it as the user who owns the file, or change its permissions",
+        ErrorKind::StorageFull => "free some space, or name another place",
+        ErrorKind::IsADirectory => "name a file",
+        _ => return None,
+    };
+    Some(hint.into())
+}
+
+fn setting_hint(error: &FramedFileError) -> Option<String> {
+    match error {
+        FramedFileError::Io(_, error) => file_hint(error),
+        FramedFileError::Missing(_) | FramedFileError::Damaged(..) => {
+            Some("make a new one where the node is: `farside context export --dir DIR -o FILE`".into())
         }
     }
 }

@@ -114,13 +114,18 @@ impl Client {
     /// Makes a tenant, with a key in the KMS at `url`, and remembers that KMS.
     pub async fn create_tenant(&self, name: &Label, url: &str) -> Result<Tenant, ClientError> {
         let kms = FileKms::parse(url)?;
-        kms.create_key(name, self.machine.entropy.as_ref())?;
+        let created = kms.create_key(name, self.machine.entropy.as_ref())?;
         let tenant = TenantId(self.random());
         let epoch = keys::new_epoch(&kms, tenant, name, self.machine.entropy.as_ref())?;
-        self.settings.borrow_mut().set_kms(name, url);
         let tenant = Tenant { tenant, name: name.clone(), epochs: vec![epoch], created: Hlc::default() };
-        match self.control(&Request::CreateTenant(tenant)).await? {
+        let reply = self.control(&Request::CreateTenant(tenant)).await;
+        if matches!(reply, Err(ClientError::Refused(_))) {
+            // Only a refusal says that nobody will ever need the key; a lost answer does not.
+            created.undo();
+        }
+        match reply? {
             Reply::Tenants(tenants) => {
+                self.settings.borrow_mut().set_kms(name, &kms.url());
                 let made = tenants.into_iter().next().ok_or(ClientError::Failed("no tenant was made".into()))?;
                 // Pins what the KMS computes for the epoch.
                 made.epochs.iter().try_for_each(|epoch| keys::check(self, &made.name, made.tenant, epoch).map(drop))?;
@@ -146,10 +151,10 @@ impl Client {
 
     /// Remembers a tenant's KMS, once it has proved that it computes the tenant's keys.
     pub async fn set_kms(&self, name: &Label, url: &str) -> Result<(), ClientError> {
+        let kms = FileKms::parse(url)?;
         let tenant = self.tenant(name).await?;
-        FileKms::parse(url)?;
         let before = self.settings.borrow().kms(name).map(str::to_owned);
-        self.settings.borrow_mut().set_kms(name, url);
+        self.settings.borrow_mut().set_kms(name, &kms.url());
         for epoch in &tenant.epochs {
             if let Err(error) = keys::check(self, name, tenant.tenant, epoch) {
                 if let Some(before) = before {

@@ -1,11 +1,13 @@
 //! Sites on this machine, each a real node process of this very binary.
 
 use crate::client::{Client, ClientError, ClientSettings, Context};
+use crate::interrupt::Undo;
 use crate::node::directory::NodeDirectory;
 use crate::node::{InitOptions, init};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::Label;
 use farside_codec::message::{Reply, Request};
+use farside_io::process;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -26,6 +28,7 @@ pub(crate) struct LocalSite {
     pub(crate) name: Label,
     pub(crate) directory: PathBuf,
     child: Child,
+    _undo: Undo,
 }
 
 fn failed(error: impl std::fmt::Display) -> String {
@@ -47,6 +50,7 @@ impl LocalSite {
             directory: directory.clone(),
             site: name.clone(),
             listen: free_port()?,
+            advertise: None,
             devices: Vec::new(),
             device_count: None,
             device_bytes: plan.device_bytes,
@@ -55,8 +59,8 @@ impl LocalSite {
             mtu: plan.mtu,
         };
         init(&options).map_err(failed)?;
-        let child = spawn(&directory)?;
-        Ok(Self { name, directory, child })
+        let (child, undo) = spawn(&directory)?;
+        Ok(Self { name, directory, child, _undo: undo })
     }
 
     /// The node's process.
@@ -84,29 +88,29 @@ impl Drop for LocalSite {
     }
 }
 
-fn spawn(directory: &Path) -> Result<Child, String> {
+/// Starts the node, which ends with this process at the latest.
+fn spawn(directory: &Path) -> Result<(Child, Undo), String> {
     let binary = std::env::current_exe().map_err(failed)?;
     let log = directory.with_extension("log");
     let log = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
-    let mut child = Command::new(binary)
-        .args(["node", "--dir"])
-        .arg(directory)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .map_err(failed)?;
+    let mut command = Command::new(binary);
+    command.args(["node", "--dir"]).arg(directory).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    process::die_with_parent(&mut command);
+    let mut child = command.spawn().map_err(failed)?;
+    let node = child.id();
+    let undo = Undo::register(move || process::kill(node));
     let mut ready = String::new();
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout).read_line(&mut ready).map_err(failed)?;
     }
     if ready.starts_with("ready ") {
-        return Ok(child);
+        return Ok((child, undo));
     }
     let _ = child.kill();
     let _ = child.wait();
     let said = std::fs::read_to_string(directory.with_extension("log")).unwrap_or_default();
-    Err(format!("the node in {} did not come up: {}", directory.display(), said.trim()))
+    let why = said.lines().rev().find_map(|line| line.strip_prefix("error: ")).unwrap_or(said.trim());
+    Err(format!("the node in {} did not come up: {why}", directory.display()))
 }
 
 /// Joins two sites.
@@ -121,35 +125,6 @@ pub(crate) async fn join(near: &Client, far: &Client) -> Result<(), ClientError>
 /// Device files for `bytes` of data at 4+2 with room for its WAL, for GC, and for the segments that are open.
 pub(crate) fn device_bytes(bytes: u64) -> u64 {
     (bytes / 4 * 5 / 4 + (384 << 20)).next_multiple_of(1 << 20)
-}
-
-/// A directory of our own below the system's temporary one; removed when dropped, unless it is to be kept.
-pub(crate) struct WorkDirectory {
-    pub(crate) path: PathBuf,
-    keep: bool,
-}
-
-impl WorkDirectory {
-    pub(crate) fn new(keep: Option<&Path>, base: Option<&Path>) -> Result<Self, String> {
-        let path = match keep {
-            Some(path) => path.to_owned(),
-            None => {
-                let base = base.map_or_else(std::env::temp_dir, Path::to_owned);
-                base.join(format!("farside-{}", std::process::id()))
-            }
-        };
-        std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self { path, keep: keep.is_some() })
-    }
-}
-
-impl Drop for WorkDirectory {
-    fn drop(&mut self) {
-        if !self.keep {
-            // What can't be removed is left for the operating system's own cleaning.
-            let _ = std::fs::remove_dir_all(&self.path);
-        }
-    }
 }
 
 /// Bytes that look random and follow from a seed, so that they need not be kept to be compared.

@@ -3,15 +3,17 @@
 
 pub(crate) mod local;
 mod report;
+pub(crate) mod work;
 
-use crate::cli::{Progress, all_caught_up, show_bytes, status_document};
-use crate::client::{Client, ClientError, Log, Object, Upload};
+use crate::cli::{all_caught_up, show_bytes, status_document};
+use crate::client::{self, Client, ClientError, Log, PutReceipt, Upload};
+use crate::terminal::{Progress, line, note};
 use crate::tree;
-use farside_codec::ids::Label;
+use farside_codec::ids::{Hlc, Label};
 use farside_codec::message::{Failover, FailoverReport, Moment, RefusalCode, Reply, Request};
 use farside_codec::seal::ObjectKind;
 use farside_io::cores;
-use local::{Generated, LocalSite, SitePlan, WorkDirectory, device_bytes, join};
+use local::{Generated, LocalSite, SitePlan, device_bytes, join};
 use report::Report;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,7 +21,8 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use work::WorkDirectory;
 
 /// What the demo is told.
 pub struct Options {
@@ -47,15 +50,29 @@ const LIVE: Duration = Duration::from_millis(1500);
 const CATCH_UP: Duration = Duration::from_secs(600);
 
 /// Where an object's bytes can be had again.
-#[derive(Clone)]
 enum Source {
     Generated(u64, u64),
     File(PathBuf),
     Nothing,
 }
 
-/// What was acknowledged: name → sequence, size and source.
-type Acknowledged = BTreeMap<Vec<u8>, (u64, u64, Source)>;
+/// What was acknowledged of one object.
+struct Object {
+    sequence: u64,
+    time: Hlc,
+    size_bytes: u64,
+    source: Source,
+}
+
+impl Object {
+    fn new(receipt: &PutReceipt, source: Source) -> Self {
+        let placed = &receipt.receipt;
+        Self { sequence: placed.cursor.sequence, time: placed.time, size_bytes: receipt.size_bytes, source }
+    }
+}
+
+/// What was acknowledged, by name.
+type Acknowledged = BTreeMap<Vec<u8>, Object>;
 
 /// Runs it. The error is a sentence for people.
 pub fn run(options: &Options) -> Result<(), String> {
@@ -86,7 +103,7 @@ pub fn run(options: &Options) -> Result<(), String> {
 
 fn say(options: &Options, what: &str) {
     if !options.json {
-        println!("{what}");
+        line(what);
     }
 }
 
@@ -150,7 +167,7 @@ async fn scenario(options: &Options, mut near: LocalSite, far: &LocalSite, work:
 }
 
 fn label(text: &str) -> Result<Label, ClientError> {
-    crate::client::parse_label(text)
+    client::parse_label(text)
 }
 
 /// Puts the data that is there before anything goes wrong.
@@ -163,16 +180,15 @@ async fn put_first(
     let mut progress = Progress::new();
     match &options.path {
         Some(path) if path.is_dir() => {
-            let mut each = |receipt: &crate::client::PutReceipt| {
+            let mut each = |receipt: &PutReceipt| {
                 let file = path.join(std::ffi::OsStr::from_bytes(&receipt.name));
                 let source = if file.is_file() && !file.is_symlink() { Source::File(file) } else { Source::Nothing };
-                let entry = (receipt.receipt.cursor.sequence, receipt.size_bytes, source);
-                acknowledged.borrow_mut().insert(receipt.name.to_vec(), entry);
+                acknowledged.borrow_mut().insert(receipt.name.to_vec(), Object::new(receipt, source));
                 report.bytes += receipt.size_bytes;
                 report.objects += 1;
                 progress.show(|| format!("{} objects, {}", report.objects, show_bytes(report.bytes)));
             };
-            let mut tell = |notice: tree::Notice| eprintln!("{}: {}", notice.path.display(), notice.what);
+            let mut tell = |notice: tree::Notice| note(format_args!("{}: {}", notice.path.display(), notice.what));
             tree::store(log, path, &mut each, &mut tell).await?;
         }
         Some(path) => {
@@ -181,8 +197,7 @@ async fn put_first(
             let receipt = log.put(Upload::reader(&name, Box::new(input))).await?;
             report.bytes += receipt.size_bytes;
             report.objects += 1;
-            let entry = (receipt.receipt.cursor.sequence, receipt.size_bytes, Source::File(path.clone()));
-            acknowledged.borrow_mut().insert(name, entry);
+            acknowledged.borrow_mut().insert(name, Object::new(&receipt, Source::File(path.clone())));
         }
         None => {
             let large = options.bytes.div_ceil(LARGE_OBJECT_BYTES);
@@ -206,8 +221,7 @@ async fn put_generated(
     size: u64,
 ) -> Result<(), ClientError> {
     let receipt = log.put(Upload::reader(name.as_bytes(), Box::new(Generated::new(seed, size)))).await?;
-    let entry = (receipt.receipt.cursor.sequence, size, Source::Generated(seed, size));
-    acknowledged.borrow_mut().insert(name.into_bytes(), entry);
+    acknowledged.borrow_mut().insert(name.into_bytes(), Object::new(&receipt, Source::Generated(seed, size)));
     Ok(())
 }
 
@@ -252,6 +266,7 @@ async fn kill_while_writing(
     tokio::time::sleep(LIVE).await;
     report.take_lag(&status_document(client).await?);
     near.kill();
+    report.killed_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     for writer in writers {
         // What a writer waits for never comes; what it was told before counts.
         writer.abort();
@@ -268,7 +283,7 @@ async fn fail_over(far: &Client, from: &Label) -> Result<FailoverReport, ClientE
     loop {
         match far.control(&Request::Failover(order.clone())).await {
             Ok(Reply::FailedOver(report)) => return Ok(report),
-            Ok(reply) => return Err(crate::client::unexpected(&reply)),
+            Ok(reply) => return Err(client::unexpected(&reply)),
             Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Unsafe && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -280,13 +295,13 @@ async fn fail_over(far: &Client, from: &Label) -> Result<FailoverReport, ClientE
 /// Reads back everything that the far site had when it took over, and compares it.
 async fn verify(log: &Log, acknowledged: &Acknowledged, position: u64, report: &mut Report) -> Result<(), ClientError> {
     let mut progress = Progress::new();
-    for (name, (sequence, size, source)) in acknowledged {
-        if *sequence > position {
-            report.lost_objects += 1;
+    for (name, known) in acknowledged {
+        if known.sequence > position {
+            report.take_lost(known.size_bytes, known.time);
             continue;
         }
         let intact = match log.get(name, &Moment::Latest).await {
-            Ok(object) => object.info.size_bytes == *size && compare(&object, source).await?,
+            Ok(object) => object.info.size_bytes == known.size_bytes && compare(&object, &known.source).await?,
             Err(ClientError::NotFound(_) | ClientError::Corrupt { .. }) => false,
             Err(error) => return Err(error),
         };
@@ -294,13 +309,13 @@ async fn verify(log: &Log, acknowledged: &Acknowledged, position: u64, report: &
             true => report.verified_objects += 1,
             false => report.damaged_objects += 1,
         }
-        report.verified_bytes += size;
+        report.verified_bytes += known.size_bytes;
         progress.show(|| format!("{} of {} objects compared", report.verified_objects, acknowledged.len()));
     }
     Ok(())
 }
 
-async fn compare(object: &Object, source: &Source) -> Result<bool, ClientError> {
+async fn compare(object: &client::Object, source: &Source) -> Result<bool, ClientError> {
     let mut expected: Box<dyn Read> = match source {
         Source::Generated(seed, size) => Box::new(Generated::new(*seed, *size)),
         Source::File(path) => match std::fs::File::open(path) {

@@ -1,6 +1,8 @@
 //! What the demo found, as a table or as JSON.
 
 use crate::cli::{failover_json, show_bytes};
+use crate::terminal::line;
+use farside_codec::ids::Hlc;
 use farside_codec::message::FailoverReport;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -13,7 +15,12 @@ pub(super) struct Report {
     pub(super) put_seconds: f64,
     pub(super) replication_seconds: f64,
     pub(super) live_objects: u64,
-    pub(super) lost_objects: u64,
+    /// When near was killed, in milliseconds since 1970.
+    pub(super) killed_ms: u64,
+    lost_objects: u64,
+    lost_bytes: u64,
+    lost_ms: u64,
+    loss_may_grow: bool,
     pub(super) verified_objects: u64,
     pub(super) verified_bytes: u64,
     pub(super) damaged_objects: u64,
@@ -39,7 +46,15 @@ impl Report {
         let document = failover_json(failover);
         self.rpo_seconds = document["rpo_seconds"].clone();
         self.rto_seconds = document["rto_seconds"].as_f64().unwrap_or(0.0);
+        self.loss_may_grow = !failover.fenced;
         self.outage_seconds = since.as_secs_f64();
+    }
+
+    /// Takes an object that near had acknowledged and far never got. What counts in seconds is the oldest one.
+    pub(super) fn take_lost(&mut self, size_bytes: u64, acknowledged: Hlc) {
+        self.lost_objects += 1;
+        self.lost_bytes += size_bytes;
+        self.lost_ms = self.lost_ms.max(self.killed_ms.saturating_sub(acknowledged.ms()));
     }
 
     /// Everything that the cursor covered is there.
@@ -53,11 +68,10 @@ impl Report {
 
     pub(super) fn print(&self, as_json: bool) {
         if as_json {
-            println!("{}", self.to_json());
-            return;
+            return line(self.to_json());
         }
-        let row = |name: &str, value: String| println!("  {name:<34} {value}");
-        println!();
+        let row = |name: &str, value: String| line(format_args!("  {name:<34} {value}"));
+        line("");
         row("put", format!("{} objects, {}", self.objects, show_bytes(self.bytes)));
         row("put throughput", format!("{}/s", show_bytes(self.rate(self.put_seconds) as u64)));
         row("replication throughput", format!("{}/s", show_bytes(self.rate(self.replication_seconds) as u64)));
@@ -66,8 +80,11 @@ impl Report {
             "lag at the kill",
             format!("{} deltas, {}, {:.2} s", self.lag_deltas, show_bytes(self.lag_bytes), self.lag_seconds),
         );
-        row("RPO", if self.rpo_seconds.is_null() { "unknown".into() } else { format!("{} s", self.rpo_seconds) });
-        row("acknowledged by near, not yet at far", format!("{} objects", self.lost_objects));
+        row("RPO, as far as far had heard", self.rpo());
+        row(
+            "lost, acknowledged but not at far",
+            format!("{} objects, {}, {:.2} s", self.lost_objects, show_bytes(self.lost_bytes), self.lost_seconds()),
+        );
         row("RTO (order to writable)", format!("{:.3} s", self.rto_seconds));
         row("kill to writable at far", format!("{:.2} s", self.outage_seconds));
         row(
@@ -75,8 +92,21 @@ impl Report {
             format!("{} objects, {}", self.verified_objects, show_bytes(self.verified_bytes)),
         );
         row("missing or different", format!("{} objects", self.damaged_objects));
-        println!();
-        println!("{}", if self.intact() { "everything that far had acknowledged is intact" } else { "NOT INTACT" });
+        line("");
+        line(if self.intact() { "everything that far had acknowledged is intact" } else { "NOT INTACT" });
+    }
+
+    fn lost_seconds(&self) -> f64 {
+        self.lost_ms as f64 / 1000.0
+    }
+
+    fn rpo(&self) -> String {
+        let heard = match self.rpo_seconds.is_null() {
+            true => "unknown".to_owned(),
+            false => format!("{} s", self.rpo_seconds),
+        };
+        let grow = if self.loss_may_grow { " (may grow: near does not answer)" } else { "" };
+        format!("{heard}{grow}")
     }
 
     fn to_json(&self) -> Value {
@@ -92,7 +122,10 @@ impl Report {
             "rpo_seconds": self.rpo_seconds,
             "rto_seconds": self.rto_seconds,
             "outage_seconds": self.outage_seconds,
+            "loss_may_grow": self.loss_may_grow,
             "lost_objects": self.lost_objects,
+            "lost_bytes": self.lost_bytes,
+            "lost_seconds": self.lost_seconds(),
             "verified_objects": self.verified_objects,
             "verified_bytes": self.verified_bytes,
             "damaged_objects": self.damaged_objects,

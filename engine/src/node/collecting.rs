@@ -5,7 +5,7 @@ use super::shard::Shard;
 use crate::store::CollectCursor;
 use farside_codec::command::{GroupCommand, GroupOutcome, Prune};
 use farside_codec::ids::{ChunkId, GroupId, Hlc};
-use farside_codec::message::Refusal;
+use farside_codec::message::{Refusal, RefusalCode};
 use farside_io::disk::Disk;
 use std::rc::Rc;
 use std::time::Duration;
@@ -78,6 +78,8 @@ pub(super) async fn collect<D: Disk>(shard: Rc<Shard<D>>, every: Duration) {
                     }
                 }
             }
+            // A shard has ended, and this one is about to.
+            Err(refusal) if refusal.code == RefusalCode::Unavailable => {}
             Err(refusal) => tracing::warn!(%refusal, "no GC barrier"),
         }
         tokio::time::sleep(every).await;

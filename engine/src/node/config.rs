@@ -82,8 +82,8 @@ impl NodeConfig {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Io(path.to_owned(), error))?;
         let invalid = |reason: String| ConfigError::Invalid(path.to_owned(), reason);
-        let config: Self = toml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
-        config.check().map_err(|reason| invalid(reason.to_owned()))?;
+        let config: Self = toml::from_str(&text).map_err(|error| invalid(sentence(&text, &error)))?;
+        config.check().map_err(invalid)?;
         Ok(config)
     }
 
@@ -104,19 +104,54 @@ impl NodeConfig {
         (self.pool_bytes as usize / self.cores.len()).max(super::limits::MIN_POOL_BYTES)
     }
 
-    fn check(&self) -> Result<(), &'static str> {
+    /// Where peers and clients are told to find the node.
+    pub fn advertised(&self) -> SocketAddr {
+        self.advertise.unwrap_or(self.listen)
+    }
+
+    fn check(&self) -> Result<(), String> {
         if self.devices.is_empty() {
-            return Err("`devices` is empty: name at least one file or block device");
+            return Err("`devices` is empty: name at least one file or block device".into());
+        }
+        if let Some(twice) = repeated(&self.devices) {
+            return Err(format!("`devices` names {} twice", twice.display()));
         }
         if self.cores.is_empty() || self.cores.len() > super::limits::MAX_SHARDS {
-            return Err("`cores` names no core, or more than 64");
+            return Err("`cores` names no core, or more than 64".into());
+        }
+        if let Some(twice) = repeated(&self.cores) {
+            return Err(format!("`cores` names core {twice} twice"));
+        }
+        for address in [self.listen, self.advertised()] {
+            if usize::from(address.port()) + self.cores.len() - 1 > usize::from(u16::MAX) {
+                let shards = self.cores.len();
+                return Err(format!("{shards} shards need {shards} ports from {address} on, up to 65535"));
+            }
+        }
+        if self.advertise.is_some_and(|address| address.ip().is_unspecified() || address.port() == 0) {
+            return Err("`advertise` names no address that anybody could reach".into());
         }
         if !(1200..=65_000).contains(&self.mtu) {
-            return Err("`mtu` is outside 1200 to 65000");
+            return Err("`mtu` is outside 1200 to 65000".into());
+        }
+        if self.pool_bytes < super::limits::MIN_POOL_BYTES as u64 {
+            return Err(format!("`pool_bytes` is below {}, the least that works", super::limits::MIN_POOL_BYTES));
         }
         if !(1..=86_400 * 7).contains(&self.gc_seconds) {
-            return Err("`gc_seconds` is outside 1 second to 7 days");
+            return Err("`gc_seconds` is outside 1 second to 7 days".into());
         }
         Ok(())
     }
+}
+
+/// An item that stands in a list more than once.
+pub(super) fn repeated<T: PartialEq>(items: &[T]) -> Option<&T> {
+    items.iter().enumerate().find(|(at, item)| items[..*at].contains(item)).map(|(_, item)| item)
+}
+
+/// What TOML's parser says, in one line.
+fn sentence(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+    let reason = error.message().replace('\n', " ");
+    line.map_or_else(|| reason.clone(), |line| format!("line {line}: {reason}"))
 }

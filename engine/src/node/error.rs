@@ -3,6 +3,8 @@
 use super::config::ConfigError;
 use super::directory::DirectoryError;
 use crate::framed::FramedFileError;
+use crate::store::OpenDevicesError;
+use std::io::ErrorKind;
 
 /// Why.
 #[derive(Debug)]
@@ -20,6 +22,25 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// What to do about it, where the message does not say it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Directory(DirectoryError::Io(_, error) | DirectoryError::File(FramedFileError::Io(_, error)))
+            | Self::Config(ConfigError::Io(_, error))
+                if error.kind() == ErrorKind::PermissionDenied =>
+            {
+                Some("run it as the user who owns the directory, or change its permissions")
+            }
+            Self::Directory(DirectoryError::File(FramedFileError::Damaged(..) | FramedFileError::Missing(_))) => {
+                Some("restore the file from a copy")
+            }
+            Self::Directory(DirectoryError::InUse(_)) => Some("stop that node first: it ends cleanly on SIGTERM"),
+            Self::Config(ConfigError::Invalid(..)) => Some("docs/operators.md says what node.toml may hold"),
+            Self::Corrupt(_) => Some("docs/operators.md says what can be restored"),
+            _ => None,
+        }
+    }
+
     /// The exit code of cli.md.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -43,6 +64,18 @@ impl std::fmt::Display for NodeError {
 }
 
 impl std::error::Error for NodeError {}
+
+impl From<OpenDevicesError> for NodeError {
+    fn from(error: OpenDevicesError) -> Self {
+        match error {
+            OpenDevicesError::NoDevice(strangers) => {
+                let told = strangers.iter().map(|stranger| format!("{} is {}", stranger.label, stranger.state));
+                Self::Corrupt(format!("no device can be used: {}", told.collect::<Vec<_>>().join(", ")))
+            }
+            OpenDevicesError::Pool(error) => failed(error),
+        }
+    }
+}
 
 impl From<DirectoryError> for NodeError {
     fn from(error: DirectoryError) -> Self {

@@ -1,13 +1,15 @@
 //! Making a site: its CA, its system key, its first node, its devices.
 
-use super::config::NodeConfig;
+use super::config::{NodeConfig, repeated};
+use super::devices::{losses_survived, twins};
 use super::directory::{NodeDirectory, SiteFile, SystemKey};
 use super::error::{NodeError, failed};
 use super::limits;
 use crate::client::Context;
 use crate::framed::{self, FileKind};
+use crate::interrupt::Undo;
 use crate::machine::Machine;
-use crate::store::{FormatOptions, format_devices};
+use crate::store::{FormatError, FormatOptions, format_devices};
 use bytes::Bytes;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{Hlc, Label, NodeId, SiteId};
@@ -17,7 +19,7 @@ use farside_io::entropy::{SystemEntropy, random};
 use farside_io::pool::Pool;
 use farside_io::uring::{self, Ring, UringDisk};
 use farside_transport::{Authority, Credentials, Identity, Role, Trust};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -41,6 +43,8 @@ pub struct InitOptions {
     pub site: Label,
     /// Address of shard 0.
     pub listen: SocketAddr,
+    /// Where peers and clients find it, if not there.
+    pub advertise: Option<SocketAddr>,
     /// Existing files or block devices; empty: files are made.
     pub devices: Vec<PathBuf>,
     /// How many files to make; `None`: as many as the geometry has fragments.
@@ -58,28 +62,88 @@ pub struct InitOptions {
 /// Buffers for formatting.
 const FORMAT_POOL_BYTES: usize = 16 << 20;
 
-/// Makes the site. On failure what it made is removed again.
-pub fn init(options: &InitOptions) -> Result<SiteFile, NodeError> {
-    if options.listen.port() == 0 {
-        return Err(NodeError::Usage("--listen needs a port: shard i listens on it + i".into()));
+impl InitOptions {
+    fn device_total(&self) -> usize {
+        match self.devices.len() {
+            0 => self.device_count.unwrap_or(self.geometry.total()),
+            given => given,
+        }
     }
+
+    /// Losses of whole devices that the site will survive.
+    pub fn losses_survived(&self) -> usize {
+        losses_survived(self.geometry, self.device_total(), self.device_total()).unwrap_or(0)
+    }
+
+    /// What an operator should know before the site is used.
+    pub fn notice(&self) -> Option<String> {
+        let (devices, survived) = (self.device_total(), self.losses_survived());
+        (devices < self.geometry.total()).then(|| {
+            format!(
+                "{devices} devices for {} fragments a chunk ({}): the loss of {survived} devices is survived, not of {}",
+                self.geometry.total(),
+                self.geometry,
+                self.geometry.parity()
+            )
+        })
+    }
+
+    /// Refuses what can't work, before anything is made. Answers the cores.
+    fn check(&self) -> Result<Vec<usize>, NodeError> {
+        let usage = |what: String| Err(NodeError::Usage(what));
+        if self.listen.port() == 0 {
+            return usage("--listen needs a port: shard i listens on it + i".into());
+        }
+        if self.listen.ip().is_unspecified() && self.advertise.is_none() {
+            return usage(format!(
+                "--listen {} is every address of this machine: say with --advertise IP:PORT which one peers and \
+                 clients are to use",
+                self.listen
+            ));
+        }
+        if self.advertise.is_some_and(|address| address.ip().is_unspecified() || address.port() == 0) {
+            return usage("--advertise names no address that anybody could reach".into());
+        }
+        let available = cores::available().map_err(failed)?;
+        let cores = self.cores.clone().unwrap_or_else(|| available.clone());
+        if let Some(core) = cores.iter().find(|core| !available.contains(core)) {
+            return usage(format!("--cores: there is no core {core} for this process; there are {available:?}"));
+        }
+        if let Some(core) = repeated(&cores) {
+            return usage(format!("--cores names core {core} twice"));
+        }
+        let ports = [self.listen, self.advertise.unwrap_or(self.listen)];
+        if let Some(address) = ports.iter().find(|address| usize::from(address.port()) + cores.len() > 1 << 16) {
+            let shards = cores.len();
+            return usage(format!("{shards} shards need {shards} ports from {address} on, up to 65535"));
+        }
+        if let Some((one, other)) = twins(&self.devices) {
+            return usage(format!("--devices names one device twice: {} and {}", one.display(), other.display()));
+        }
+        Ok(cores)
+    }
+}
+
+/// Makes the site. On failure, or interrupted, what it made is removed again.
+pub fn init(options: &InitOptions) -> Result<SiteFile, NodeError> {
+    let cores = options.check()?;
     uring::check_io_uring().map_err(failed)?;
     let directory = NodeDirectory::new(&options.directory);
     directory.create()?;
-    make(options, &directory).inspect_err(|_| {
-        // Only what this call made: the directory was empty before.
-        let _ = std::fs::remove_dir_all(&options.directory);
-    })
+    // Only what this call made: the directory was empty before.
+    let root = std::path::absolute(&options.directory).map_err(failed)?;
+    let remove = move || drop(std::fs::remove_dir_all(&root));
+    let _undo = Undo::register(remove.clone());
+    make(options, cores, &directory).inspect_err(|_| remove())
 }
 
-fn make(options: &InitOptions, directory: &NodeDirectory) -> Result<SiteFile, NodeError> {
-    let available = cores::available().map_err(failed)?;
-    let cores = options.cores.clone().unwrap_or(available);
+fn make(options: &InitOptions, cores: Vec<usize>, directory: &NodeDirectory) -> Result<SiteFile, NodeError> {
     let devices = device_paths(options, directory)?;
     let root = std::path::absolute(directory.root()).map_err(failed)?;
     let relative = |path: &PathBuf| path.strip_prefix(&root).map(Path::to_owned).unwrap_or_else(|_| path.clone());
     let mut config = NodeConfig::new(options.listen, devices.iter().map(relative).collect(), cores);
     config.mtu = options.mtu.unwrap_or(config.mtu);
+    config.advertise = options.advertise;
     let plan =
         SitePlan { name: options.site.clone(), geometry: options.geometry, groups: limits::DEFAULT_GROUPS, config };
     let file = found(directory, &plan, &Machine::real())?;
@@ -126,8 +190,9 @@ pub fn found(directory: &NodeDirectory, plan: &SitePlan, machine: &Machine) -> R
         |role, subject: &str| authority.issue(role, subject, now, limits::CERTIFICATE_LIFE, entropy).map_err(failed);
     save_identity(&directory.node_identity(), &issue(Role::Node, "1")?)?;
     save_identity(&directory.peer_identity(), &issue(Role::Peer, "1")?)?;
-    let endpoint = config.advertise.unwrap_or(config.listen);
-    context(&file, endpoint, &issue(Role::Admin, "admin")?).save(&directory.admin_context()).map_err(failed)?;
+    context(&file, local_endpoint(&config), &issue(Role::Admin, "admin")?)
+        .save(&directory.admin_context())
+        .map_err(failed)?;
     Ok(file)
 }
 
@@ -168,8 +233,35 @@ fn format(file: &SiteFile, devices: &[PathBuf]) -> Result<(), NodeError> {
         let disks = disks.map_err(failed)?;
         let smallest = disks.iter().map(farside_io::disk::Disk::len_bytes).min().unwrap_or(0);
         let options = format_options(file, smallest);
-        format_devices(&pool, &disks, &options, &SystemEntropy).await.map(drop).map_err(failed)
+        let formatted = format_devices(&pool, &disks, &options, &SystemEntropy).await;
+        formatted.map(drop).map_err(|error| format_failed(&error, devices))
     })
+}
+
+/// The store knows devices by their place; people know them by their path.
+fn format_failed(error: &FormatError, devices: &[PathBuf]) -> NodeError {
+    let path = |device: &usize| devices.get(*device).map_or_else(String::new, |path| path.display().to_string());
+    failed(match error {
+        FormatError::InUse(device) => format!(
+            "device {} holds a Farside superblock already; overwrite its first 64 KiB with zeroes to give it up",
+            path(device)
+        ),
+        FormatError::TooSmall { device, needed_bytes } => {
+            format!("device {} is too small: at least {needed_bytes} bytes are needed", path(device))
+        }
+        FormatError::Disk(device, error) => format!("device {}: {error}", path(device)),
+        FormatError::Count(_) | FormatError::SegmentBytes(_) | FormatError::Pool(_) => error.to_string(),
+    })
+}
+
+/// Where this machine's own command line finds the node: an advertised address may lead here from elsewhere only.
+fn local_endpoint(config: &NodeConfig) -> SocketAddr {
+    let ip: IpAddr = match config.listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, config.listen.port())
 }
 
 fn save_identity(path: &Path, identity: &Identity) -> Result<(), NodeError> {
@@ -204,6 +296,13 @@ pub fn export_context(root: &Path, tenant: Option<farside_codec::ids::TenantId>)
     let directory = NodeDirectory::new(root);
     let site = directory.load_site()?;
     let config = NodeConfig::load(&directory.config())?;
+    if config.advertised().ip().is_unspecified() {
+        let address = config.advertised();
+        return Err(NodeError::Usage(format!(
+            "nobody can reach this site at {address}: set `advertise = \"IP:PORT\"` in {}",
+            directory.config().display()
+        )));
+    }
     let authority = Authority::from_parts(site.site, site.certificate.to_vec(), directory.authority()?);
     let machine = Machine::real();
     let now = Duration::from_millis(machine.clock.wall_ms());
@@ -213,5 +312,5 @@ pub fn export_context(root: &Path, tenant: Option<farside_codec::ids::TenantId>)
     };
     let identity =
         authority.issue(role, &subject, now, limits::CERTIFICATE_LIFE, machine.entropy.as_ref()).map_err(failed)?;
-    Ok(context(&site, config.advertise.unwrap_or(config.listen), &identity))
+    Ok(context(&site, config.advertised(), &identity))
 }

@@ -23,6 +23,10 @@ pub const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a failover waits for the old home before it counts as silent.
 pub const PROBE: Duration = Duration::from_secs(2);
+/// How long a site waits for the maker of a token that it was given.
+pub const INTRODUCTION: Duration = Duration::from_secs(5);
+/// How long a peer may be out of reach before status raises an alert: longer than its node takes to start.
+pub const UNREACHABLE_ALERT: Duration = Duration::from_secs(5);
 /// How long a peer token is good.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How long certificates of nodes and administrators are good.

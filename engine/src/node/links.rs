@@ -3,10 +3,12 @@
 use super::directory::SiteFile;
 use bytes::Bytes;
 use farside_codec::frame;
-use farside_codec::ids::{Hlc, SiteId};
+use farside_codec::ids::{Hlc, Label, SiteId};
 use farside_codec::message::{Hello, PeerRecord, Reply, Request};
 use farside_io::entropy::Entropy;
-use farside_transport::{CallError, Class, Credentials, Dialer, Endpoint, Expect};
+use farside_transport::{
+    CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Rejection, StreamError,
+};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +21,11 @@ pub(crate) enum PeerCallError {
     Unreachable(String),
     /// The call failed on its way or was refused.
     Call(CallError),
+}
+
+/// A site that does not know this one any more.
+pub(super) fn forgotten(by: &Label) -> String {
+    format!("site {by} does not know this peer any more: join them again with `farside peer token` and `peer add`")
 }
 
 impl std::fmt::Display for PeerCallError {
@@ -57,6 +64,10 @@ pub(crate) fn own_hello(site: &SiteFile, shard: u16, now: Hlc) -> Hello {
     }
 }
 
+fn turned_away(peer: &PeerRecord) -> PeerCallError {
+    PeerCallError::Unreachable(forgotten(&peer.name))
+}
+
 impl PeerLinks {
     pub(crate) fn new(endpoint: Endpoint, credentials: Credentials, entropy: Rc<dyn Entropy>) -> Self {
         Self { endpoint, credentials, entropy, dialers: RefCell::default(), hellos: RefCell::default() }
@@ -90,8 +101,20 @@ impl PeerLinks {
         body: Option<Vec<Bytes>>,
     ) -> Result<Reply, PeerCallError> {
         let dialer = self.dialer(peer, shard, class)?;
-        let connection = dialer.connection().await.map_err(|error| PeerCallError::Unreachable(error.to_string()))?;
-        connection.call(request, body).await.map(|(reply, _)| reply).map_err(PeerCallError::Call)
+        let connection = dialer.connection().await.map_err(|error| match error {
+            ConnectError::Refused { rejection: Rejection::UnknownAuthority, .. } => turned_away(peer),
+            other => PeerCallError::Unreachable(other.to_string()),
+        })?;
+        connection.call(request, body).await.map(|(reply, _)| reply).map_err(|error| match error {
+            // Our half of the handshake is done before the peer says no to its own.
+            CallError::Stream(StreamError::Rejected(Rejection::UnknownAuthority)) => turned_away(peer),
+            other => PeerCallError::Call(other),
+        })
+    }
+
+    /// Whether the connection over which a peer was greeted is still up. Nothing needs to be said to find that out.
+    pub(crate) fn is_up(&self, peer: SiteId) -> bool {
+        self.dialers.borrow().get(&(peer, 0, Class::Request)).is_some_and(|dialer| dialer.is_up())
     }
 
     /// How many shards and groups a peer has; asked once a connection.

@@ -6,6 +6,7 @@
 
 mod collecting;
 pub mod config;
+mod devices;
 pub mod directory;
 mod error;
 mod failing_over;
@@ -23,6 +24,7 @@ mod snapshots;
 mod start;
 mod status;
 
+pub use directory::DirectoryError;
 pub use error::NodeError;
 pub use init::{InitOptions, SitePlan, announce, export_context, format_options, found, init};
 pub use peers::token_site;

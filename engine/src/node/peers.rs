@@ -14,7 +14,7 @@ use farside_codec::message::{PeerAction, PeerJoin, PeerRecord, Refusal, RefusalC
 use farside_codec::{Field, record};
 use farside_io::disk::Disk;
 use farside_io::entropy::random;
-use farside_transport::{Authority, CallError, Class, Credentials, Expect, Identity, Role, Trust};
+use farside_transport::{Authority, CallError, Class, ConnectError, Credentials, Expect, Identity, Role, Trust};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -76,14 +76,21 @@ pub fn token_site(text: &str) -> Option<Label> {
 }
 
 /// This site, as a peer should keep it.
-fn own_record<D: Disk>(shard: &Shard<D>) -> PeerRecord {
-    PeerRecord {
+fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
+    if shard.advertised.ip().is_unspecified() {
+        let address = shard.advertised;
+        let detail = format!(
+            "nobody can reach this site at {address}: set `advertise = \"IP:PORT\"` in its node.toml, and restart it"
+        );
+        return Err(Refusal::new(RefusalCode::BadRequest, detail));
+    }
+    Ok(PeerRecord {
         site: shard.site.site,
         name: shard.site.name.clone(),
         certificate: shard.site.certificate.clone(),
         endpoints: vec![shard.advertised.to_string()],
         paused: false,
-    }
+    })
 }
 
 fn since_epoch(now: Hlc) -> Duration {
@@ -93,13 +100,13 @@ fn since_epoch(now: Hlc) -> Duration {
 /// Makes a token.
 pub(super) async fn make_token<D: Disk>(shard: &Rc<Shard<D>>) -> Answered {
     let failed = |error: String| Refusal::new(RefusalCode::Internal, error);
+    let own = own_record(shard)?;
     let key = NodeDirectory::new(&shard.root).authority().map_err(|error| failed(error.to_string()))?;
     let authority = Authority::from_parts(shard.site.site, shard.site.certificate.to_vec(), key);
     let now = shard.clock.now();
     let identity = authority
         .issue(Role::Peer, INVITED, since_epoch(now), limits::TOKEN_LIFE, shard.machine.entropy.as_ref())
         .map_err(|error| failed(error.to_string()))?;
-    let own = own_record(shard);
     let mut token = Token {
         site: own.site,
         name: own.name,
@@ -153,10 +160,20 @@ async fn introduce<D: Disk>(shard: &Rc<Shard<D>>, token: &Token) -> Result<(), R
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| bad("the token names no address".into()))?;
     let expect = Expect { site: token.site };
+    let silent = || {
+        let detail = format!(
+            "site {} does not answer at {address}: is its node running, and may UDP pass between the two?",
+            token.name
+        );
+        unreachable(detail)
+    };
     let connecting = shard.endpoint.connect(address, &credentials, &expect, Class::Request);
-    let connection = connecting.await.map_err(|error| unreachable(error.to_string()))?;
+    let connection = match tokio::time::timeout(limits::INTRODUCTION, connecting).await {
+        Err(_) | Ok(Err(ConnectError::Unreachable(_))) => return Err(silent()),
+        Ok(connected) => connected.map_err(|error| unreachable(error.to_string()))?,
+    };
     let hello = Request::Hello(links::own_hello(&shard.site, shard.index, shard.clock.now()));
-    let join = Request::PeerJoin(PeerJoin { secret: token.secret, peer: own_record(shard) });
+    let join = Request::PeerJoin(PeerJoin { secret: token.secret, peer: own_record(shard)? });
     for request in [hello, join] {
         match connection.call(&request, None).await {
             Ok(_) => {}
@@ -173,7 +190,7 @@ pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: PeerJoin) -> Answe
     let redeem =
         RedeemToken { secret_hash: *blake3::hash(&join.secret).as_bytes(), peer: join.peer, time: shard.clock.now() };
     shard.control(ControlCommand::RedeemToken(redeem)).await?;
-    Ok(Reply::Peers(vec![own_record(shard)]).into())
+    Ok(Reply::Peers(vec![own_record(shard)?]).into())
 }
 
 /// Waits until no sender speaks to a peer any more: when the command answers, nothing crosses.

@@ -1,14 +1,19 @@
 //! Running a node on the real machine: one pinned thread a shard, until it is told to stop.
 
+use super::config::NodeConfig;
+use super::devices::twins;
 use super::directory::NodeDirectory;
 use super::error::{NodeError, failed};
 use super::seed::{ShardSeed, Storage, shard_seeds};
 use super::start::run_shard;
+use crate::interrupt;
 use crate::machine::Machine;
 use crate::store::Candidate;
+use crate::terminal::note;
 use farside_io::cores;
 use farside_io::pool::Pool;
 use farside_io::uring::{self, OpenError, Ring, UringDisk};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::mpsc as ready;
 use std::thread::JoinHandle;
@@ -16,12 +21,13 @@ use std::thread::JoinHandle;
 /// What a shard's thread says when it is up, or why it is not.
 type Ready = Result<Vec<String>, NodeError>;
 
-/// Runs the node at `root` until SIGTERM or SIGINT. Calls `ready` once, when it accepts callers.
+/// Runs the node at `root` until SIGTERM, SIGINT or SIGHUP. Calls `ready` once, when it accepts callers.
 pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     let directory = NodeDirectory::new(root);
     let site = directory.load_site()?;
     let _lock = directory.lock()?;
     let (seeds, shards) = shard_seeds(root)?;
+    refuse_twins(root, seeds[0].config())?;
     uring::check_io_uring().map_err(failed)?;
     let listen = seeds[0].config().listen;
     let (threads, ups) = spawn_shards(seeds)?;
@@ -37,7 +43,7 @@ pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     if trouble.is_none() {
         notices.sort();
         notices.dedup();
-        notices.iter().for_each(|notice| eprintln!("notice: {notice}"));
+        notices.iter().for_each(|notice| note(format_args!("notice: {notice}")));
         ready(&format!("ready site={} node={} listen={listen} shards={}", site.name, site.node, site.shards));
         wait_for_signal(&threads)?;
     }
@@ -51,6 +57,17 @@ pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     trouble.map_or(Ok(()), Err)
 }
 
+fn refuse_twins(root: &Path, config: &NodeConfig) -> Result<(), NodeError> {
+    let paths: Vec<_> = config.devices.iter().map(|path| root.join(path)).collect();
+    match twins(&paths) {
+        Some((one, other)) => {
+            let (one, other) = (one.display(), other.display());
+            Err(NodeError::Usage(format!("node.toml names one device twice: {one} and {other}")))
+        }
+        None => Ok(()),
+    }
+}
+
 type Spawned = (Vec<JoinHandle<()>>, Vec<ready::Receiver<Ready>>);
 
 fn spawn_shards(seeds: Vec<ShardSeed<UringDisk>>) -> Result<Spawned, NodeError> {
@@ -60,7 +77,7 @@ fn spawn_shards(seeds: Vec<ShardSeed<UringDisk>>) -> Result<Spawned, NodeError> 
         let (index, core) = (seed.index(), seed.config().cores[usize::from(seed.index())]);
         let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
             if let Err(error) = cores::pin(core) {
-                eprintln!("notice: shard {index} is not pinned to core {core}: {error}");
+                note(format_args!("notice: shard {index} is not pinned to core {core}: {error}"));
             }
             uring::start(shard(seed, up));
         });
@@ -93,7 +110,11 @@ fn open_storage(seed: &ShardSeed<UringDisk>) -> Result<Storage<UringDisk>, NodeE
                 notices.extend(disk.notices().iter().map(ToString::to_string));
                 Some(disk)
             }
+            // An operator mends these in a moment; without the device it would be owed what it has.
             Err(error @ OpenError::NotADevice(_)) => return Err(failed(error)),
+            Err(OpenError::Io(path, error)) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(failed(format_args!("device {}: permission denied", path.display())));
+            }
             Err(error) => {
                 tracing::error!(%error, "a device can't be opened");
                 None
@@ -107,15 +128,12 @@ fn open_storage(seed: &ShardSeed<UringDisk>) -> Result<Storage<UringDisk>, NodeE
 fn wait_for_signal(threads: &[JoinHandle<()>]) -> Result<(), NodeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut signals = interrupt::ending_signals().map_err(failed)?;
         let mut watch = tokio::time::interval(std::time::Duration::from_millis(500));
         loop {
             tokio::select! {
                 biased;
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = interrupt::first_of(&mut signals) => return Ok(()),
                 _ = watch.tick() => if threads.iter().any(JoinHandle::is_finished) { return Ok(()) },
             }
         }

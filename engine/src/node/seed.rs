@@ -97,7 +97,7 @@ pub fn shard_seeds<D: Disk>(root: &Path) -> Result<(Vec<ShardSeed<D>>, Stopper<D
         root: directory.root().to_owned(),
         site: site.clone(),
         config: config.clone(),
-        advertised: config.advertise.unwrap_or(config.listen),
+        advertised: config.advertised(),
         node: node.clone(),
         peer: peer.clone(),
         trust: trust.clone(),

@@ -28,6 +28,8 @@ pub(crate) struct SenderState {
     pub(crate) connected: bool,
     pub(crate) caught_up: bool,
     pub(crate) trouble: Option<String>,
+    /// Since when, by the monotonic clock, there is no connection.
+    pub(crate) lost_since: Option<Duration>,
 }
 
 /// How often the set of senders is compared with what it should be.
@@ -82,14 +84,18 @@ async fn run<D: Disk>(shard: Rc<Shard<D>>, log: LogId, peer: SiteId) {
     let Some(view) = driver.view() else { return };
     let mut sender = Sender::new(view.head, SenderLimits::default());
     loop {
-        driver.report(|state| state.connected = false);
+        let now = driver.shard.clock.clock().monotonic();
+        driver.report(|state| {
+            state.connected = false;
+            state.lost_since.get_or_insert(now);
+        });
         if let Err(error) = driver.connect().await {
             driver.report(|state| state.trouble = Some(error.to_string()));
             // The dialer's own backoff paces attempts; this only keeps a refusal from spinning.
             tokio::time::sleep(Duration::from_millis(200)).await;
             continue;
         }
-        driver.report(|state| (state.connected, state.trouble) = (true, None));
+        driver.report(|state| (state.connected, state.trouble, state.lost_since) = (true, None, None));
         sender.handle(SenderEvent::Connected);
         if driver.stream(&mut sender).await {
             return;
@@ -126,8 +132,12 @@ impl<D: Disk> Driver<D> {
                 match command {
                     SenderCommand::StepDown(lineage) => {
                         let fence = Fence { log: self.log, lineage, time: self.shard.clock.now() };
-                        let result = self.shard.log_command(self.log, GroupCommand::Fence(fence)).await;
-                        tracing::warn!(log = %self.log, peer = %self.peer.name, ?result, "the peer is home now");
+                        match self.shard.log_command(self.log, GroupCommand::Fence(fence)).await {
+                            Ok(_) => tracing::warn!(log = %self.log, peer = %self.peer.name, "the peer is home now"),
+                            Err(refusal) => {
+                                tracing::error!(log = %self.log, peer = %self.peer.name, %refusal, "the peer is home now, and that can't be recorded here");
+                            }
+                        }
                         return true;
                     }
                     SenderCommand::Wait(refusal) => {
@@ -142,12 +152,21 @@ impl<D: Disk> Driver<D> {
                     command => pending.push(Box::pin(self.execute(command))),
                 }
             }
-            self.report(|state| state.caught_up = sender.caught_up());
+            self.report(|state| {
+                state.caught_up = sender.caught_up();
+                if state.caught_up {
+                    // Whatever it was, it is over.
+                    state.trouble = None;
+                }
+            });
             let event = tokio::select! {
                 biased;
                 Some(event) = pending.next(), if !pending.is_empty() => Some(event),
                 () = moved.notified() => None,
                 _ = beat.tick() => {
+                    if !self.shard.links.is_up(self.peer.site) {
+                        return false;
+                    }
                     if let Some(view) = self.view().filter(|view| told != Some(view.head.sequence) && sender.acknowledged().is_some()) {
                         told = Some(view.head.sequence);
                         pending.push(Box::pin(self.tell_head(view)));

@@ -125,7 +125,13 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::CreateLog(_) => own && matches!(caller.role, Role::Admin | Role::Client),
         _ => own && caller.role == Role::Admin,
     };
-    if allowed { Ok(()) } else { Err(forbidden(caller)) }
+    match allowed {
+        true => Ok(()),
+        false if caller.role == Role::Peer && !own && known_peer().is_none() => {
+            Err(Refusal::new(RefusalCode::Forbidden, links::forgotten(&shard.site.name)))
+        }
+        false => Err(forbidden(caller)),
+    }
 }
 
 /// The tenant that a caller is bound to; `None` for an administrator.
@@ -151,7 +157,7 @@ pub(super) fn store_refusal(error: StoreError) -> Refusal {
     match error {
         StoreError::NotFound(_) => Refusal::new(RefusalCode::NotFound, text),
         StoreError::Full => Refusal::retry(RefusalCode::Full, 500, text),
-        StoreError::Unavailable { .. } => Refusal::retry(RefusalCode::Unavailable, 500, text),
+        StoreError::Unavailable { .. } => Refusal::new(RefusalCode::TooFewDevices, text),
         StoreError::Corrupt(_) => Refusal::new(RefusalCode::Corrupt, text),
         StoreError::Stopped => Refusal::new(RefusalCode::Unavailable, text),
         _ => Refusal::new(RefusalCode::BadRequest, text),

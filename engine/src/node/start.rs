@@ -78,7 +78,7 @@ async fn run_jobs<D: Disk>(shard: Rc<Shard<D>>, mut jobs: mpsc::Receiver<Job<D>>
 async fn seat_devices<D: Disk>(seed: &ShardSeed<D>, storage: Storage<D>) -> Result<(Pool, DeviceSet<D>), NodeError> {
     let Storage { pool, candidates, .. } = storage;
     let devices = open_devices(&pool, candidates, seed.site.site, seed.site.node).await;
-    let devices = devices.map_err(|error| NodeError::Corrupt(error.to_string()))?;
+    let devices = devices?;
     if devices.shards != seed.site.shards {
         return Err(NodeError::Corrupt("the devices are cut for another number of shards than the node has".into()));
     }
@@ -237,8 +237,14 @@ async fn ask_peer<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Result<()
             for position in positions.into_iter().filter(|position| position.log == id) {
                 if generation_of(&position.lineage).is_some_and(|theirs| theirs > known) {
                     let fence = Fence { log: id, lineage: position.lineage, time: shard.clock.now() };
-                    let fenced = shard.log_command(id, GroupCommand::Fence(fence)).await;
-                    tracing::warn!(log = %id, peer = %peer.name, ?fenced, "the peer took over while this site was away");
+                    match shard.log_command(id, GroupCommand::Fence(fence)).await {
+                        Ok(_) => {
+                            tracing::warn!(log = %id, peer = %peer.name, "the peer took over while this site was away")
+                        }
+                        Err(refusal) => {
+                            tracing::error!(log = %id, peer = %peer.name, %refusal, "the peer took over, and that can't be recorded here")
+                        }
+                    }
                 }
             }
         }

@@ -1,15 +1,18 @@
 //! The status document: what cli.md promises, put together from what every shard says in time.
 
-use super::limits::STATUS_PATIENCE;
+use super::devices::{fragments_placed, losses_survived};
+use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
 use super::shard::Shard;
-use crate::state::Opened;
+use crate::state::{ControlView, Opened};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
 use bytes::Bytes;
-use farside_codec::ids::LogId;
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::{LogId, SiteId};
 use farside_io::disk::Disk;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What one shard says.
 struct ShardReport {
@@ -17,7 +20,11 @@ struct ShardReport {
     logs: Vec<(LogId, Value)>,
     alerts: Vec<String>,
     counters: Value,
+    /// Peers that senders don't reach: for how long, and why.
+    unreachable: Unreachable,
 }
+
+type Unreachable = BTreeMap<SiteId, (Duration, Option<String>)>;
 
 /// The document. It is made even if shards don't answer; then it says so.
 pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
@@ -40,9 +47,9 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
     if owed > 0 {
         alerts.push(format!("{owed} fragments are owed: redundancy is reduced until they are repaired"));
     }
-    if reports.iter().any(|(_, report)| !report.store.writable) {
-        alerts.push("the devices are full: writes are refused, reads and GC go on".into());
-    }
+    let writable = reports.iter().all(|(_, report)| report.store.writable);
+    alerts.extend(device_alerts(shard.site.geometry, &devices, writable));
+    alerts.extend(unreachable_alerts(&shard.view(), &reports));
     alerts.extend(reports.iter().flat_map(|(_, report)| report.alerts.iter().cloned()));
     let mut logs: Vec<(LogId, Value)> = reports.iter().flat_map(|(_, report)| report.logs.iter().cloned()).collect();
     logs.sort_by(|a, b| a.1["name"].as_str().cmp(&b.1["name"].as_str()));
@@ -77,6 +84,65 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
         "alerts": alerts,
     });
     Bytes::from(document.to_string())
+}
+
+/// What the devices of the node mean for what is stored, and for what is to be.
+fn device_alerts(geometry: Geometry, devices: &[(String, Value)], writable: bool) -> Vec<String> {
+    // Devices without an id belong to nobody here.
+    let ours = || devices.iter().filter(|(_, device)| !device["id"].is_null());
+    let (all, working) = (ours().count(), ours().filter(|(_, device)| device["state"] == "ok").count());
+    if all == 0 {
+        return Vec::new();
+    }
+    let mut alerts = Vec::new();
+    match losses_survived(geometry, all, working) {
+        Some(0) => alerts.push(format!(
+            "the loss of one more device loses data: {working} of {all} devices work, and chunks are cut {geometry}"
+        )),
+        None => {
+            alerts.push(format!("chunks may be lost: {working} of {all} devices work, and chunks are cut {geometry}"))
+        }
+        Some(_) => {}
+    }
+    let (fragments, needed) = fragments_placed(geometry, all, working);
+    if fragments < needed {
+        alerts.push(format!("too few devices work, {working} of {all}: writes are refused, reads and GC go on"));
+    } else if !writable {
+        alerts.push("the devices are full: writes are refused, reads and GC go on".into());
+    }
+    alerts
+}
+
+/// One alert a peer, whatever number of logs can't be sent to it.
+fn unreachable_alerts(view: &ControlView, reports: &[(u16, ShardReport)]) -> Vec<String> {
+    let mut longest: Unreachable = BTreeMap::new();
+    for (site, lost) in reports.iter().flat_map(|(_, report)| &report.unreachable) {
+        let known = longest.entry(*site).or_default();
+        if lost.0 > known.0 {
+            known.clone_from(lost);
+        }
+    }
+    let told = |(site, (lost, trouble)): (SiteId, (Duration, Option<String>))| {
+        let name = view.site_name(site).map_or_else(|| site.to_string(), ToString::to_string);
+        let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
+        format!("peer {name} has been unreachable for {} s{why}", lost.as_secs())
+    };
+    longest.into_iter().map(told).collect()
+}
+
+fn unreachable<D: Disk>(shard: &Shard<D>) -> Unreachable {
+    let now = shard.clock.clock().monotonic();
+    let mut found: Unreachable = BTreeMap::new();
+    for ((_, peer), state) in shard.senders.borrow().iter() {
+        let lost = state.lost_since.map(|since| now.saturating_sub(since));
+        if let Some(lost) = lost.filter(|lost| *lost > UNREACHABLE_ALERT) {
+            let known = found.entry(*peer).or_default();
+            if lost > known.0 {
+                *known = (lost, state.trouble.clone());
+            }
+        }
+    }
+    found
 }
 
 /// One entry a device, over all shards' zones.
@@ -179,7 +245,7 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "fragments": store.fragments,
         "index_bytes": store.index_bytes,
     });
-    ShardReport { store, logs, alerts, counters }
+    ShardReport { store, logs, alerts, counters, unreachable: unreachable(shard) }
 }
 
 fn log_entry<D: Disk>(
@@ -209,6 +275,7 @@ fn log_entry<D: Disk>(
     json!({
         "name": name,
         "home": home,
+        "home_site_id": log.known.site.to_string(),
         "generation": log.known.counter,
         "head_seq": log.head.sequence,
         "head_hash": log.head.hash.to_string(),
@@ -225,9 +292,9 @@ fn peer_entry<D: Disk>(
 ) -> Value {
     let sender = shard.senders.borrow().get(&(log.descriptor.log, peer.site)).cloned().unwrap_or_default();
     let cursor = lag.map_or(0, |lag| lag.cursor.sequence);
-    // Said only from an acknowledged watermark: the peer's durable cursor is our head.
-    let caught_up =
-        lag.is_some_and(|lag| lag.cursor.hash == log.head.hash && lag.deltas == 0) || log.head.sequence == 0;
+    // Said only from an acknowledged watermark: the peer's durable cursor is our head. An empty log has one as well, once
+    // the peer has taken the log on.
+    let caught_up = lag.is_some_and(|lag| lag.cursor.hash == log.head.hash && lag.deltas == 0);
     let now = shard.clock.clock().wall_ms();
     let seconds = match lag {
         _ if caught_up => 0.0,
