@@ -8,6 +8,7 @@
 //! bytes. Deliberately absent: a notion of speed, but for [`Fault::Delay`].
 
 mod faults;
+pub mod histories;
 mod media;
 
 use std::cell::{Cell, RefCell};
@@ -92,6 +93,11 @@ impl SimDisk {
     /// Plans a fault for one operation: the next of its kind where `after` is 0, else that many later.
     pub fn inject(&self, operation: Operation, after: u64, fault: Fault) {
         self.device.plan.borrow_mut().add(operation, after, fault);
+    }
+
+    /// Takes back every fault that was planned and has not struck, and every rate.
+    pub fn clear_faults(&self) {
+        *self.device.plan.borrow_mut() = faults::Plan::default();
     }
 
     /// Holds every operation, begun or to come, until [`SimDisk::release`].

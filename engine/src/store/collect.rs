@@ -154,9 +154,10 @@ impl<D: Disk> Inner<D> {
             let segments = zone.segments.borrow();
             for (segment, found) in (0..).zip(&segments.table) {
                 let live_256 = u64::from(found.live_blocks) * 256 / u64::from(zone.segment_blocks.max(1));
-                // One that holds all that it ever held gains nothing: its rest is too short for another record.
-                let dead = found.live_blocks < found.most_blocks;
-                let worth = found.state == SegmentState::Sealed && dead && live_256 <= threshold;
+                // One that holds all that it ever held gains nothing if its rest is too short for another record, but it
+                // may have been cut off early, by a start or by a record that was too large.
+                let gains = found.live_blocks < found.most_blocks || zone.holds_twice(found.live_blocks);
+                let worth = found.state == SegmentState::Sealed && gains && live_256 <= threshold;
                 if worth && best.is_none_or(|(least, ..)| live_256 < least) {
                     best = Some((live_256, zone.ordinal, segment));
                 }

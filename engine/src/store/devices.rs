@@ -4,6 +4,7 @@
 //! named. A superblock whose other copy is good is written again.
 
 use super::limits;
+use super::placement::most_per_device;
 use super::status::DeviceState;
 use farside_codec::DecodeError;
 use farside_codec::erasure::Geometry;
@@ -143,7 +144,9 @@ pub async fn format_devices<D: Disk>(
             devices: devices.clone(),
         })
         .collect();
-    let least_segments = limits::CLIENT_RESERVE_SEGMENTS as u64 + 2;
+    // The largest chunk fills as many segments of a device as it has fragments there, and one may be in use already.
+    let most = most_per_device(options.geometry.total(), disks.len()) as u64;
+    let least_segments = limits::CLIENT_RESERVE_SEGMENTS as u64 + most + 1;
     for (device, superblock) in superblocks.iter().enumerate() {
         let needed =
             (superblock.wal_bytes + least_segments * u64::from(segment_bytes)).next_multiple_of(ZONE_ALIGNMENT);

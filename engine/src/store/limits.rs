@@ -1,6 +1,7 @@
 //! Every limit of the chunk store.
 
 use farside_codec::limits::{BLOCK_BYTES, MAX_CHUNK_SEALED_BYTES};
+use farside_codec::record::segment::INDEX_ENTRY_BYTES;
 
 /// Segment of a large zone: a thousand default fragments at 64 KiB, sixty-four of a MiB.
 pub const SEGMENT_BYTES: u32 = 64 << 20;
@@ -8,14 +9,15 @@ pub const SEGMENT_BYTES: u32 = 64 << 20;
 pub const MIN_ZONE_SEGMENTS: u64 = 16;
 /// Smallest segment that `format_devices` chooses by itself.
 pub const MIN_SEGMENT_BYTES: u32 = 1 << 20;
-/// Largest segment: its index must fit the metadata arena several times.
+/// Largest segment: its records' places fit the index in memory, and several of its indexes a small arena.
 pub const MAX_SEGMENT_BYTES: u32 = 256 << 20;
 /// Free segments of a device that clients' chunks leave alone: one for system pieces, one for compaction.
 pub const CLIENT_RESERVE_SEGMENTS: usize = 2;
 /// Free segments of a device that system pieces leave to compaction.
 pub const SYSTEM_RESERVE_SEGMENTS: usize = 1;
-/// Arena for headers and indexes. Apart from the pool, so that a stripe which holds a buffer never waits for another.
-pub const METADATA_BYTES: usize = 8 << 20;
+/// Arena for headers and indexes: as many of the largest index as this, apart from the pool, so that a stripe which
+/// holds a buffer never waits for another.
+pub const METADATA_INDEXES: usize = 4;
 /// BLAKE3 and CRC32 run over pieces of this size while they are in the second-level cache.
 pub const HASH_BYTES: usize = 64 << 10;
 /// Chunks that are read from devices at once; more wait in line.
@@ -43,7 +45,8 @@ pub const COMPACT_LIVE_256: u64 = 192;
 /// The same when free segments run short.
 pub const COMPACT_LIVE_SHORT_256: u64 = 248;
 
-const _: () = assert!(METADATA_BYTES > 4 * (MAX_SEGMENT_BYTES as usize / (2 * BLOCK_BYTES)) * 48);
+const _: () =
+    assert!(METADATA_INDEXES * (MAX_SEGMENT_BYTES as usize / (2 * BLOCK_BYTES)) * INDEX_ENTRY_BYTES <= 8 << 20);
 const _: () = assert!(SEGMENT_BYTES as usize > 2 * MAX_CHUNK_SEALED_BYTES);
 const _: () = assert!(CLIENT_RESERVE_SEGMENTS > SYSTEM_RESERVE_SEGMENTS);
 const _: () = assert!(MAX_CHUNK_SEALED_BYTES < 1 << super::index::SEALED_BITS);

@@ -36,7 +36,7 @@ use farside_codec::delta::ChunkReceipt;
 use farside_codec::erasure::{Coder, Geometry};
 use farside_codec::ids::ChunkId;
 use farside_codec::limits::{BLOCK_BYTES, DEFAULT_CHUNK_PLAIN_BYTES};
-use farside_codec::record::segment::{IndexEntry, SegmentUse};
+use farside_codec::record::segment::{IndexEntry, SegmentUse, index_bytes};
 use farside_codec::stripe::StripeLayout;
 use farside_io::disk::{Disk, DiskError};
 use farside_io::pool::{Pool, PoolError};
@@ -84,7 +84,7 @@ impl<D: Disk> Store<D> {
     /// Opens the zones of `shard` and finds out what they hold.
     pub async fn open(devices: &DeviceSet<D>, shard: u16, pool: Pool) -> Result<Self, PoolError> {
         assert!(shard < devices.shards, "a shard is one of its node");
-        let metadata = Pool::new(limits::METADATA_BYTES)?;
+        let metadata = Pool::new(limits::METADATA_INDEXES * largest_index(devices))?;
         let mut zones = Vec::with_capacity(devices.slots.len());
         let mut largest_chunk = usize::MAX;
         for (ordinal, slot) in devices.slots.iter().enumerate() {
@@ -322,6 +322,13 @@ impl<D: Disk> Inner<D> {
     }
 }
 
+/// Bytes of the largest index that a segment of these devices may need: one of the smallest records.
+fn largest_index<D>(devices: &DeviceSet<D>) -> usize {
+    let working = devices.slots.iter().filter_map(|slot| slot.device.as_ref());
+    let segment_bytes = working.map(|(_, superblock)| superblock.segment_bytes).max().unwrap_or(0);
+    index_bytes(segment_bytes as usize / (2 * BLOCK_BYTES))
+}
+
 /// Blocks of each record of a chunk.
 fn blocks_of(known: &Known) -> u32 {
     (known.layout().slot_bytes() / BLOCK_BYTES) as u32
@@ -384,21 +391,27 @@ async fn load_zone<D: Disk>(
     }
     report.unreadable_segments += unreadable;
     report.damaged_headers += bad_headers.len() as u64;
-    // What a killed process wrote and never flushed is readable now; it must not be lost once somebody was told of it.
-    let mended = mend(zone, &bad_headers).await;
-    if (unreadable > 0 && unreadable == u64::from(count)) || mended.is_err() {
+    // What a killed process wrote and never flushed is readable now; it must not be lost once somebody was told of it,
+    // nor once an index names it.
+    if (unreadable > 0 && unreadable == u64::from(count)) || zone.sync().await.is_err() {
         zone.fail();
+        return;
+    }
+    match mend(zone, &bad_headers).await {
+        Ok(()) => {}
+        // What could not be mended is found again by the next start.
+        Err(DiskError::Full) => drop(zone.starve()),
+        Err(_) => drop(zone.fail()),
     }
 }
 
-/// Writes again what recovery found bad, and flushes.
+/// Writes again what recovery found bad.
 async fn mend<D: Disk>(zone: &Zone<D>, bad_headers: &[(u32, u64)]) -> Result<(), DiskError> {
     for (segment, generation) in bad_headers {
         let header = zone.header(*segment, *generation, SegmentUse::Records);
         zone.write_metadata(*segment, 0, &header.to_block()).await?;
     }
-    zone.seal_ready().await?;
-    zone.sync().await
+    zone.seal_ready().await
 }
 
 /// Enters one record into the index.

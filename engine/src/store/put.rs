@@ -426,7 +426,7 @@ impl<D: Disk> Inner<D> {
             return Err(StoreError::Unavailable { fragments, needed });
         }
         // A device may get several fragments where there are few devices.
-        let with_room = self.zones.iter().filter(|zone| zone.has_room(blocks * most as u32, priority)).count();
+        let with_room = self.zones.iter().filter(|zone| zone.has_room(most, blocks, priority)).count();
         if with_room * most < fragments { Err(StoreError::Full) } else { Ok(()) }
     }
 }

@@ -1,7 +1,7 @@
 //! One shard's zone of one device: which segments are free, open and sealed, and who may append where.
 //!
 //! Invariants: a record's space is reserved before it is written and never given to another record of the same
-//! generation; a segment's header is written before the first reservation in it is handed out, so that no record is
+//! generation; a segment's header is durable before the first reservation in it is handed out, so that no record is
 //! ever durable under a header that is not; a segment is sealed only when no write into it is under way; a generation
 //! is used once. Whoever waits here holds no lock of another zone and needs no buffer of the pool: headers and indexes
 //! have an arena of their own.
@@ -72,6 +72,8 @@ pub(super) struct OpenSegment {
     pub(super) entries: Vec<IndexEntry>,
     /// First blocks of the records under way.
     pub(super) in_flight: Vec<u32>,
+    /// First block that was reserved and never written: a hole, behind which nobody may call the segment durable.
+    pub(super) first_hole: Option<u32>,
     /// It gets no more records.
     pub(super) closing: bool,
 }
@@ -259,12 +261,21 @@ impl<D: Disk> Zone<D> {
         self.kept_free.set(bytes.div_ceil(segment_bytes.max(1)) as usize);
     }
 
-    /// Whether a record of so many blocks would find space now.
-    pub(super) fn has_room(&self, blocks: u32, priority: Priority) -> bool {
+    /// Whether so many records of so many blocks each would find space now.
+    pub(super) fn has_room(&self, records: usize, blocks: u32, priority: Priority) -> bool {
         let segments = self.segments.borrow();
-        let (free, reserve) = (segments.free.len(), self.reserve_of(priority));
-        let fits_active = self.active_fits(&segments, blocks);
-        self.works() && !self.starved.get() && (free > reserve || fits_active && free >= reserve)
+        let Some(free) = segments.free.len().checked_sub(self.reserve_of(priority)) else { return false };
+        let in_active = (1..=records).take_while(|records| self.active_fits(&segments, *records, blocks)).count();
+        let fits_empty = |records: &usize| self.fits(1, *records, 0, blocks);
+        let in_empty = (1..=records).take_while(fits_empty).count();
+        self.works() && !self.starved.get() && in_active + free * in_empty >= records
+    }
+
+    /// Whether a segment takes twice so many blocks of records. Two such always fit one segment, so moving them together
+    /// comes to an end.
+    pub(super) fn holds_twice(&self, blocks: u32) -> bool {
+        // A record has two blocks at least: header area and fragment.
+        self.fits(1, 2, blocks.saturating_sub(2) as usize, blocks)
     }
 
     /// Free segments run so short that clients are about to be refused.
@@ -272,19 +283,21 @@ impl<D: Disk> Zone<D> {
         self.segments.borrow().free.len() <= self.reserve_of(Priority::Client) + 1
     }
 
-    fn active_fits(&self, segments: &Segments, blocks: u32) -> bool {
+    fn active_fits(&self, segments: &Segments, records: usize, blocks: u32) -> bool {
         let open = segments.active.and_then(|active| segments.open.get(&active));
-        open.is_some_and(|open| {
-            // Every record under way becomes an entry of the index as well.
-            let entries = open.entries.len() + open.in_flight.len() + 1;
-            let index_blocks = (index_bytes(entries) / BLOCK_BYTES) as u32;
-            open.next_block + blocks + index_blocks <= self.segment_blocks
-        })
+        // Every record under way becomes an entry of the index as well.
+        open.is_some_and(|open| self.fits(open.next_block, records, open.entries.len() + open.in_flight.len(), blocks))
+    }
+
+    /// Whether records fit a segment from `next_block` on, with an index of theirs and of those before them.
+    fn fits(&self, next_block: u32, records: usize, before: usize, blocks: u32) -> bool {
+        let index_blocks = index_bytes(before + records) / BLOCK_BYTES;
+        next_block as usize + records * blocks as usize + index_blocks <= self.segment_blocks as usize
     }
 
     fn try_reserve(self: &Rc<Self>, blocks: u32, priority: Priority) -> Option<Reservation<D>> {
         let mut segments = self.segments.borrow_mut();
-        if segments.free.len() < self.reserve_of(priority) || !self.active_fits(&segments, blocks) {
+        if segments.free.len() < self.reserve_of(priority) || !self.active_fits(&segments, 1, blocks) {
             return None;
         }
         let segment = segments.active?;
@@ -293,7 +306,7 @@ impl<D: Disk> Zone<D> {
         let block = open.next_block;
         open.next_block += blocks;
         open.in_flight.push(block);
-        let durable_block = open.in_flight.iter().copied().min().unwrap_or(block);
+        let durable_block = open.in_flight.iter().copied().chain(open.first_hole).min().unwrap_or(block);
         Some(Reservation { zone: self.clone(), segment, generation, block, durable_block, settled: false })
     }
 
@@ -312,8 +325,7 @@ impl<D: Disk> Zone<D> {
         }
         let opened = self.take_free(blocks, priority);
         let Some((segment, generation)) = opened else { return Err((NoSpace::Full, None)) };
-        let header = self.header(segment, generation, SegmentUse::Records);
-        if let Err(error) = self.write_metadata(segment, 0, &header.to_block()).await {
+        if let Err(error) = self.begin_use(segment, generation).await {
             self.segments.borrow_mut().free.insert(segment);
             let kind = if error == DiskError::Full { NoSpace::Full } else { NoSpace::Failed };
             return Err((kind, Some(error)));
@@ -328,12 +340,20 @@ impl<D: Disk> Zone<D> {
         self.try_reserve(blocks, priority).ok_or((NoSpace::Full, None))
     }
 
+    /// Makes it durable that a segment is used anew and has no index yet. A power cut could keep the footer of a use and
+    /// drop its header: the same generation would be used again, and what it acknowledged be hidden by that footer.
+    async fn begin_use(&self, segment: u32, generation: u64) -> Result<(), DiskError> {
+        let header = self.header(segment, generation, SegmentUse::Records);
+        self.write_metadata(segment, 0, &header.to_block()).await?;
+        self.write_metadata(segment, self.segment_blocks - 1, &[0; BLOCK_BYTES]).await?;
+        self.sync().await
+    }
+
     /// Closes the active segment and takes a free one off the list, if this priority may.
     fn take_free(&self, blocks: u32, priority: Priority) -> Option<(u32, u64)> {
         let mut segments = self.segments.borrow_mut();
-        let record_fits = 1 + blocks + (index_bytes(1) / BLOCK_BYTES) as u32 <= self.segment_blocks;
         let starved = self.starved.get() && priority != Priority::Compaction;
-        if segments.free.len() <= self.reserve_of(priority) || !record_fits || starved {
+        if segments.free.len() <= self.reserve_of(priority) || !self.fits(1, 1, 0, blocks) || starved {
             return None;
         }
         let segment = segments.free.pop_first()?;
@@ -455,7 +475,10 @@ impl<D: Disk> Reservation<D> {
         let mut segments = self.zone.segments.borrow_mut();
         if let Some(open) = segments.open.get_mut(&self.segment) {
             open.in_flight.retain(|block| *block != self.block);
-            open.entries.extend(entry);
+            match entry {
+                Some(entry) => open.entries.push(entry),
+                None => open.first_hole = Some(open.first_hole.map_or(self.block, |hole| hole.min(self.block))),
+            }
         }
     }
 }

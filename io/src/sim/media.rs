@@ -5,14 +5,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::entropy::SeededEntropy;
 use crate::limits::{MAX_UNSYNCED_WRITES, PAGE_BYTES, SECTOR_BYTES};
 
-/// Sparse bytes: a block that was never written reads as zeroes.
+/// Sparse bytes: a block that was never written reads as zeroes. Copies share blocks until one of them changes, so
+/// that power cuts and copies of whole devices are cheap.
 #[derive(Clone, Default)]
 struct Image {
-    blocks: BTreeMap<u64, Box<[u8; PAGE_BYTES]>>,
+    blocks: BTreeMap<u64, Rc<[u8; PAGE_BYTES]>>,
 }
 
 impl Image {
@@ -25,7 +27,8 @@ impl Image {
 
     fn put(&mut self, offset: u64, data: &[u8]) {
         for_blocks(offset, data.len(), |block, within, range| {
-            self.blocks.entry(block).or_insert_with(|| Box::new([0; PAGE_BYTES]))[within].copy_from_slice(&data[range]);
+            let bytes = self.blocks.entry(block).or_insert_with(|| Rc::new([0; PAGE_BYTES]));
+            Rc::make_mut(bytes)[within].copy_from_slice(&data[range]);
         });
     }
 }
