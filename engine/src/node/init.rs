@@ -78,12 +78,12 @@ impl InitOptions {
     /// What an operator should know before the site is used.
     pub fn notice(&self) -> Option<String> {
         let (devices, survived) = (self.device_total(), self.losses_survived());
-        (devices < self.geometry.total()).then(|| {
+        let (fragments, parity) = (self.geometry.total(), self.geometry.parity());
+        (devices < fragments).then(|| {
             format!(
-                "{devices} devices for {} fragments a chunk ({}): the loss of {survived} devices is survived, not of {}",
-                self.geometry.total(),
-                self.geometry,
-                self.geometry.parity()
+                "devices: {devices}, for {fragments} fragments of each chunk ({}); lost devices that are survived: \
+                 {survived}, where {fragments} devices would survive {parity}",
+                self.geometry
             )
         })
     }
