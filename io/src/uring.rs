@@ -224,6 +224,8 @@ impl UringDisk {
     pub fn open(path: &Path, ring: &Ring) -> Result<Self, OpenError> {
         let fail = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => OpenError::Missing(path.to_owned()),
+            // What can't be opened for writing at all has no metadata to be told by.
+            io::ErrorKind::IsADirectory => OpenError::NotADevice(path.to_owned()),
             _ => OpenError::Io(path.to_owned(), error),
         };
         let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
@@ -293,9 +295,45 @@ fn answer(operation: &'static str, offset: u64, result: i32) -> Result<usize, Di
     }
 }
 
-/// Interrupted operations did nothing and are asked for again.
-fn interrupted(result: i32) -> bool {
-    matches!(-result, libc::EINTR | libc::EAGAIN)
+/// How far one read or write has come. The kernel may do less than it is asked; the rest is asked for again.
+struct Transfer {
+    operation: &'static str,
+    offset: u64,
+    length: usize,
+    done: usize,
+    /// Answers in a row that brought it no further.
+    idle: u32,
+}
+
+impl Transfer {
+    fn new(operation: &'static str, offset: u64, length: usize) -> Self {
+        Self { operation, offset, length, done: 0, idle: 0 }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done == self.length
+    }
+
+    /// Where the rest begins on the device.
+    fn at(&self) -> u64 {
+        self.offset + self.done as u64
+    }
+
+    /// Takes in what the kernel answered when asked for the rest. An interrupted operation did nothing, and O_DIRECT
+    /// goes on at a block only: what is left over of one is asked for again. That ends where nothing moves.
+    fn took(&mut self, result: i32) -> Result<(), DiskError> {
+        let moved = match result {
+            error if error == -libc::EINTR || error == -libc::EAGAIN => 0,
+            0 => return Err(DiskError::Io { operation: self.operation, offset: self.at(), errno: libc::EIO }),
+            other => answer(self.operation, self.at(), other)? / limits::PAGE_BYTES * limits::PAGE_BYTES,
+        };
+        self.done += moved;
+        self.idle = if moved > 0 { 0 } else { self.idle + 1 };
+        match self.idle < limits::MAX_TRANSFER_RETRIES {
+            true => Ok(()),
+            false => Err(DiskError::Io { operation: self.operation, offset: self.at(), errno: libc::EIO }),
+        }
+    }
 }
 
 impl Disk for UringDisk {
@@ -307,22 +345,19 @@ impl Disk for UringDisk {
         if let Err(error) = self.check(offset, buffer.len()) {
             return (Err(error), buffer);
         }
-        let mut done = 0;
-        while done < buffer.len() {
+        let mut transfer = Transfer::new("read", offset, buffer.len());
+        while !transfer.is_done() {
             let fixed = self.0.ring.index_of(&buffer);
-            let rest = &mut buffer[done..];
-            let (pointer, length, at) = (rest.as_mut_ptr(), rest.len() as u32, offset + done as u64);
+            let rest = &mut buffer[transfer.done..];
+            let (pointer, length, at) = (rest.as_mut_ptr(), rest.len() as u32, transfer.at());
             let entry = match fixed {
                 Some(index) => opcode::ReadFixed::new(self.descriptor(), pointer, length, index).offset(at).build(),
                 None => opcode::Read::new(self.descriptor(), pointer, length).offset(at).build(),
             };
             let (result, (_, back)) = Finish::submit((self.0.file.clone(), buffer), entry).await;
             buffer = back;
-            match answer("read", at, result) {
-                _ if interrupted(result) => {}
-                Ok(0) => return (Err(DiskError::Io { operation: "read", offset: at, errno: libc::EIO }), buffer),
-                Ok(count) => done += count,
-                Err(error) => return (Err(error), buffer),
+            if let Err(error) = transfer.took(result) {
+                return (Err(error), buffer);
             }
         }
         (Ok(()), buffer)
@@ -330,20 +365,18 @@ impl Disk for UringDisk {
 
     async fn write(&self, offset: u64, data: Slice) -> Result<(), DiskError> {
         self.check(offset, data.len())?;
-        let mut done = 0;
-        while done < data.len() {
-            let rest = &data[done..];
-            let (pointer, length, at) = (rest.as_ptr(), rest.len() as u32, offset + done as u64);
+        let mut transfer = Transfer::new("write", offset, data.len());
+        while !transfer.is_done() {
+            let rest = &data[transfer.done..];
+            let (pointer, length, at) = (rest.as_ptr(), rest.len() as u32, transfer.at());
             let entry = match self.0.ring.index_of(rest) {
                 Some(index) => opcode::WriteFixed::new(self.descriptor(), pointer, length, index).offset(at).build(),
                 None => opcode::Write::new(self.descriptor(), pointer, length).offset(at).build(),
             };
             let (result, _) = Finish::submit((self.0.file.clone(), data.clone()), entry).await;
-            match answer("write", at, result) {
-                _ if interrupted(result) => {}
-                Ok(0) => return Err(DiskError::Full),
-                Ok(count) => done += count,
-                Err(error) => return Err(error),
+            match result {
+                0 => return Err(DiskError::Full),
+                result => transfer.took(result)?,
             }
         }
         Ok(())

@@ -1,8 +1,9 @@
 //! Scenarios run real node processes of the real binary, kill them for real, and look at what is left.
 //!
 //! One file under tests/ each, named for what it shows. This is what they share: sites, commands, a tree of files. And
-//! [`sim`] is the world in which everything fails, in virtual time.
+//! [`sim`] is the world in which everything fails, in virtual time; [`relay`] listens in on what sites and clients say.
 
+pub mod relay;
 pub mod sim;
 
 use serde_json::Value;
@@ -134,6 +135,8 @@ pub struct Site {
     pub directory: PathBuf,
     /// Shard 0's port.
     pub port: u16,
+    /// The node logs all that it can.
+    pub verbose: bool,
     child: Option<Child>,
 }
 
@@ -150,12 +153,12 @@ impl Site {
         }
         arguments.extend(more);
         farside(&arguments).ok();
-        Self { directory, port, child: None }
+        Self { directory, port, verbose: false, child: None }
     }
 
     /// A site that was made already.
     pub fn at(directory: PathBuf, port: u16) -> Self {
-        Self { directory, port, child: None }
+        Self { directory, port, child: None, verbose: false }
     }
 
     /// Makes a site and runs its node.
@@ -178,6 +181,7 @@ impl Site {
         let mut child = Command::new(binary())
             .args(["node", "--dir"])
             .arg(&self.directory)
+            .envs(self.verbose.then_some(("FARSIDE_LOG", "trace")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::options().create(true).append(true).open(&log).expect("a log"))

@@ -229,7 +229,10 @@ async fn read_superblock<D: Disk>(pool: &Pool, disk: &D) -> Result<Found, PoolEr
     let mut copies = Vec::with_capacity(COPY_OFFSETS.len());
     let (mut unreadable, mut newer) = (0, None);
     for offset in COPY_OFFSETS {
-        let (read, block) = disk.read(offset, pool.take(BLOCK_BYTES).await?).await;
+        let mut block = pool.take(BLOCK_BYTES).await?;
+        // A read that stores nothing must not leave another device's superblock here for this one's.
+        block.fill(0);
+        let (read, block) = disk.read(offset, block).await;
         let decoded = match read {
             Ok(()) => Superblock::from_block(&block).map_err(Some),
             Err(_) => Err(None),

@@ -323,7 +323,7 @@ impl<D: Disk> StripeWrite<'_, D> {
             let written = match &reservation.zone.disk {
                 None => Err(DiskError::Failed),
                 Some(disk) => match disk.write(reservation.offset(), slot).await {
-                    Ok(()) => disk.sync().await,
+                    Ok(()) => reservation.zone.sync().await,
                     refused => refused,
                 },
             };

@@ -423,11 +423,10 @@ impl<D: Disk> Zone<D> {
         disk.write(self.offset(segment, block), buffer.share()).await
     }
 
+    /// Flushes. Whatever the device says about one that failed, want of space too, it is out of use.
     pub(super) async fn sync(&self) -> Result<(), DiskError> {
-        match &self.disk {
-            Some(disk) => disk.sync().await,
-            None => Err(DiskError::Failed),
-        }
+        let Some(disk) = &self.disk else { return Err(DiskError::Failed) };
+        disk.sync().await.map_err(|error| if error == DiskError::Full { DiskError::Failed } else { error })
     }
 }
 
