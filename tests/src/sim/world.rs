@@ -383,7 +383,8 @@ impl World {
             let mut site = self.sites()[site].borrow_mut();
             site.host.clock.set_wrong_by(0);
             for disk in &site.disks {
-                disk.set_faults(Default::default());
+                // What was planned and has not struck would strike in peace.
+                disk.clear_faults();
                 disk.release();
             }
             site.unplugged.fill(false);
