@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ type Outcome = Result<Connection, ConnectError>;
 
 /// An attempt under way, or the last one that was.
 struct Attempt {
-    outcome: watch::Receiver<Option<Outcome>>,
+    told: Rc<Told>,
     task: AbortHandle,
 }
 
@@ -87,26 +87,33 @@ impl Dialer {
         if let Some(connection) = self.line.up() {
             return Ok(connection);
         }
-        let mut outcome = self.attempt_under_way();
-        // Without an outcome the attempt was given up.
-        let outcome = outcome.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        outcome.unwrap_or(Err(ConnectError::Closed))
+        let told = self.attempt_under_way();
+        loop {
+            let ended = told.ended.notified();
+            match &*told.outcome.borrow() {
+                Some(outcome) => return outcome.clone(),
+                // Without an outcome the attempt was given up.
+                None if told.is_over.get() => return Err(ConnectError::Closed),
+                None => {}
+            }
+            ended.await;
+        }
     }
 
     /// Joins the attempt under way, or begins one.
-    fn attempt_under_way(&self) -> watch::Receiver<Option<Outcome>> {
+    fn attempt_under_way(&self) -> Rc<Told> {
         let mut attempt = self.attempt.borrow_mut();
         if let Some(attempt) = attempt.as_ref().filter(|attempt| !attempt.task.is_finished()) {
-            return attempt.outcome.clone();
+            return attempt.told.clone();
         }
-        let (told, outcome) = watch::channel(None);
-        let line = self.line.clone();
+        let told = Rc::new(Told::default());
+        let (line, ending) = (self.line.clone(), Ending(told.clone()));
         let task = tokio::task::spawn_local(async move {
             let made = line.attempt().await;
-            told.send_replace(Some(made));
+            ending.0.outcome.replace(Some(made));
         });
-        *attempt = Some(Attempt { outcome: outcome.clone(), task: task.abort_handle() });
-        outcome
+        *attempt = Some(Attempt { told: told.clone(), task: task.abort_handle() });
+        told
     }
 
     /// Gives up the connection that is up, and the attempt under way.
@@ -117,6 +124,25 @@ impl Dialer {
         if let Some(current) = self.line.current.take() {
             current.connection.close(reason);
         }
+    }
+}
+
+/// What came of an attempt. Those who wait are woken in the order of waiting: a watch channel's order is a random one,
+/// and a simulated world would not repeat itself.
+#[derive(Default)]
+struct Told {
+    outcome: RefCell<Option<Outcome>>,
+    is_over: Cell<bool>,
+    ended: Notify,
+}
+
+/// Says that an attempt is over, also where it was given up.
+struct Ending(Rc<Told>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.is_over.set(true);
+        self.0.ended.notify_waiters();
     }
 }
 

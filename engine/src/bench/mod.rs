@@ -28,10 +28,17 @@ struct Round {
 pub(crate) fn replicate(bytes: u64, mtu: u16, base: Option<&Path>, as_json: bool) -> Result<(), String> {
     let work = WorkDirectory::new(None, base)?;
     let cores = cores::available().map_err(|error| error.to_string())?;
+    // Each node as `init` makes it: a shard on every core. The pipeline has one core a side.
     let (near_core, far_core) = (cores[0], *cores.last().unwrap_or(&0));
-    let plan =
-        |name, core| SitePlan { root: &work.path, name, core, device_bytes: device_bytes(bytes), mtu: Some(mtu) };
-    let near = LocalSite::start(&plan("near", near_core))?;
+    let shards = cores.len();
+    let plan = |name| SitePlan {
+        root: &work.path,
+        name,
+        cores: cores.clone(),
+        device_bytes: device_bytes(bytes),
+        mtu: Some(mtu),
+    };
+    let near = LocalSite::start(&plan("near"))?;
     crate::cli::on_runtime(fill(&near, bytes, &work.path))
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
@@ -39,7 +46,7 @@ pub(crate) fn replicate(bytes: u64, mtu: u16, base: Option<&Path>, as_json: bool
     let mut peak = 0;
     for name in ROUNDS {
         let limit = pipeline::run(&work.path, bytes, mtu, (near_core, far_core))?;
-        let far = LocalSite::start(&plan(name, far_core))?;
+        let far = LocalSite::start(&plan(name))?;
         let before = cpu_seconds(near.process()) + cpu_seconds(far.process());
         let ours = crate::cli::on_runtime(catch_up(&near, &far, bytes));
         let ours = ours.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -50,7 +57,7 @@ pub(crate) fn replicate(bytes: u64, mtu: u16, base: Option<&Path>, as_json: bool
         // The space is needed for the next round.
         let _ = std::fs::remove_dir_all(work.path.join(name));
     }
-    report(&rounds, bytes, mtu, peak, as_json);
+    report(&rounds, (bytes, mtu, shards), peak, as_json);
     Ok(())
 }
 
@@ -60,7 +67,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-fn report(rounds: &[Round], bytes: u64, mtu: u16, peak: u64, as_json: bool) {
+fn report(rounds: &[Round], (bytes, mtu, shards): (u64, u16, usize), peak: u64, as_json: bool) {
     let ours = median(rounds.iter().map(|round| round.ours));
     let limit = median(rounds.iter().map(|round| round.limit));
     let ratio = median(rounds.iter().map(|round| round.ours / round.limit));
@@ -70,7 +77,7 @@ fn report(rounds: &[Round], bytes: u64, mtu: u16, peak: u64, as_json: bool) {
     if as_json {
         line(json!({
                 "name": "replicate catch-up",
-                "parameters": { "bytes": bytes, "mtu": mtu, "geometry": "4+2", "shards": 1 },
+                "parameters": { "bytes": bytes, "mtu": mtu, "geometry": "4+2", "shards": shards },
                 "throughput_bytes_per_second": ours,
                 "cpu_seconds_per_gib": per_gib,
                 "limit": limit,

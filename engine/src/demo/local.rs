@@ -18,7 +18,8 @@ use std::process::{Child, Command, Stdio};
 pub(crate) struct SitePlan<'a> {
     pub(crate) root: &'a Path,
     pub(crate) name: &'a str,
-    pub(crate) core: usize,
+    /// A shard on each.
+    pub(crate) cores: Vec<usize>,
     pub(crate) device_bytes: u64,
     pub(crate) mtu: Option<u16>,
 }
@@ -42,7 +43,7 @@ fn free_port() -> Result<SocketAddr, String> {
 }
 
 impl LocalSite {
-    /// Makes a site of one shard and runs its node.
+    /// Makes a site and runs its node.
     pub(crate) fn start(plan: &SitePlan<'_>) -> Result<Self, String> {
         let directory = plan.root.join(plan.name);
         let name = Label::parse(plan.name).ok_or_else(|| format!("{} is no name", plan.name))?;
@@ -55,7 +56,7 @@ impl LocalSite {
             device_count: None,
             device_bytes: plan.device_bytes,
             geometry: Geometry::DEFAULT,
-            cores: Some(vec![plan.core]),
+            cores: Some(plan.cores.clone()),
             mtu: plan.mtu,
         };
         init(&options).map_err(failed)?;

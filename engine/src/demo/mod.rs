@@ -82,10 +82,10 @@ pub fn run(options: &Options) -> Result<(), String> {
     };
     let work = WorkDirectory::new(options.keep.as_deref(), None)?;
     let cores = cores::available().map_err(|error| error.to_string())?;
-    let plan = |name, core| SitePlan {
+    let plan = |name, core: usize| SitePlan {
         root: &work.path,
         name,
-        core,
+        cores: vec![core],
         device_bytes: device_bytes(bytes + (1 << 28)),
         mtu: None,
     };

@@ -40,9 +40,6 @@ impl Trace {
     pub fn packet(&self, now_ns: u64, from: SocketAddr, to: SocketAddr, length: usize) {
         let mut inner = self.inner();
         inner.packets += 1;
-        if std::env::var_os("FARSIDE_SIM_PACKETS").is_some() {
-            eprintln!("P {now_ns} {from} {to} {length}");
-        }
         let ends = u64::from(from.port()) << 16 | u64::from(to.port());
         [now_ns, ends, length as u64].into_iter().for_each(|word| inner.absorb(&word.to_le_bytes()));
     }
