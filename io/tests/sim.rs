@@ -313,7 +313,8 @@ fn a_dead_device_stays_dead_and_keeps_its_bytes() {
         let disk = disk(1);
         write(&disk, &pool, 0, 1).await.expect("written");
         disk.sync().await.expect("flushed");
-        let on_its_way = write(&disk, &pool, 0, 2);
+        let mut on_its_way = Box::pin(write(&disk, &pool, 0, 2));
+        assert!(on_its_way.as_mut().now_or_never().is_none());
         disk.fail_forever();
         assert_eq!(on_its_way.await, eio("write", 0));
         assert_eq!(read(&disk, &pool, 0).await.0, eio("read", 0));
@@ -397,8 +398,7 @@ fn a_device_that_shrank_refuses_what_is_gone_and_forgets_it() {
     run(async |pool| {
         let disk = disk(1);
         write(&disk, &pool, 15, 1).await.expect("written");
-        let on_its_way = disk.write(7 * BLOCK, filled(&pool, 2, 2));
-        let mut on_its_way = Box::pin(on_its_way);
+        let mut on_its_way = Box::pin(disk.write(7 * BLOCK, filled(&pool, 2, 2)));
         assert!(on_its_way.as_mut().now_or_never().is_none());
         disk.shrink(8 * BLOCK);
         let outside = |offset, length| DiskError::OutOfRange { offset, length, device_bytes: 8 * BLOCK };

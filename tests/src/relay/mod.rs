@@ -59,19 +59,15 @@ impl Relay {
         let thread = std::thread::spawn(move || serve(lines, &identity, &desk, ended));
         Self { recording, ending: Some(ending), thread: Some(thread) }
     }
-
-    /// Hangs up on everybody, as a site does that is lost. The recording stays.
-    pub fn stop(&mut self) {
-        drop(self.ending.take());
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the relay ends well");
-        }
-    }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
         drop(self.ending.take());
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the relay ends well");
+        }
     }
 }
 
