@@ -1,5 +1,6 @@
 //! Devices as an operator names them: which names are one device, and how many of them may be lost.
 
+use crate::store::{most_per_device, needed_fragments};
 use farside_codec::erasure::Geometry;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -21,7 +22,7 @@ pub(super) fn twins(paths: &[PathBuf]) -> Option<(&Path, &Path)> {
 /// now. `None`: more are gone already than the geometry carries.
 pub(super) fn losses_survived(geometry: Geometry, devices: usize, working: usize) -> Option<usize> {
     // With fewer devices than a stripe has fragments some hold several of them.
-    let most_fragments = geometry.total().div_ceil(devices.max(1));
+    let most_fragments = most_per_device(geometry.total(), devices);
     let gone = devices.saturating_sub(working);
     let chunks = (geometry.parity() / most_fragments).checked_sub(gone)?;
     // The write-ahead log has a mirror on each of the first m+1 devices.
@@ -31,9 +32,8 @@ pub(super) fn losses_survived(geometry: Geometry, devices: usize, working: usize
 
 /// Fragments of a new chunk that find a place while `working` of `devices` work, and those that must.
 pub(super) fn fragments_placed(geometry: Geometry, devices: usize, working: usize) -> (usize, usize) {
-    let most_fragments = geometry.total().div_ceil(devices.max(1));
-    // One loss must be survivable where the geometry has parity.
-    (geometry.total().min(working * most_fragments), geometry.data() + geometry.parity().min(1))
+    let most_fragments = most_per_device(geometry.total(), devices);
+    (geometry.total().min(working * most_fragments), needed_fragments(geometry))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{collecting, directory::NodeDirectory, limits, sending, server};
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState};
-use crate::store::{DeviceSet, Store, open_devices};
+use crate::store::{Candidate, DeviceSet, Store, open_devices};
 use farside_codec::command::{ControlCommand, Fence, GroupCommand, SiteRecord};
 use farside_codec::ids::GroupId;
 use farside_codec::message::{FedHello, LogOffer, PeerRecord, Reply, Request};
@@ -75,14 +75,16 @@ async fn run_jobs<D: Disk>(shard: Rc<Shard<D>>, mut jobs: mpsc::Receiver<Job<D>>
 }
 
 /// Seats the devices of the shard.
-async fn seat_devices<D: Disk>(seed: &ShardSeed<D>, storage: Storage<D>) -> Result<(Pool, DeviceSet<D>), NodeError> {
-    let Storage { pool, candidates, .. } = storage;
-    let devices = open_devices(&pool, candidates, seed.site.site, seed.site.node).await;
-    let devices = devices?;
+async fn seat_devices<D: Disk>(
+    seed: &ShardSeed<D>,
+    pool: &Pool,
+    candidates: Vec<Candidate<D>>,
+) -> Result<DeviceSet<D>, NodeError> {
+    let devices = open_devices(pool, candidates, seed.site.site, seed.site.node).await?;
     if devices.shards != seed.site.shards {
         return Err(NodeError::Corrupt("the devices are cut for another number of shards than the node has".into()));
     }
-    Ok((pool, devices))
+    Ok(devices)
 }
 
 /// The log's owner: the first device's id, and the shard.
@@ -94,9 +96,9 @@ fn wal_owner<D: Disk>(devices: &DeviceSet<D>, shard: u16) -> [u8; 16] {
 
 type Built<D> = (Rc<Shard<D>>, mpsc::Receiver<Job<D>>);
 
-async fn build<D: Disk>(seed: ShardSeed<D>, mut storage: Storage<D>, machine: Machine) -> Result<Built<D>, NodeError> {
-    let notices = std::mem::take(&mut storage.notices);
-    let (pool, devices) = seat_devices(&seed, storage).await?;
+async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machine) -> Result<Built<D>, NodeError> {
+    let Storage { pool, candidates, notices } = storage;
+    let devices = seat_devices(&seed, &pool, candidates).await?;
     let regions = devices.wal_regions(seed.index);
     let wal_present = regions.len();
     let mirrors =

@@ -29,6 +29,7 @@ pub use devices::{Candidate, DeviceSet, FormatError, FormatOptions, OpenDevicesE
 pub use devices::{format_devices, open_devices};
 pub use error::StoreError;
 pub use get::ChunkRead;
+pub(crate) use placement::most_per_device;
 pub use put::ChunkWriter;
 pub use status::{Counters, DeviceState, DeviceStatus, RecoveryReport, StoreEvent, StoreStatus};
 
@@ -242,7 +243,7 @@ impl<D: Disk> Store<D> {
 }
 
 /// Fragments without which a put is not acknowledged: one loss must be survivable where the geometry has parity.
-fn needed_fragments(geometry: Geometry) -> usize {
+pub(crate) fn needed_fragments(geometry: Geometry) -> usize {
     geometry.data() + geometry.parity().min(1)
 }
 

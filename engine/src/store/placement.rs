@@ -18,7 +18,7 @@ pub(super) struct Candidate {
 }
 
 /// Fragments of one stripe that a device may hold on a node with so many configured devices.
-pub(super) fn most_per_device(fragments: usize, devices: usize) -> usize {
+pub(crate) fn most_per_device(fragments: usize, devices: usize) -> usize {
     fragments.div_ceil(devices.max(1))
 }
 

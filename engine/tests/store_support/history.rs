@@ -88,7 +88,6 @@ impl World {
 
     /// The power goes, the process goes, or, where devices have supplies of their own, both in part.
     pub(crate) fn end(&self) {
-        self.dump("end of life");
         let cut_percent = self.dice.pick(&[100, 100, 100, 0, 0, 50]);
         let mut cut = 0u32;
         for (index, bay) in self.bays.bays.iter().enumerate() {

@@ -2,7 +2,6 @@
 //! store promised, and the steps that drive the one and ask the other.
 
 pub(crate) mod bays;
-pub(crate) mod dump;
 pub(crate) mod history;
 pub(crate) mod last;
 pub(crate) mod model;

@@ -70,7 +70,6 @@ impl World {
     /// Opens the store as a start does. `None`: no device could be used, which only bad ones excuse.
     pub(crate) async fn open(&self) -> Option<Store<SimDisk>> {
         self.bays.bays.iter().for_each(Bay::opening);
-        self.dump("before open");
         let candidates = self.bays.candidates(&self.dice);
         let set = match open_devices(&self.pool, candidates, SITE, NODE).await {
             Ok(set) => set,

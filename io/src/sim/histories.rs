@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::entropy::SeededEntropy;
 
 /// Lines of a history that are shown when it fails.
-const SHOWN_LINES: usize = 80000;
+const SHOWN_LINES: usize = 80;
 /// One history in so many is replayed, to see that it follows from its seed.
 const REPLAY_EVERY: u64 = 100;
 /// No history comes near this time. One that does spins, which virtual time can't see.

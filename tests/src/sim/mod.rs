@@ -43,7 +43,7 @@ impl Default for Options {
 }
 
 /// What came of a seed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
@@ -63,6 +63,13 @@ pub struct Report {
     pub violations: Vec<String>,
     /// The last lines of the trace.
     pub lines: Vec<String>,
+}
+
+impl Report {
+    /// Of a seed of which nothing is known yet.
+    fn of(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
 }
 
 thread_local! {
@@ -88,17 +95,7 @@ pub fn run_seed(seed: u64, options: Options) -> Report {
     let joined = thread
         .map_err(|error| error.to_string())
         .and_then(|thread| thread.join().map_err(|_| "the world itself panicked".to_owned()));
-    joined.unwrap_or_else(|error| Report {
-        seed,
-        trace: 0,
-        operations: 0,
-        answered: 0,
-        faults: 0,
-        simulated: Duration::ZERO,
-        took: Duration::ZERO,
-        violations: vec![error],
-        lines: Vec::new(),
-    })
+    joined.unwrap_or_else(|error| Report { violations: vec![error], ..Report::of(seed) })
 }
 
 fn run_here(seed: u64, options: Options) -> Report {
@@ -125,17 +122,7 @@ fn memory_directory() -> std::io::Result<tempfile::TempDir> {
 async fn live(seed: u64, options: Options, root: &std::path::Path) -> Report {
     let trace = Trace::new(options.print);
     let mut violations = Vec::new();
-    let mut report = Report {
-        seed,
-        trace: 0,
-        operations: 0,
-        answered: 0,
-        faults: 0,
-        simulated: Duration::ZERO,
-        took: Duration::ZERO,
-        violations: Vec::new(),
-        lines: Vec::new(),
-    };
+    let mut report = Report::of(seed);
     match World::make(seed, root, trace.clone()).await {
         Err(error) => violations.push(format!("the world did not begin: {error}")),
         Ok(world) => {

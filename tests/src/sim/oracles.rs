@@ -3,7 +3,7 @@
 
 use super::history::{Event, Operation, Outcome};
 use super::watch::Watch;
-use super::work::{NAMES, contents, name, read};
+use super::work::{NAMES, name, read};
 use super::world::{RECOVERY, World};
 use bytes::Bytes;
 use farside::client::{Client, ClientError, Log};
@@ -318,13 +318,4 @@ async fn undone_deltas_are_set_aside(
         });
     }
     Ok(())
-}
-
-/// What a put with this number wrote, for whoever wants to look at a failure.
-pub fn describe(event: &Event) -> String {
-    let bytes = contents(event.number).len();
-    format!(
-        "operation {} at site {}: {:?} of name {}, {bytes} bytes",
-        event.number, event.site, event.operation, event.name
-    )
 }

@@ -10,7 +10,6 @@ const LINES: usize = 4000;
 #[derive(Default)]
 struct Inner {
     hash: u64,
-    packets: u64,
     lines: VecDeque<String>,
     print: bool,
 }
@@ -39,7 +38,6 @@ impl Trace {
     /// and how long do not.
     pub fn packet(&self, now_ns: u64, from: SocketAddr, to: SocketAddr, length: usize) {
         let mut inner = self.inner();
-        inner.packets += 1;
         let ends = u64::from(from.port()) << 16 | u64::from(to.port());
         [now_ns, ends, length as u64].into_iter().for_each(|word| inner.absorb(&word.to_le_bytes()));
     }
@@ -61,11 +59,6 @@ impl Trace {
     /// The hash so far.
     pub fn hash(&self) -> u64 {
         self.inner().hash
-    }
-
-    /// Datagrams so far.
-    pub fn packets(&self) -> u64 {
-        self.inner().packets
     }
 
     /// The last lines.
