@@ -135,7 +135,18 @@ fn samples() -> Vec<(&'static str, String)> {
         wal::WalRecord::Purge((group, position())),
         wal::WalRecord::Snapshot((group, snapshot)),
     ];
-    let head = wal::BatchHead { owner: [1; 16], previous_crc: 2, tail: 3, durable: 4, records: 5 };
+    let head = wal::BatchHead {
+        owner: [1; 16],
+        offset: 9,
+        opening: 6,
+        previous_crc: 2,
+        tail: 3,
+        durable: 4,
+        checkpoint: 7,
+        checkpoint_records: 8,
+        checkpoint_ends: true,
+        records: 5,
+    };
     let fed = FedDeltas {
         log: LogId([2; 16]),
         lineage: lineage(),
@@ -193,7 +204,7 @@ const GOLDEN: [&str; 14] = [
     "accept: 475 5a313f70f48ed059",
     "promote: 58 0d952b7e36134505",
     "fence: 102 bdd92f09e92edf71",
-    "wal head: 40 f5a503b024063527",
+    "wal head: 69 157fb4f5b160ab63",
     "wal records: 362 7a6fafd4bffbc118",
     "federated deltas: 475 fb1a9e0da674c2a9",
     "federation greeting: 332 fcd1c72a19689983",

@@ -12,10 +12,17 @@ pub const LIVE_BYTES: usize = 32 << 20;
 /// Live entries take at most this part of the region before a snapshot is due.
 pub const LIVE_PART: u64 = 8;
 
-const _: () =
-    assert!(MIN_REGION_BYTES / 2 + 2 * MIN_REGION_BYTES / LIVE_PART + BATCH_BYTES as u64 + 4096 <= MIN_REGION_BYTES);
-/// Smallest region: half of it in use, a checkpoint of the live state and a batch fit together.
+/// A checkpoint begins when so many of the region's eighths are in use.
+pub const CHECKPOINT_EIGHTHS: u64 = 3;
+
+/// Smallest region: what is in use when a checkpoint begins, a batch that was let through just before, twice the live
+/// bytes at which snapshots are due, a batch's worth of space that is skipped at the region's end, and a record more.
 pub const MIN_REGION_BYTES: u64 = 32 << 20;
+const _: () = assert!(
+    MIN_REGION_BYTES / 8 * CHECKPOINT_EIGHTHS + 2 * MIN_REGION_BYTES / LIVE_PART + 3 * BATCH_BYTES as u64
+        <= MIN_REGION_BYTES
+);
+const _: () = assert!(RECORD_BYTES < BATCH_BYTES);
 /// Pieces of a snapshot.
 pub const PIECE_BYTES: usize = 4 << 20;
 /// Proposals of one group that wait for their entry to commit.

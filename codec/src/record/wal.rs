@@ -110,13 +110,28 @@ record!(
     BatchHead {
         /// Whose log this is: drawn when the site's devices were formatted, and the shard's number.
         owner: [u8; 16],
+        /// Where in the region it was written: a batch found elsewhere was misdirected, by a write or a read.
+        offset: u64,
+        /// Counts the openings of the log from 1; of two batches of one number, that of the later opening counts.
+        opening: u64,
         /// CRC32 of the payload of the batch before; a batch that does not fit it is left over from an earlier lap.
         previous_crc: u32,
         /// Oldest batch that still holds something alive.
         tail: u64,
         /// Every batch up to this one was durable when this one was written.
         durable: u64,
-        /// Records that follow.
+        /// First batch of the checkpoint that this one holds a part of; 0: of none.
+        checkpoint: u64,
+        /// The checkpoint's records, which come first.
+        checkpoint_records: u32,
+        /// The checkpoint's last part. From here on it stands for all that came before it.
+        checkpoint_ends: bool,
+        /// All records that follow.
         records: u32,
     }
 );
+
+impl BatchHead {
+    /// Bytes of a batch head; every field has a fixed length.
+    pub const BYTES: usize = 69;
+}

@@ -105,7 +105,9 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         regions.into_iter().map(|region| WalMirror { disk: region.disk, offset: region.offset, bytes: region.bytes });
     let owner = wal_owner(&devices, seed.index);
     let (wal, wal_report) = Wal::open(owner, mirrors.collect(), &pool).await.map_err(|error| match error {
-        WalError::Damaged { .. } | WalError::NoMirror => NodeError::Corrupt(error.to_string()),
+        WalError::Damaged { .. } | WalError::Forked { .. } | WalError::NoMirror => {
+            NodeError::Corrupt(error.to_string())
+        }
         other => failed(other),
     })?;
     let store = Store::open(&devices, seed.index, pool.clone()).await.map_err(failed)?;

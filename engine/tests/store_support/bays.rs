@@ -309,7 +309,8 @@ impl Bays {
     /// Devices that can't be used now, whatever they hold.
     pub(crate) fn out(&self) -> Devices {
         let absent = |bay: &Bay| matches!(bay.seat.get(), Seat::Missing | Seat::Foreign);
-        self.known_out() | self.set_of(|bay| bay.gone.get() || absent(bay))
+        // A flush that fails puts a device out of use before the store has heard of it.
+        self.known_out() | self.set_of(|bay| bay.gone.get() || bay.told_to_fail.get() || absent(bay))
     }
 
     /// Devices that a chunk written from `since` on must be able to do without.

@@ -4,7 +4,11 @@
 //! goes to every mirror and is flushed there before anyone is told. So only the last batch can be torn by a crash, and
 //! anything missing before it is damage, not a torn tail. A mirror whose write or flush fails is out of use; the log
 //! goes on with the others and fails when none is left. When the region fills, the live state is written again at the
-//! head (a checkpoint) and the tail moves up behind it.
+//! head (a checkpoint) and the tail moves up behind it. A checkpoint counts when all of it is there, and then stands for
+//! everything before it; half of one says nothing.
+//!
+//! The first batch of every opening is durable before anything is said about what was found. It puts an end to whatever
+//! a power cut left behind the chain, also on a mirror that was away.
 
 mod recovery;
 mod state;
@@ -50,15 +54,31 @@ struct Queued {
 /// The live state on its way to the head of the log.
 struct Checkpoint {
     /// The batch that it begins with: the tail, once all of it is durable.
-    first: Option<u64>,
+    first: u64,
     left: VecDeque<Vec<u8>>,
+    /// Those who wait for what was queued when it was made, and is in it.
+    waiting: Vec<Flushed>,
 }
 
 /// What one batch will hold.
+#[derive(Default)]
 struct Batch {
     records: Vec<u8>,
     count: u32,
     waiting: Vec<Flushed>,
+    /// The checkpoint of which it holds a part, by its first batch; how many records, and whether they are its last.
+    checkpoint: Option<(u64, u32, bool)>,
+}
+
+impl Batch {
+    fn fits(&self, more: usize) -> bool {
+        self.count == 0 || self.records.len() + more <= limits::BATCH_BYTES
+    }
+
+    fn push(&mut self, records: &[u8], count: u32) {
+        self.records.extend_from_slice(records);
+        self.count += count;
+    }
 }
 
 /// A batch that is on the devices.
@@ -71,6 +91,7 @@ struct Placed {
 
 struct Inner<D> {
     owner: [u8; 16],
+    opening: u64,
     pool: Pool,
     region_bytes: u64,
     mirrors: RefCell<Vec<WalMirror<D>>>,
@@ -82,7 +103,8 @@ struct Inner<D> {
     drained: Notify,
     placed: RefCell<VecDeque<Placed>>,
     next_number: Cell<u64>,
-    /// Oldest batch with something alive. Space before it is used again only once a durable batch has said so.
+    /// Oldest batch with something alive: the first of the newest checkpoint all of which is durable. Space before it is
+    /// free.
     tail: Cell<u64>,
     previous_crc: Cell<u32>,
     checkpoint: RefCell<Option<Checkpoint>>,
@@ -109,6 +131,7 @@ impl<D: Disk> Wal<D> {
         let found = recovery::recover(owner, &mirrors, region_bytes, pool).await?;
         let wal = Self(Rc::new(Inner {
             owner,
+            opening: found.opening,
             pool: pool.clone(),
             region_bytes,
             mirrors: RefCell::new(found.mirrors),
@@ -128,6 +151,7 @@ impl<D: Disk> Wal<D> {
         }));
         let writer = wal.clone();
         tokio::task::spawn_local(async move { writer.write_queue().await });
+        wal.append_durably(&[]).await?;
         Ok((wal, found.report))
     }
 
@@ -216,7 +240,7 @@ impl<D: Disk> Wal<D> {
                 self.0.work.notified().await;
                 continue;
             };
-            let result = self.write_batch(batch.records, batch.count).await;
+            let result = self.write_batch(&batch).await;
             if let Err(error) = &result {
                 *self.0.failed.borrow_mut() = Some(error.clone());
                 tracing::error!(%error, "the write-ahead log has stopped");
@@ -231,63 +255,70 @@ impl<D: Disk> Wal<D> {
 
     fn fail_queue(&self) {
         let error = self.0.failed.borrow().clone().unwrap_or(WalError::Closed);
-        for flushed in self.0.queue.borrow_mut().drain(..).filter_map(|queued| queued.flushed) {
-            flushed(Err(error.clone()));
-        }
+        let in_checkpoint = self.0.checkpoint.take().into_iter().flat_map(|checkpoint| checkpoint.waiting);
+        let queued = self.0.queue.take().into_iter().filter_map(|queued| queued.flushed);
+        in_checkpoint.chain(queued).for_each(|flushed| flushed(Err(error.clone())));
     }
 
     fn begin_checkpoint_if_due(&self) {
         let mut checkpoint = self.0.checkpoint.borrow_mut();
-        if checkpoint.is_some() || self.used_bytes() < self.0.region_bytes / 2 {
+        if checkpoint.is_some() || self.used_bytes() < self.0.region_bytes / 8 * limits::CHECKPOINT_EIGHTHS {
             return;
         }
         let mut left = VecDeque::new();
         for (group, log) in self.0.groups.borrow().iter() {
             log.records(*group, &mut |record| left.push_back(record.to_bytes().to_vec()));
         }
-        // It goes ahead of what is queued. Memory holds that already, and a record that comes twice says the same.
-        *checkpoint = Some(Checkpoint { first: None, left });
+        // Memory holds what is queued already, and so does the checkpoint: it need not be written once more.
+        let waiting = self.0.queue.take().into_iter().filter_map(|queued| queued.flushed).collect();
+        self.0.queued_bytes.set(0);
+        *checkpoint = Some(Checkpoint { first: self.0.next_number.get(), left, waiting });
     }
 
     /// Takes what fits into one batch: a part of the checkpoint under way, then what is queued.
     fn next_batch(&self) -> Option<Batch> {
-        let mut batch = Batch { records: Vec::new(), count: 0, waiting: Vec::new() };
-        let fits = |batch: &Batch, more: usize| batch.count == 0 || batch.records.len() + more <= limits::BATCH_BYTES;
+        let mut batch = Batch::default();
         if let Some(checkpoint) = self.0.checkpoint.borrow_mut().as_mut() {
-            checkpoint.first.get_or_insert(self.0.next_number.get());
-            while let Some(record) = checkpoint.left.pop_front_if(|record| fits(&batch, record.len())) {
-                batch.records.extend_from_slice(&record);
-                batch.count += 1;
+            while let Some(record) = checkpoint.left.pop_front_if(|record| batch.fits(record.len())) {
+                batch.push(&record, 1);
             }
-            if !checkpoint.left.is_empty() {
+            let ends = checkpoint.left.is_empty();
+            batch.checkpoint = Some((checkpoint.first, batch.count, ends));
+            if !ends {
                 return Some(batch);
             }
+            batch.waiting.append(&mut checkpoint.waiting);
         }
         let mut queue = self.0.queue.borrow_mut();
-        let idle = queue.is_empty() && batch.count == 0;
-        while let Some(queued) = queue.pop_front_if(|queued| fits(&batch, queued.bytes.len())) {
+        let idle = queue.is_empty() && batch.checkpoint.is_none();
+        while let Some(queued) = queue.pop_front_if(|queued| batch.fits(queued.bytes.len())) {
             self.0.queued_bytes.set(self.0.queued_bytes.get() - queued.bytes.len());
-            batch.records.extend_from_slice(&queued.bytes);
-            batch.count += queued.count;
+            batch.push(&queued.bytes, queued.count);
             batch.waiting.extend(queued.flushed);
         }
         (!idle).then_some(batch)
     }
 
-    async fn write_batch(&self, records: Vec<u8>, count: u32) -> Result<(), WalError> {
+    async fn write_batch(&self, batch: &Batch) -> Result<(), WalError> {
         let number = self.0.next_number.get();
+        let (checkpoint, checkpoint_records, checkpoint_ends) = batch.checkpoint.unwrap_or_default();
+        let bytes = (HEADER_BYTES + BatchHead::BYTES + batch.records.len()).next_multiple_of(BLOCK_BYTES);
+        let offset = self.place(bytes as u64)?;
         let head = BatchHead {
             owner: self.0.owner,
+            offset,
+            opening: self.0.opening,
             previous_crc: self.0.previous_crc.get(),
             tail: self.0.tail.get(),
             durable: number - 1,
-            records: count,
+            checkpoint,
+            checkpoint_records,
+            checkpoint_ends,
+            records: batch.count,
         };
         let mut payload = head.to_bytes().to_vec();
-        payload.extend_from_slice(&records);
+        payload.extend_from_slice(&batch.records);
         let header = FrameHeader::of_payload(kind::WAL_BATCH, 0, number, &payload);
-        let bytes = (HEADER_BYTES + payload.len()).next_multiple_of(BLOCK_BYTES);
-        let offset = self.place(bytes as u64)?;
         let mut buffer = self.0.pool.take(bytes).await.map_err(|_| WalError::BatchTooLarge { bytes })?;
         buffer[..HEADER_BYTES].copy_from_slice(&header.to_array());
         buffer[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(&payload);
@@ -295,10 +326,7 @@ impl<D: Disk> Wal<D> {
         self.write_mirrors(offset, buffer.share()).await?;
         self.0.previous_crc.set(header.payload_crc());
         self.0.next_number.set(number + 1);
-        let mut placed = self.0.placed.borrow_mut();
-        placed.push_back(Placed { number, offset, bytes: bytes as u64 });
-        placed.retain(|placed| placed.number >= self.0.tail.get());
-        drop(placed);
+        self.0.placed.borrow_mut().push_back(Placed { number, offset, bytes: bytes as u64 });
         self.finish_checkpoint();
         Ok(())
     }
@@ -345,11 +373,9 @@ impl<D: Disk> Wal<D> {
 
     fn finish_checkpoint(&self) {
         let mut checkpoint = self.0.checkpoint.borrow_mut();
-        if let Some(Checkpoint { first: Some(first), left }) = checkpoint.as_ref()
-            && left.is_empty()
-        {
-            self.0.tail.set(*first);
-            *checkpoint = None;
+        if let Some(done) = checkpoint.take_if(|checkpoint| checkpoint.left.is_empty()) {
+            self.0.tail.set(done.first);
+            self.0.placed.borrow_mut().retain(|placed| placed.number >= done.first);
         }
     }
 }

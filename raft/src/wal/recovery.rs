@@ -38,6 +38,11 @@ pub enum WalError {
         /// The first batch missing.
         batch: u64,
     },
+    /// Two mirrors went on without one another: each holds batches that were durable and that the other lacks.
+    Forked {
+        /// The first batch that they don't share, of one that was durable.
+        batch: u64,
+    },
     /// The log was closed.
     Closed,
 }
@@ -52,6 +57,11 @@ impl std::fmt::Display for WalError {
             Self::Damaged { batch } => write!(
                 f,
                 "batch {batch} of the write-ahead log was durable and is damaged on every mirror: \
+                 this node must not vote until it is refilled from its peers"
+            ),
+            Self::Forked { batch } => write!(
+                f,
+                "the mirrors of the write-ahead log hold different histories from batch {batch} on, each durable once: \
                  this node must not vote until it is refilled from its peers"
             ),
             Self::Closed => f.write_str("the write-ahead log is closed"),
@@ -79,6 +89,8 @@ pub(super) struct Found<D> {
     pub(super) groups: BTreeMap<GroupId, GroupLog>,
     pub(super) placed: VecDeque<Placed>,
     pub(super) previous_crc: u32,
+    /// Of the opening that begins now.
+    pub(super) opening: u64,
     pub(super) report: WalReport,
 }
 
@@ -93,6 +105,9 @@ struct Candidate {
     held: u64,
 }
 
+/// Intact batches by their number: more than one where a power cut left one behind, or a mirror was away.
+type Candidates = BTreeMap<u64, Vec<Candidate>>;
+
 /// Bytes read at once.
 const READ_BYTES: usize = 4 << 20;
 
@@ -103,39 +118,47 @@ pub(super) async fn recover<D: Disk>(
     pool: &Pool,
 ) -> Result<Found<D>, WalError> {
     let mut report = WalReport::default();
-    let mut candidates: BTreeMap<u64, Vec<Candidate>> = BTreeMap::new();
+    let mut candidates = Candidates::new();
     let mut readable = Vec::new();
     for mirror in mirrors {
-        match scan(owner, mirror, region_bytes, pool, 1 << readable.len(), &mut candidates).await {
+        let bit = 1 << readable.len();
+        match scan(owner, mirror, region_bytes, pool, bit, &mut candidates).await {
             Ok(()) => readable.push(mirror.clone()),
             Err(error) => {
                 tracing::error!(%error, "a mirror of the write-ahead log can't be read");
                 report.lost_mirrors += 1;
+                // What it showed counts, but the next one does not hold it for that.
+                candidates.values_mut().flatten().for_each(|batch| batch.held &= !bit);
             }
         }
     }
     if readable.is_empty() {
         return Err(WalError::NoMirror);
     }
+    let opening = candidates.values().flatten().map(|batch| batch.head.opening).max().unwrap_or(0) + 1;
     let chain = choose_chain(&mut candidates, &mut report)?;
-    let all = (1u64 << readable.len()) - 1;
-    let mut found = Found {
-        mirrors: readable,
-        groups: BTreeMap::new(),
-        placed: VecDeque::new(),
-        previous_crc: chain.last().map_or(0, |(_, batch)| batch.crc),
-        report,
-    };
-    for (number, batch) in chain {
-        if batch.held != all {
-            rewrite(&found.mirrors, pool, number, &batch).await;
-            found.report.repaired_batches += 1;
-        }
-        replay(&mut found.groups, number, &batch)?;
-        found.placed.push_back(Placed { number, offset: batch.offset, bytes: batch.bytes });
+    report.batches = chain.len() as u64;
+    report.repaired_batches = chain.iter().filter(|(_, batch)| batch.held != (1 << readable.len()) - 1).count() as u64;
+    let whole = readable.len();
+    let mirrors = repair(readable, &chain, pool).await;
+    report.lost_mirrors += (whole - mirrors.len()) as u32;
+    if mirrors.is_empty() {
+        return Err(WalError::NoMirror);
     }
-    found.report.batches = found.placed.len() as u64;
-    Ok(found)
+    let mut replay = Replay::default();
+    for (number, batch) in &chain {
+        replay.take(*number, batch)?;
+    }
+    let placed =
+        |(number, batch): &(u64, Candidate)| Placed { number: *number, offset: batch.offset, bytes: batch.bytes };
+    Ok(Found {
+        mirrors,
+        groups: replay.groups,
+        placed: chain.iter().map(placed).collect(),
+        previous_crc: chain.last().map_or(0, |(_, batch)| batch.crc),
+        opening,
+        report,
+    })
 }
 
 /// Finds every intact batch of one mirror. Batches begin at any 4 KiB boundary.
@@ -145,46 +168,54 @@ async fn scan<D: Disk>(
     region_bytes: u64,
     pool: &Pool,
     bit: u64,
-    found: &mut BTreeMap<u64, Vec<Candidate>>,
+    found: &mut Candidates,
 ) -> Result<(), DiskError> {
-    let mut window = Vec::new();
-    let mut window_start = 0;
-    let mut read_to = 0;
-    let mut at = 0;
-    while at < region_bytes {
-        // The window holds at least the block at `at`, and the whole batch that begins there.
-        let mut need = BLOCK_BYTES;
-        loop {
-            while read_to < region_bytes && read_to < at + need as u64 {
-                let length = (region_bytes - read_to).min(READ_BYTES as u64) as usize;
-                let buffer = take(pool, length).await;
-                let (result, buffer) = mirror.disk.read(mirror.offset + read_to, buffer).await;
-                result?;
-                window.drain(..((at - window_start) as usize).min(window.len()));
-                window_start = at;
-                window.extend_from_slice(&buffer);
-                read_to += length as u64;
-            }
-            let here = &window[(at - window_start) as usize..];
-            let Ok(header) = FrameHeader::decode(here) else { break };
-            let bytes = HEADER_BYTES + header.length();
-            if header.kind() != kind::WAL_BATCH || at + bytes as u64 > region_bytes {
-                break;
-            }
-            if here.len() < bytes {
-                need = bytes;
-                continue;
-            }
-            let payload = &here[HEADER_BYTES..bytes];
-            if header.check_payload(payload).is_ok() {
-                let batch = Batch { number: header.correlation(), crc: header.payload_crc(), offset: at };
-                note(owner, batch, payload, bit, found);
-            }
-            break;
+    let mut window = Window { start: 0, bytes: None };
+    for at in (0..region_bytes).step_by(BLOCK_BYTES) {
+        let length = (region_bytes - at).min(READ_BYTES as u64);
+        let here = window.at(mirror, pool, at, BLOCK_BYTES as u64, length).await?;
+        let Ok(header) = FrameHeader::decode(here) else { continue };
+        let bytes = (HEADER_BYTES + header.length()) as u64;
+        if header.kind() != kind::WAL_BATCH || at + bytes > region_bytes {
+            continue;
         }
-        at += BLOCK_BYTES as u64;
+        let padded = bytes.next_multiple_of(BLOCK_BYTES as u64);
+        let here = window.at(mirror, pool, at, padded, length.max(padded)).await?;
+        let payload = &here[HEADER_BYTES..bytes as usize];
+        if header.check_payload(payload).is_ok() {
+            let batch = Batch { number: header.correlation(), crc: header.payload_crc(), offset: at };
+            note(owner, batch, payload, bit, found);
+        }
     }
     Ok(())
+}
+
+/// A part of a region in memory.
+struct Window {
+    start: u64,
+    bytes: Option<Buffer>,
+}
+
+impl Window {
+    /// The bytes from `at` on, at least `need`; what is not here is read, `length` at once.
+    async fn at<D: Disk>(
+        &mut self,
+        mirror: &WalMirror<D>,
+        pool: &Pool,
+        at: u64,
+        need: u64,
+        length: u64,
+    ) -> Result<&[u8], DiskError> {
+        let held = self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        if at + need > self.start + held {
+            // One buffer at a time, so that a small pool is enough.
+            self.bytes = None;
+            let (result, buffer) = mirror.disk.read(mirror.offset + at, take(pool, length as usize).await).await;
+            result?;
+            (self.start, self.bytes) = (at, Some(buffer));
+        }
+        Ok(self.bytes.as_deref().map_or(&[], |bytes| &bytes[(at - self.start) as usize..]))
+    }
 }
 
 async fn take(pool: &Pool, length: usize) -> Buffer {
@@ -198,14 +229,14 @@ struct Batch {
     offset: u64,
 }
 
-fn note(owner: [u8; 16], batch: Batch, payload: &[u8], bit: u64, found: &mut BTreeMap<u64, Vec<Candidate>>) {
+fn note(owner: [u8; 16], batch: Batch, payload: &[u8], bit: u64, found: &mut Candidates) {
     let mut reader = Reader::new(Bytes::copy_from_slice(payload));
     let Ok(head) = BatchHead::decode(&mut reader) else { return };
-    if head.owner != owner {
+    if head.owner != owner || head.offset != batch.offset {
         return;
     }
     let same = found.entry(batch.number).or_default();
-    if let Some(known) = same.iter_mut().find(|known| known.offset == batch.offset && known.crc == batch.crc) {
+    if let Some(known) = same.iter_mut().find(|known| known.crc == batch.crc) {
         known.held |= bit;
         return;
     }
@@ -215,81 +246,138 @@ fn note(owner: [u8; 16], batch: Batch, payload: &[u8], bit: u64, found: &mut BTr
 }
 
 /// Walks back from the newest batch whose chain is whole down to its tail.
-fn choose_chain(
-    candidates: &mut BTreeMap<u64, Vec<Candidate>>,
-    report: &mut WalReport,
-) -> Result<Vec<(u64, Candidate)>, WalError> {
-    let Some((&newest, _)) = candidates.last_key_value() else { return Ok(Vec::new()) };
+fn choose_chain(candidates: &mut Candidates, report: &mut WalReport) -> Result<Vec<(u64, Candidate)>, WalError> {
     // Everything below the durable mark of any batch must be there.
-    let durable = candidates.values().flatten().map(|batch| batch.head.durable).max().unwrap_or(0);
+    let Some(durable) = candidates.values().flatten().map(|batch| batch.head.durable).max() else {
+        return Ok(Vec::new());
+    };
+    // A batch that a mirror kept from an earlier opening was given up by the later one, which did not find it.
+    let mut ends: Vec<(u64, u64, usize)> = Vec::new();
+    for (number, batches) in candidates.range(durable.max(1)..) {
+        ends.extend(batches.iter().enumerate().map(|(index, batch)| (batch.head.opening, *number, index)));
+    }
+    ends.sort_unstable_by(|a, b| b.cmp(a));
     let mut first_missing = None;
-    for start in (durable.max(1)..=newest).rev() {
-        for last in candidates.get(&start).into_iter().flatten() {
-            match chain_from(candidates, start, last) {
-                Ok(indexes) => {
-                    report.torn_batches = candidates.range(start + 1..).count() as u64;
-                    let take = |(number, index): (u64, usize)| {
-                        let batch = candidates.get_mut(&number).map(|batches| batches.swap_remove(index));
-                        batch.map(|batch| (number, batch))
-                    };
-                    return Ok(indexes.into_iter().rev().filter_map(take).collect());
-                }
-                Err(missing) => first_missing = Some(missing),
+    for (_, end, index) in ends {
+        match chain_from(candidates, end, index) {
+            Ok(indexes) => {
+                check_forks(candidates, &indexes)?;
+                report.torn_batches = candidates.range(end + 1..).count() as u64;
+                let take = |(number, index): (u64, usize)| {
+                    let batch = candidates.get_mut(&number).map(|batches| batches.swap_remove(index));
+                    batch.map(|batch| (number, batch))
+                };
+                return Ok(indexes.into_iter().rev().filter_map(take).collect());
             }
+            Err(missing) => first_missing = first_missing.or(Some(missing)),
         }
     }
     Err(WalError::Damaged { batch: first_missing.unwrap_or(durable) })
 }
 
-/// The batches that lead to `last`, newest first, each by its index among those of its number.
-fn chain_from(
-    candidates: &BTreeMap<u64, Vec<Candidate>>,
-    start: u64,
-    last: &Candidate,
-) -> Result<Vec<(u64, usize)>, u64> {
-    let index_of = |number: u64, fits: &dyn Fn(&Candidate) -> bool| {
-        candidates.get(&number).and_then(|batches| batches.iter().position(fits)).ok_or(number)
-    };
-    let mut chain = vec![(start, index_of(start, &|batch| std::ptr::eq(batch, last))?)];
-    let mut expected = last.head.previous_crc;
-    for number in (last.head.tail..start).rev() {
-        let index = index_of(number, &|batch| batch.crc == expected)?;
-        expected = candidates[&number][index].head.previous_crc;
+/// Whether some batch follows another one than the chain's. What a batch follows was durable, so two histories are.
+fn check_forks(candidates: &Candidates, chain: &[(u64, usize)]) -> Result<(), WalError> {
+    for (number, index) in chain {
+        let crc = candidates[number][*index].crc;
+        let followers = candidates.get(&(number + 1)).into_iter().flatten();
+        if followers.into_iter().any(|follower| follower.head.previous_crc != crc) {
+            return Err(WalError::Forked { batch: *number });
+        }
+    }
+    Ok(())
+}
+
+/// The batches that lead to `end`, newest first, each by its index among those of its number. The error: the first one
+/// that is not there.
+fn chain_from(candidates: &Candidates, end: u64, index: usize) -> Result<Vec<(u64, usize)>, u64> {
+    let mut chain = vec![(end, index)];
+    let (mut number, mut batch) = (end, &candidates[&end][index]);
+    // Space before a checkpoint is used again as soon as all of it is durable.
+    let first = |batch: &Candidate| if batch.head.checkpoint_ends { batch.head.checkpoint } else { batch.head.tail };
+    let mut tail = first(batch);
+    while number > tail {
+        number -= 1;
+        let batches = candidates.get(&number).ok_or(number)?;
+        let index = batches.iter().position(|before| before.crc == batch.head.previous_crc).ok_or(number)?;
+        batch = &batches[index];
+        tail = tail.max(first(batch));
         chain.push((number, index));
     }
     Ok(chain)
 }
 
-fn replay(groups: &mut BTreeMap<GroupId, GroupLog>, number: u64, batch: &Candidate) -> Result<(), WalError> {
-    let mut reader = Reader::new(batch.records.clone());
-    for _ in 0..batch.head.records {
-        let record = WalRecord::decode(&mut reader).map_err(|_| WalError::Damaged { batch: number })?;
-        let log = groups.entry(group_of(&record)).or_default();
-        if let WalRecord::Append((_, entry)) = &record
-            && log.leaves_gap(entry.position.index)
-        {
-            return Err(WalError::Damaged { batch: number });
-        }
-        log.apply(&record);
-    }
-    Ok(())
+/// What the batches of a chain add up to.
+#[derive(Default)]
+struct Replay {
+    groups: BTreeMap<GroupId, GroupLog>,
+    /// The checkpoint that has begun, by its first batch, and what of it has come.
+    checkpoint: u64,
+    part: Vec<WalRecord>,
 }
 
-/// Gives a batch back to the mirrors that lost it. One that refuses fails at its next write and is dropped there.
-async fn rewrite<D: Disk>(mirrors: &[WalMirror<D>], pool: &Pool, number: u64, batch: &Candidate) {
-    let mut payload = batch.head.to_bytes().to_vec();
-    payload.extend_from_slice(&batch.records);
-    let header = FrameHeader::of_payload(kind::WAL_BATCH, 0, number, &payload);
-    let mut buffer = take(pool, batch.bytes as usize).await;
-    buffer.fill(0);
-    buffer[..HEADER_BYTES].copy_from_slice(&header.to_array());
-    buffer[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(&payload);
-    let data = buffer.share();
-    for (index, mirror) in mirrors.iter().enumerate().filter(|(index, _)| batch.held >> index & 1 == 0) {
-        let written = mirror.disk.write(mirror.offset + batch.offset, data.clone()).await;
-        let result = if written.is_ok() { mirror.disk.sync().await } else { written };
-        if let Err(error) = result {
-            tracing::error!(%error, index, "a batch could not be written back to a mirror");
+impl Replay {
+    fn take(&mut self, number: u64, batch: &Candidate) -> Result<(), WalError> {
+        let damaged = WalError::Damaged { batch: number };
+        let head = &batch.head;
+        let mut reader = Reader::new(batch.records.clone());
+        let mut next = || WalRecord::decode(&mut reader).map_err(|_| damaged.clone());
+        if head.checkpoint == number {
+            // One before it was not ended: the log was opened again in its middle.
+            (self.checkpoint, self.part) = (number, Vec::new());
+        }
+        if head.checkpoint > 0 && head.checkpoint != self.checkpoint || head.checkpoint_records > head.records {
+            return Err(damaged);
+        }
+        for _ in 0..head.checkpoint_records {
+            self.part.push(next()?);
+        }
+        let mut records = Vec::new();
+        if head.checkpoint_ends {
+            self.groups.clear();
+            records.append(&mut self.part);
+        }
+        for _ in head.checkpoint_records..head.records {
+            records.push(next()?);
+        }
+        records.iter().try_for_each(|record| self.apply(record)).ok_or(damaged)
+    }
+
+    /// Applies a record, unless it is an entry that would leave a hole.
+    fn apply(&mut self, record: &WalRecord) -> Option<()> {
+        let log = self.groups.entry(group_of(record)).or_default();
+        let gap = matches!(record, WalRecord::Append((_, entry)) if log.leaves_gap(entry.position.index));
+        (!gap).then(|| log.apply(record))
+    }
+}
+
+/// Gives every mirror what it lacks, and makes durable what was read: a process that was killed leaves batches that no
+/// flush covers, and nobody may be told of those before. Answers which mirrors hold everything now.
+async fn repair<D: Disk>(mirrors: Vec<WalMirror<D>>, chain: &[(u64, Candidate)], pool: &Pool) -> Vec<WalMirror<D>> {
+    let mut whole = Vec::with_capacity(mirrors.len());
+    for (index, mirror) in mirrors.into_iter().enumerate() {
+        let lacking = chain.iter().filter(|(_, batch)| batch.held >> index & 1 == 0);
+        match restore(&mirror, lacking, pool).await {
+            Ok(()) => whole.push(mirror),
+            Err(error) => tracing::error!(%error, index, "a mirror of the write-ahead log can't be repaired"),
         }
     }
+    whole
+}
+
+async fn restore<D: Disk>(
+    mirror: &WalMirror<D>,
+    lacking: impl Iterator<Item = &(u64, Candidate)>,
+    pool: &Pool,
+) -> Result<(), DiskError> {
+    for (number, batch) in lacking {
+        let mut payload = batch.head.to_bytes().to_vec();
+        payload.extend_from_slice(&batch.records);
+        let header = FrameHeader::of_payload(kind::WAL_BATCH, 0, *number, &payload);
+        let mut buffer = take(pool, batch.bytes as usize).await;
+        buffer[..HEADER_BYTES].copy_from_slice(&header.to_array());
+        buffer[HEADER_BYTES..HEADER_BYTES + payload.len()].copy_from_slice(&payload);
+        buffer[HEADER_BYTES + payload.len()..].fill(0);
+        mirror.disk.write(mirror.offset + batch.offset, buffer.share()).await?;
+    }
+    mirror.disk.sync().await
 }

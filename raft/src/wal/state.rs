@@ -136,8 +136,6 @@ impl GroupLog {
         if let Some(vote) = self.vote {
             out(WalRecord::Vote((group, vote)));
         }
-        // What an earlier lap appended past here must not come back.
-        out(WalRecord::TruncateAfter((group, self.purged.map(|purged| purged.index))));
         self.entries.iter().for_each(|entry| out(WalRecord::Append((group, entry.clone()))));
         out(WalRecord::Committed((group, self.committed)));
     }
