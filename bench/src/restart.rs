@@ -37,11 +37,11 @@ pub(crate) fn run(fragments: u64, work: Option<&Path>, as_json: bool) -> Result<
     for path in &paths {
         uring::create(path, device_bytes).map_err(failed)?;
     }
-    let filled = uring::start(fill(&paths, geometry, fragments))?;
+    let filled = uring::start(fill(&paths, geometry, fragments)).map_err(failed)??;
     let mut took = Vec::new();
     let mut index_bytes = 0;
     for _ in 0..ROUNDS {
-        let (time, found, bytes) = uring::start(open(&paths))?;
+        let (time, found, bytes) = uring::start(open(&paths)).map_err(failed)??;
         if found < fragments {
             return Err(format!("{found} of {fragments} fragments were found again"));
         }
@@ -77,7 +77,7 @@ fn report(fragments: u64, filled: Duration, took: &[Duration], index_bytes: u64,
 }
 
 async fn devices(paths: &[PathBuf], pool: &Pool) -> Result<Vec<UringDisk>, String> {
-    let ring = Ring::register(pool);
+    let ring = Ring::register(pool).map_err(failed)?;
     paths.iter().map(|path| UringDisk::open(path, &ring).map_err(failed)).collect()
 }
 

@@ -1,6 +1,6 @@
 //! What the engine asks of a device: aligned reads and writes of owned buffers, and flushes that mean it.
 //!
-//! Two implementations: [`crate::uring`] on tokio-uring with O_DIRECT, and [`crate::sim`], which keeps live and
+//! Two implementations: [`crate::uring`] on io_uring with O_DIRECT, and [`crate::sim`], which keeps live and
 //! durable bytes apart and can tear, drop, flip, misdirect, fail and stall. Nothing here is `Send`: a device belongs
 //! to one shard.
 

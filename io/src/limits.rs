@@ -10,6 +10,8 @@ pub const UNIT_BYTES: usize = 64 << 10;
 pub const MAX_FIXED_BYTES: usize = 1 << 30;
 /// Submission queue entries of a shard's ring.
 pub const RING_ENTRIES: u32 = 1024;
+/// Before the kernel is asked again to take an operation that it had no memory for.
+pub const RING_RETRY: std::time::Duration = std::time::Duration::from_millis(1);
 /// The smallest unit that a drive writes whole, and so the unit that a torn write tears at.
 pub const SECTOR_BYTES: usize = 512;
 /// Faults that one simulated device may have planned.

@@ -27,11 +27,12 @@ fn skip(why: &str) {
 /// Runs a test on a ring of its own, with a pool registered where the machine allows it.
 fn on_ring(test: impl AsyncFnOnce(&Pool, &Ring)) {
     check_io_uring().expect("io_uring");
-    uring::start(async {
+    let ran = uring::start(async {
         let pool = Pool::new(POOL_BYTES).expect("a pool");
-        let ring = Ring::register(&pool);
+        let ring = Ring::register(&pool).expect("a ring");
         test(&pool, &ring).await;
     });
+    ran.expect("a runtime");
 }
 
 /// A directory on a file system of disks, which the system's temporary directory need not be.

@@ -86,9 +86,13 @@ impl SnapshotStore for Shelf {
 
 type TestGroup = Group<UringDisk, Ledger, Shelf>;
 
+fn on_ring<F: Future>(work: F) -> F::Output {
+    uring::start(work).expect("a runtime")
+}
+
 async fn open_wal(directory: &Path, names: &[&str]) -> Result<Wal<UringDisk>, WalError> {
     let pool = Pool::new(32 << 20).expect("a pool");
-    let ring = Ring::register(&pool);
+    let ring = Ring::register(&pool).expect("a ring");
     let mirrors = names.iter().map(|name| {
         let path = directory.join(name);
         if !path.exists() {
@@ -126,7 +130,7 @@ fn a_single_voter_keeps_what_it_acknowledged() {
     let shelf = Shelf::default();
     let mut expected = Vec::new();
     for life in 0..4 {
-        uring::start(async {
+        on_ring(async {
             let wal = open_wal(directory.path(), &["a", "b"]).await.expect("a log");
             let group = start(wal.clone(), 1, &shelf, Rc::new(Alone)).await;
             group.initialize(&[NodeId(1)]).await.expect("voters");
@@ -152,7 +156,7 @@ fn a_single_voter_keeps_what_it_acknowledged() {
 fn a_mirror_may_be_damaged_and_two_may_not() {
     let directory = tempfile::tempdir().expect("a directory");
     let shelf = Shelf::default();
-    uring::start(async {
+    on_ring(async {
         let wal = open_wal(directory.path(), &["a", "b"]).await.expect("a log");
         let group = start(wal, 1, &shelf, Rc::new(Alone)).await;
         group.initialize(&[NodeId(1)]).await.expect("voters");
@@ -168,7 +172,7 @@ fn a_mirror_may_be_damaged_and_two_may_not() {
         std::fs::write(&path, bytes).expect("written");
     };
     flip("a");
-    uring::start(async {
+    on_ring(async {
         let wal = open_wal(directory.path(), &["a", "b"]).await.expect("one mirror is enough");
         let group = start(wal, 1, &shelf, Rc::new(Alone)).await;
         propose(&group, "more").await.expect("committed");
@@ -177,7 +181,7 @@ fn a_mirror_may_be_damaged_and_two_may_not() {
     // The first mirror was mended from the second; now both are damaged.
     flip("a");
     flip("b");
-    uring::start(async {
+    on_ring(async {
         let opened = open_wal(directory.path(), &["a", "b"]).await;
         assert!(matches!(opened, Err(WalError::Damaged { batch: 2 })), "{:?}", opened.err());
     });
@@ -189,7 +193,7 @@ fn the_log_goes_round() {
     let shelf = Shelf::default();
     let mut expected = 0;
     for _ in 0..2 {
-        uring::start(async {
+        on_ring(async {
             let wal = open_wal(directory.path(), &["a"]).await.expect("a log");
             let group = start(wal, 1, &shelf, Rc::new(Alone)).await;
             group.initialize(&[NodeId(1)]).await.expect("voters");
@@ -257,7 +261,7 @@ async fn leader(room: &Room) -> TestGroup {
 #[test]
 fn three_voters_survive_one_and_catch_it_up() {
     let directory = tempfile::tempdir().expect("a directory");
-    uring::start(async {
+    on_ring(async {
         let room = Rc::new(Room::default());
         let nodes = [NodeId(1), NodeId(2), NodeId(3)];
         for node in nodes {

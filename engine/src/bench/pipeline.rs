@@ -8,7 +8,7 @@ use farside_codec::message::{PutChunk, Refusal, Reply, Request, kind};
 use farside_codec::{Field, limits};
 use farside_io::cores;
 use farside_io::disk::Disk;
-use farside_io::entropy::SystemEntropy;
+use farside_io::entropy::{Entropy, SystemEntropy};
 use farside_io::pool::Pool;
 use farside_io::uring::{self, Ring, UringDisk};
 use farside_transport::{Authority, Class, Credentials, Endpoint, Expect, Role, Settings, Stream, Trust};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// As much as a sealed default chunk, and as many at once as a sender has under way.
 const CHUNK_BYTES: usize = limits::DEFAULT_CHUNK_PLAIN_BYTES;
-const IN_FLIGHT: usize = 16;
+const IN_FLIGHT: usize = 32;
 const POOL_BYTES: usize = 192 << 20;
 
 fn failed(error: impl std::fmt::Display) -> String {
@@ -36,6 +36,7 @@ pub(super) fn run(work: &Path, bytes: u64, mtu: u16, cores: (usize, usize)) -> R
     for path in [&from, &to] {
         uring::create(path, chunks * CHUNK_BYTES as u64).map_err(failed)?;
     }
+    uring::start(fill(&from, chunks)).map_err(failed)??;
     let site = SiteId([7; 16]);
     let authority =
         Authority::create(site, &parse_label("pipeline").map_err(failed)?, &SystemEntropy).map_err(failed)?;
@@ -48,13 +49,15 @@ pub(super) fn run(work: &Path, bytes: u64, mtu: u16, cores: (usize, usize)) -> R
     let receiving = std::thread::spawn(move || {
         // On a machine with fewer cores the scheduler shares them out.
         let _ = cores::pin(cores.1);
-        uring::start(receive(&to, receiver, mtu, chunks, listening))
+        uring::start(receive(&to, receiver, mtu, chunks, listening)).map_err(failed)?
     });
     let address = address.recv().map_err(|_| "the pipeline's receiver did not come up".to_owned())?;
     let sending = std::thread::spawn(move || {
         let _ = cores::pin(cores.0);
         let begun = Instant::now();
-        uring::start(send(&from, sender, mtu, chunks, address, Expect { site })).map(|()| begun.elapsed())
+        uring::start(send(&from, sender, mtu, chunks, address, Expect { site }))
+            .map_err(failed)?
+            .map(|()| begun.elapsed())
     });
     let elapsed = sending.join().map_err(|_| "the pipeline's sender failed".to_owned())??;
     receiving.join().map_err(|_| "the pipeline's receiver failed".to_owned())??;
@@ -62,6 +65,19 @@ pub(super) fn run(work: &Path, bytes: u64, mtu: u16, cores: (usize, usize)) -> R
         std::fs::remove_file(work.join(name)).map_err(failed)?;
     }
     Ok((chunks * CHUNK_BYTES as u64) as f64 / elapsed.as_secs_f64())
+}
+
+/// Writes the source: blocks that were reserved and never written cost no disk to read.
+async fn fill(path: &Path, chunks: u64) -> Result<(), String> {
+    let pool = Pool::new(POOL_BYTES).map_err(failed)?;
+    let ring = Ring::register(&pool).map_err(failed)?;
+    let disk = UringDisk::open(path, &ring).map_err(failed)?;
+    let mut chunk = pool.take(CHUNK_BYTES).await.map_err(failed)?;
+    SystemEntropy.fill(&mut chunk);
+    let chunk = chunk.share();
+    let write = |at: u64| disk.write(at * CHUNK_BYTES as u64, chunk.clone());
+    stream::iter(0..chunks).map(write).buffer_unordered(IN_FLIGHT).try_collect::<()>().await.map_err(failed)?;
+    disk.sync().await.map_err(failed)
 }
 
 async fn receive(
@@ -72,7 +88,7 @@ async fn receive(
     listening: mpsc::Sender<SocketAddr>,
 ) -> Result<(), String> {
     let pool = Pool::new(POOL_BYTES).map_err(failed)?;
-    let ring = Ring::register(&pool);
+    let ring = Ring::register(&pool).map_err(failed)?;
     let disk = UringDisk::open(path, &ring).map_err(failed)?;
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let endpoint = Endpoint::listen(anywhere, &credentials, Settings::with_mtu(mtu), &SystemEntropy).map_err(failed)?;
@@ -128,7 +144,7 @@ async fn send(
     expect: Expect,
 ) -> Result<(), String> {
     let pool = Pool::new(POOL_BYTES).map_err(failed)?;
-    let ring = Ring::register(&pool);
+    let ring = Ring::register(&pool).map_err(failed)?;
     let disk = UringDisk::open(path, &ring).map_err(failed)?;
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let endpoint = Endpoint::caller(anywhere, Settings::with_mtu(mtu), &SystemEntropy).map_err(failed)?;

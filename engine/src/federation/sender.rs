@@ -32,8 +32,8 @@ pub struct SenderLimits {
 impl Default for SenderLimits {
     fn default() -> Self {
         Self {
-            // Sixteen default chunks: covers 40 ms at 1.5 GB/s, and a third of a receiver's pool.
-            chunk_bytes_in_flight: 64 << 20,
+            // Thirty-two default chunks: covers the 120 ms that a chunk takes at 1 GB/s when devices are busy at both ends.
+            chunk_bytes_in_flight: 128 << 20,
             deltas_held: 1024,
             delta_bytes_held: 8 << 20,
             deltas_per_delivery: farside_codec::limits::MAX_DELTAS_PER_REQUEST,

@@ -228,7 +228,7 @@ fn device_paths(options: &InitOptions, directory: &NodeDirectory) -> Result<Vec<
 fn format(file: &SiteFile, devices: &[PathBuf]) -> Result<(), NodeError> {
     uring::start(async {
         let pool = Pool::new(FORMAT_POOL_BYTES).map_err(failed)?;
-        let ring = Ring::register(&pool);
+        let ring = Ring::register(&pool).map_err(failed)?;
         let disks: Result<Vec<UringDisk>, _> = devices.iter().map(|path| UringDisk::open(path, &ring)).collect();
         let disks = disks.map_err(failed)?;
         let smallest = disks.iter().map(farside_io::disk::Disk::len_bytes).min().unwrap_or(0);
@@ -236,6 +236,7 @@ fn format(file: &SiteFile, devices: &[PathBuf]) -> Result<(), NodeError> {
         let formatted = format_devices(&pool, &disks, &options, &SystemEntropy).await;
         formatted.map(drop).map_err(|error| format_failed(&error, devices))
     })
+    .map_err(failed)?
 }
 
 /// The store knows devices by their place; people know them by their path.

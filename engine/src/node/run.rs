@@ -23,6 +23,7 @@ type Ready = Result<Vec<String>, NodeError>;
 
 /// Runs the node at `root` until SIGTERM, SIGINT or SIGHUP. Calls `ready` once, when it accepts callers.
 pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
+    end_on_panic();
     let directory = NodeDirectory::new(root);
     let site = directory.load_site()?;
     let _lock = directory.lock()?;
@@ -68,6 +69,16 @@ fn refuse_twins(root: &Path, config: &NodeConfig) -> Result<(), NodeError> {
     }
 }
 
+/// A task that panicked would leave half a shard behind, which answers some and keeps others waiting. A start recovers
+/// everything that was acknowledged, so the process ends, and its peers and supervisor see that it did.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(1);
+    }));
+}
+
 type Spawned = (Vec<JoinHandle<()>>, Vec<ready::Receiver<Ready>>);
 
 fn spawn_shards(seeds: Vec<ShardSeed<UringDisk>>) -> Result<Spawned, NodeError> {
@@ -79,7 +90,11 @@ fn spawn_shards(seeds: Vec<ShardSeed<UringDisk>>) -> Result<Spawned, NodeError> 
             if let Err(error) = cores::pin(core) {
                 note(format_args!("notice: shard {index} is not pinned to core {core}: {error}"));
             }
-            uring::start(shard(seed, up));
+            let trouble = up.clone();
+            if let Err(error) = uring::start(shard(seed, up)) {
+                // As in `shard`: whoever waits for this is there, or nobody is.
+                drop(trouble.send(Err(failed(error))));
+            }
         });
         threads.push(thread.map_err(failed)?);
         ups.push(is_up);
@@ -99,7 +114,7 @@ async fn shard(seed: ShardSeed<UringDisk>, up: ready::Sender<Ready>) {
 /// Maps the shard's buffers and opens the node's devices on the shard's ring.
 fn open_storage(seed: &ShardSeed<UringDisk>) -> Result<Storage<UringDisk>, NodeError> {
     let pool = Pool::new(seed.config().pool_bytes_per_shard()).map_err(failed)?;
-    let ring = Ring::register(&pool);
+    let ring = Ring::register(&pool).map_err(failed)?;
     let mut notices: Vec<String> = pool.notices().iter().chain(ring.notices()).map(ToString::to_string).collect();
     let mut candidates = Vec::new();
     for path in &seed.config.devices {

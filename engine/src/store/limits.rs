@@ -11,6 +11,9 @@ pub const MIN_ZONE_SEGMENTS: u64 = 16;
 pub const MIN_SEGMENT_BYTES: u32 = 1 << 20;
 /// Largest segment: its records' places fit the index in memory, and several of its indexes a small arena.
 pub const MAX_SEGMENT_BYTES: u32 = 256 << 20;
+/// The next segment is begun when so many quarters of the active one are taken: early enough for two writes and a flush,
+/// late enough that a start seldom finds two segments without an index.
+pub const BEGIN_NEXT_AT: u32 = 3;
 /// Free segments of a device that clients' chunks leave alone: one for system pieces, one for compaction.
 pub const CLIENT_RESERVE_SEGMENTS: usize = 2;
 /// Free segments of a device that system pieces leave to compaction.

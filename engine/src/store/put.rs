@@ -286,9 +286,12 @@ impl<D: Disk> StripeWrite<'_, D> {
         let blocks = (self.layout.slot_bytes() / BLOCK_BYTES) as u32;
         let mut placed = Vec::with_capacity(plan.len());
         let mut full = false;
-        for (fragment, ordinal) in plan {
-            let zone = &self.inner.zones[usize::from(ordinal)];
-            match zone.reserve(blocks, self.priority).await {
+        // All at once: devices fill alike, so the next segment is often due on each of them.
+        let reservations = plan.into_iter().map(|(fragment, ordinal)| async move {
+            (fragment, ordinal, self.inner.zones[usize::from(ordinal)].reserve(blocks, self.priority).await)
+        });
+        for (fragment, ordinal, reserved) in join_all(reservations).await {
+            match reserved {
                 Ok(reservation) => {
                     let area = self.layout.slot(fragment).start;
                     let header = FragmentHeader {
@@ -308,7 +311,7 @@ impl<D: Disk> StripeWrite<'_, D> {
                     refused[usize::from(ordinal)] = true;
                     full |= reason == NoSpace::Full;
                     if let Some(error) = error {
-                        self.inner.write_failed(zone, error);
+                        self.inner.write_failed(&self.inner.zones[usize::from(ordinal)], error);
                     }
                 }
             }
@@ -385,8 +388,10 @@ impl<D: Disk> StripeWrite<'_, D> {
 
     /// Writes the indexes of segments that are full now.
     async fn seal(&self) {
-        for zone in self.inner.zones.iter().filter(|zone| zone.works()) {
-            if let Err(error) = zone.seal_ready().await {
+        let working = self.inner.zones.iter().filter(|zone| zone.works());
+        let sealed = working.map(|zone| async move { (zone, zone.seal_ready().await) });
+        for (zone, sealed) in join_all(sealed).await {
+            if let Err(error) = sealed {
                 self.inner.write_failed(zone, error);
             }
         }

@@ -18,9 +18,11 @@ use farside_codec::record::segment::{
 use farside_codec::record::superblock::Superblock;
 use farside_io::disk::{Disk, DiskError};
 use farside_io::pool::Pool;
+use futures_util::future::try_join;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use tokio::sync::Notify;
 
 /// Who asks for space, and so how much of it is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,15 +80,36 @@ pub(super) struct OpenSegment {
     pub(super) closing: bool,
 }
 
+/// The segment that will be appended to after the active one.
+#[derive(Debug, Default)]
+enum Next {
+    #[default]
+    None,
+    /// Its header is being written.
+    UnderWay,
+    /// Its header is durable: this segment, in this generation.
+    Ready(u32, u64),
+    /// Its header could not be written; it is free again.
+    Failed(DiskError),
+}
+
 pub(super) struct Segments {
     pub(super) table: Vec<Segment>,
     pub(super) free: BTreeSet<u32>,
     pub(super) open: BTreeMap<u32, OpenSegment>,
     /// The one of them that is appended to.
     pub(super) active: Option<u32>,
+    next: Next,
     pub(super) last_generation: u64,
     live_fragments: u64,
     live_blocks: u64,
+}
+
+impl Segments {
+    /// Segments that nobody has got yet.
+    fn count_free(&self) -> usize {
+        self.free.len() + usize::from(matches!(self.next, Next::UnderWay | Next::Ready(..)))
+    }
 }
 
 /// Why there is no space here.
@@ -115,6 +138,8 @@ pub(super) struct Zone<D> {
     kept_free: Cell<usize>,
     /// Held while a segment is opened, so that it is opened once.
     opening: tokio::sync::Mutex<()>,
+    /// The header of the next segment is written, or could not be.
+    next_is_there: Notify,
     metadata: Pool,
 }
 
@@ -150,6 +175,7 @@ impl<D: Disk> Zone<D> {
             free: BTreeSet::new(),
             open: BTreeMap::new(),
             active: None,
+            next: Next::None,
             last_generation: 0,
             live_fragments: 0,
             live_blocks: 0,
@@ -167,6 +193,7 @@ impl<D: Disk> Zone<D> {
             starved: Cell::new(false),
             kept_free: Cell::new(0),
             opening: tokio::sync::Mutex::new(()),
+            next_is_there: Notify::new(),
             metadata,
         }
     }
@@ -236,7 +263,7 @@ impl<D: Disk> Zone<D> {
     pub(super) fn status(&self) -> DeviceStatus {
         let segments = self.segments.borrow();
         let segment_bytes = u64::from(self.segment_blocks) * BLOCK_BYTES as u64;
-        let used = segments.table.len() - segments.free.len();
+        let used = segments.table.len() - segments.count_free();
         let (fragments, live_bytes) = (segments.live_fragments, segments.live_blocks * BLOCK_BYTES as u64);
         DeviceStatus {
             id: Some(self.device),
@@ -264,7 +291,7 @@ impl<D: Disk> Zone<D> {
     /// Whether so many records of so many blocks each would find space now.
     pub(super) fn has_room(&self, records: usize, blocks: u32, priority: Priority) -> bool {
         let segments = self.segments.borrow();
-        let Some(free) = segments.free.len().checked_sub(self.reserve_of(priority)) else { return false };
+        let Some(free) = segments.count_free().checked_sub(self.reserve_of(priority)) else { return false };
         let in_active = (1..=records).take_while(|records| self.active_fits(&segments, *records, blocks)).count();
         let fits_empty = |records: &usize| self.fits(1, *records, 0, blocks);
         let in_empty = (1..=records).take_while(fits_empty).count();
@@ -280,7 +307,7 @@ impl<D: Disk> Zone<D> {
 
     /// Free segments run so short that clients are about to be refused.
     pub(super) fn is_short(&self) -> bool {
-        self.segments.borrow().free.len() <= self.reserve_of(Priority::Client) + 1
+        self.segments.borrow().count_free() <= self.reserve_of(Priority::Client) + 1
     }
 
     fn active_fits(&self, segments: &Segments, records: usize, blocks: u32) -> bool {
@@ -297,7 +324,7 @@ impl<D: Disk> Zone<D> {
 
     fn try_reserve(self: &Rc<Self>, blocks: u32, priority: Priority) -> Option<Reservation<D>> {
         let mut segments = self.segments.borrow_mut();
-        if segments.free.len() < self.reserve_of(priority) || !self.active_fits(&segments, 1, blocks) {
+        if segments.count_free() < self.reserve_of(priority) || !self.active_fits(&segments, 1, blocks) {
             return None;
         }
         let segment = segments.active?;
@@ -321,17 +348,19 @@ impl<D: Disk> Zone<D> {
             return Err((NoSpace::Failed, None));
         }
         if let Some(reservation) = self.try_reserve(blocks, priority) {
+            self.begin_next_early();
             return Ok(reservation);
         }
-        let opened = self.take_free(blocks, priority);
-        let Some((segment, generation)) = opened else { return Err((NoSpace::Full, None)) };
-        if let Err(error) = self.begin_use(segment, generation).await {
-            self.segments.borrow_mut().free.insert(segment);
-            let kind = if error == DiskError::Full { NoSpace::Full } else { NoSpace::Failed };
-            return Err((kind, Some(error)));
+        if !self.may_open(blocks, priority) {
+            return Err((NoSpace::Full, None));
         }
+        let (segment, generation) = self.next_segment().await.map_err(|error| match error {
+            DiskError::Full => (NoSpace::Full, Some(error)),
+            _ => (NoSpace::Failed, Some(error)),
+        })?;
         {
             let mut segments = self.segments.borrow_mut();
+            close_active(&mut segments);
             segments.table[segment as usize] =
                 Segment { state: SegmentState::Open, generation, live_blocks: 0, most_blocks: 0 };
             segments.open.insert(segment, OpenSegment { next_block: 1, ..OpenSegment::default() });
@@ -343,23 +372,70 @@ impl<D: Disk> Zone<D> {
     /// Makes it durable that a segment is used anew and has no index yet. A power cut could keep the footer of a use and
     /// drop its header: the same generation would be used again, and what it acknowledged be hidden by that footer.
     async fn begin_use(&self, segment: u32, generation: u64) -> Result<(), DiskError> {
-        let header = self.header(segment, generation, SegmentUse::Records);
-        self.write_metadata(segment, 0, &header.to_block()).await?;
-        self.write_metadata(segment, self.segment_blocks - 1, &[0; BLOCK_BYTES]).await?;
+        let header = self.header(segment, generation, SegmentUse::Records).to_block();
+        let header = self.write_metadata(segment, 0, &header);
+        let no_footer = self.write_metadata(segment, self.segment_blocks - 1, &[0; BLOCK_BYTES]);
+        try_join(header, no_footer).await?;
         self.sync().await
     }
 
-    /// Closes the active segment and takes a free one off the list, if this priority may.
-    fn take_free(&self, blocks: u32, priority: Priority) -> Option<(u32, u64)> {
-        let mut segments = self.segments.borrow_mut();
+    /// Whether this priority may open another segment now.
+    fn may_open(&self, blocks: u32, priority: Priority) -> bool {
         let starved = self.starved.get() && priority != Priority::Compaction;
-        if segments.free.len() <= self.reserve_of(priority) || !self.fits(1, 1, 0, blocks) || starved {
-            return None;
+        let free = self.segments.borrow().count_free();
+        free > self.reserve_of(priority) && self.fits(1, 1, 0, blocks) && !starved
+    }
+
+    /// The next segment, its header durable.
+    async fn next_segment(self: &Rc<Self>) -> Result<(u32, u64), DiskError> {
+        if matches!(self.segments.borrow().next, Next::None | Next::Failed(_)) {
+            self.begin_next();
         }
-        let segment = segments.free.pop_first()?;
-        close_active(&mut segments);
+        loop {
+            let next = std::mem::take(&mut self.segments.borrow_mut().next);
+            match next {
+                Next::Ready(segment, generation) => return Ok((segment, generation)),
+                Next::Failed(error) => return Err(error),
+                Next::UnderWay => self.segments.borrow_mut().next = Next::UnderWay,
+                // There was none, although one was counted.
+                Next::None => return Err(DiskError::Full),
+            }
+            self.next_is_there.notified().await;
+        }
+    }
+
+    /// Begins the next segment while the active one still has room, so that nobody waits for its header.
+    fn begin_next_early(self: &Rc<Self>) {
+        let due = {
+            let segments = self.segments.borrow();
+            let open = segments.active.and_then(|active| segments.open.get(&active));
+            let nearly_full = |open: &OpenSegment| open.next_block >= self.segment_blocks / 4 * limits::BEGIN_NEXT_AT;
+            matches!(segments.next, Next::None) && open.is_some_and(nearly_full)
+        };
+        if due && !self.starved.get() {
+            self.begin_next();
+        }
+    }
+
+    fn begin_next(self: &Rc<Self>) {
+        let mut segments = self.segments.borrow_mut();
+        let Some(segment) = segments.free.pop_first() else { return };
         segments.last_generation += 1;
-        Some((segment, segments.last_generation))
+        segments.next = Next::UnderWay;
+        let (zone, generation) = (self.clone(), segments.last_generation);
+        // A task of its own, so that nothing is left half done where a caller goes away.
+        tokio::task::spawn_local(async move {
+            let begun = zone.begin_use(segment, generation).await;
+            let mut segments = zone.segments.borrow_mut();
+            segments.next = match begun {
+                Ok(()) => Next::Ready(segment, generation),
+                Err(error) => {
+                    segments.free.insert(segment);
+                    Next::Failed(error)
+                }
+            };
+            zone.next_is_there.notify_one();
+        });
     }
 
     /// Writes the indexes of closed segments into which nothing is being written any more.

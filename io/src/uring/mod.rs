@@ -1,14 +1,18 @@
-//! A device on tokio-uring: O_DIRECT, fixed buffers where the ring has the pool registered, one flush in flight.
+//! A device on io_uring: O_DIRECT, fixed buffers where the ring has the pool registered, one flush in flight.
 //!
 //! Every operation owns its buffer until the kernel is done with it, also when the future that waits for it is dropped.
 //! Where O_DIRECT, registration or huge pages are refused the device still works and says so in one [`Notice`]; where
 //! io_uring itself is refused, [`check_io_uring`] says so before a runtime is started.
 #![allow(unsafe_code)]
 
+mod ring;
+
 use crate::disk::{Disk, DiskError, check_range};
 use crate::limits;
-use crate::pool::{Buffer, Notice, Pool, Slice};
-use io_uring::{cqueue, opcode, squeue, types};
+use crate::pool::{Buffer, Notice, Slice};
+use io_uring::{opcode, types};
+use ring::Held;
+pub use ring::{Ring, start};
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,9 +21,6 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::sync::oneshot;
-use tokio_uring::buf::fixed::FixedBufRegistry;
-use tokio_uring::buf::{IoBuf, IoBufMut};
-use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 /// Why io_uring can't be used here.
 #[derive(Debug)]
@@ -41,108 +42,6 @@ impl std::error::Error for IoUringRefused {}
 /// Tries to set up a ring of the size that a shard uses.
 pub fn check_io_uring() -> Result<(), IoUringRefused> {
     io_uring::IoUring::new(limits::RING_ENTRIES).map(drop).map_err(IoUringRefused)
-}
-
-/// Runs a shard's runtime on the calling thread. Call [`check_io_uring`] first.
-pub fn start<F: Future>(future: F) -> F::Output {
-    tokio_uring::builder().entries(limits::RING_ENTRIES).start(future)
-}
-
-/// A part of the pool's arena, as the registry wants it. Never checked out: operations name addresses in it directly.
-struct Window {
-    _pool: Pool,
-    pointer: *mut u8,
-    length: usize,
-}
-
-// SAFETY: the address is stable and valid as long as `_pool` lives, and every byte of the arena was initialised.
-unsafe impl IoBuf for Window {
-    fn stable_ptr(&self) -> *const u8 {
-        self.pointer
-    }
-    fn bytes_init(&self) -> usize {
-        self.length
-    }
-    fn bytes_total(&self) -> usize {
-        self.length
-    }
-}
-
-// SAFETY: as above; the registry only hands the address to the kernel.
-unsafe impl IoBufMut for Window {
-    fn stable_mut_ptr(&mut self) -> *mut u8 {
-        self.pointer
-    }
-    unsafe fn set_init(&mut self, _: usize) {}
-}
-
-/// A shard's ring, with its pool registered if the kernel allows it.
-#[derive(Clone)]
-pub struct Ring(Rc<RingState>);
-
-struct RingState {
-    base: usize,
-    registered_bytes: usize,
-    /// Kept alive: unregistering a set that is in use breaks what is in flight.
-    _registry: Option<FixedBufRegistry<Window>>,
-    notices: Vec<Notice>,
-}
-
-impl Ring {
-    /// Registers `pool` with the ring of the runtime that this is called in.
-    pub fn register(pool: &Pool) -> Self {
-        let (base, bytes) = pool.region();
-        let window = |offset: usize| Window {
-            _pool: pool.clone(),
-            pointer: base.wrapping_add(offset).cast_mut(),
-            length: limits::MAX_FIXED_BYTES.min(bytes - offset),
-        };
-        let registry = FixedBufRegistry::new((0..bytes).step_by(limits::MAX_FIXED_BYTES).map(window));
-        let (registry, notices) = match registry.register() {
-            Ok(()) => (Some(registry), Vec::new()),
-            Err(error) => (
-                None,
-                vec![Notice(format!(
-                    "{} MiB of buffers could not be registered with io_uring ({error}); disk operations cost more CPU: \
-                 raise the memlock limit (`ulimit -l`, or LimitMEMLOCK= in the service)",
-                    bytes >> 20
-                ))],
-            ),
-        };
-        let registered_bytes = if registry.is_some() { bytes } else { 0 };
-        Self(Rc::new(RingState { base: base as usize, registered_bytes, _registry: registry, notices }))
-    }
-
-    /// What was refused.
-    pub fn notices(&self) -> &[Notice] {
-        &self.0.notices
-    }
-
-    /// The fixed buffer that holds all of `bytes`, if one does.
-    fn index_of(&self, bytes: &[u8]) -> Option<u16> {
-        let offset = (bytes.as_ptr() as usize).checked_sub(self.0.base)?;
-        let end = offset + bytes.len();
-        let index = offset / limits::MAX_FIXED_BYTES;
-        (end <= self.0.registered_bytes && end <= (index + 1) * limits::MAX_FIXED_BYTES).then_some(index as u16)
-    }
-}
-
-/// What an operation keeps until the kernel is done: the file and the buffer.
-struct Finish;
-
-impl Finish {
-    fn submit<D: Unpin + 'static>(data: D, entry: squeue::Entry) -> impl Future<Output = (i32, D)> {
-        struct Keep<D>(std::marker::PhantomData<D>);
-        impl<D: 'static> OneshotOutputTransform for Keep<D> {
-            type Output = (i32, D);
-            type StoredData = D;
-            fn transform_oneshot_output(self, data: D, entry: cqueue::Entry) -> Self::Output {
-                (entry.result(), data)
-            }
-        }
-        impl<D> Unpin for Keep<D> {}
-        UnsubmittedOneshot::new(data, Keep(std::marker::PhantomData), entry).submit()
-    }
 }
 
 #[derive(Default)]
@@ -282,7 +181,7 @@ impl UringDisk {
 
     async fn flush(&self) -> Result<(), DiskError> {
         let entry = opcode::Fsync::new(self.descriptor()).flags(types::FsyncFlags::DATASYNC).build();
-        let (result, _) = Finish::submit(self.0.file.clone(), entry).await;
+        let (result, _) = self.0.ring.run(entry, Held::File(self.0.file.clone())).await;
         answer("flush", 0, result).map(drop).inspect_err(|_| self.0.failed.set(true))
     }
 }
@@ -354,7 +253,8 @@ impl Disk for UringDisk {
                 Some(index) => opcode::ReadFixed::new(self.descriptor(), pointer, length, index).offset(at).build(),
                 None => opcode::Read::new(self.descriptor(), pointer, length).offset(at).build(),
             };
-            let (result, (_, back)) = Finish::submit((self.0.file.clone(), buffer), entry).await;
+            let (result, held) = self.0.ring.run(entry, Held::Read(self.0.file.clone(), buffer)).await;
+            let Held::Read(_, back) = held else { unreachable!("a read gives back what it was given") };
             buffer = back;
             if let Err(error) = transfer.took(result) {
                 return (Err(error), buffer);
@@ -373,7 +273,7 @@ impl Disk for UringDisk {
                 Some(index) => opcode::WriteFixed::new(self.descriptor(), pointer, length, index).offset(at).build(),
                 None => opcode::Write::new(self.descriptor(), pointer, length).offset(at).build(),
             };
-            let (result, _) = Finish::submit((self.0.file.clone(), data.clone()), entry).await;
+            let (result, _) = self.0.ring.run(entry, Held::Write(self.0.file.clone(), data.clone())).await;
             match result {
                 0 => return Err(DiskError::Full),
                 result => transfer.took(result)?,
