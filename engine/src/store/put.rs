@@ -308,11 +308,14 @@ impl<D: Disk> StripeWrite<'_, D> {
                     placed.push((fragment, reservation));
                 }
                 Err((reason, error)) => {
-                    refused[usize::from(ordinal)] = true;
+                    let zone = &self.inner.zones[usize::from(ordinal)];
                     full |= reason == NoSpace::Full;
                     if let Some(error) = error {
-                        self.inner.write_failed(&self.inner.zones[usize::from(ordinal)], error);
+                        self.inner.write_failed(zone, error);
                     }
+                    // GC may have freed a segment while another device's header was awaited: then it is asked again.
+                    refused[usize::from(ordinal)] =
+                        reason == NoSpace::Failed || !zone.has_room(1, blocks, self.priority);
                 }
             }
         }
