@@ -384,8 +384,12 @@ impl<D: Disk> StripeWrite<'_, D> {
                 self.inner.counters.borrow_mut().chunks_stored += 1;
                 Ok(receipt)
             }
-            None if full => Err(StoreError::Full),
-            None => Err(StoreError::Unavailable { fragments, needed }),
+            None => Err(match self.inner.find_room(self.layout.sealed_bytes(), self.priority) {
+                // Devices failed meanwhile: space would not help.
+                Err(error @ StoreError::Unavailable { .. }) => error,
+                _ if full => StoreError::Full,
+                _ => StoreError::Unavailable { fragments, needed },
+            }),
         }
     }
 
