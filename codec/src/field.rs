@@ -236,8 +236,8 @@ impl<T: Field> Field for Vec<T> {
     }
     fn decode(input: &mut Reader) -> Result<Self, DecodeError> {
         let length = input.length("list", limits::MAX_LIST)?;
-        // A hostile length must not reserve more than the bytes at hand could fill.
-        let mut values = Vec::with_capacity(length.min(input.remaining()));
+        // A hostile length must not reserve more memory than the bytes at hand take.
+        let mut values = Vec::with_capacity(length.min(input.remaining() / size_of::<T>().max(1)));
         for _ in 0..length {
             values.push(T::decode(input)?);
         }

@@ -94,7 +94,8 @@ pub fn read_record<R: Field>(path: &Path, file: FileKind) -> Result<R, FramedFil
     R::from_bytes(payload).map_err(|error| FramedFileError::Damaged(path.to_owned(), error))
 }
 
-fn check(bytes: Bytes, file: FileKind) -> Result<Bytes, DecodeError> {
+/// What a file's bytes hold, if they are such a file, whole.
+pub fn check(bytes: Bytes, file: FileKind) -> Result<Bytes, DecodeError> {
     let header = FrameHeader::decode(&bytes)?;
     let payload = bytes.slice(HEADER_BYTES..);
     header.check_payload(&payload)?;

@@ -64,11 +64,13 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn uri(&self) -> String {
+    /// As it stands in a certificate.
+    pub fn uri(&self) -> String {
         format!("farside://{}/{}/{}", self.site, self.role.as_str(), self.subject)
     }
 
-    fn parse(uri: &str) -> Option<Self> {
+    /// Reads what [`Caller::uri`] writes.
+    pub fn parse(uri: &str) -> Option<Self> {
         let mut parts = uri.strip_prefix("farside://")?.splitn(3, '/');
         let (site, role, subject) = (parts.next()?, parts.next()?, parts.next()?);
         let caller = Self { site: SiteId::parse(site)?, role: Role::parse(role)?, subject: subject.to_owned() };

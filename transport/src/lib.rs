@@ -25,4 +25,4 @@ pub use rejection::Rejection;
 pub use settings::{Class, Congestion, Expect, Settings};
 pub use statistics::Statistics;
 pub use stream::{CallError, Stream, StreamError};
-pub use tls::Crypto;
+pub use tls::{Crypto, verify_caller};

@@ -149,6 +149,19 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
+/// Checks the certificate that a caller shows, as every listener does that trusts `trust`, at a time of one's choice.
+pub fn verify_caller(
+    trust: &Trust,
+    crypto: &Crypto,
+    certificate: &CertificateDer<'_>,
+    now: UnixTime,
+) -> Result<Caller, Error> {
+    let (trust, provider) = (trust.clone(), crypto.provider.clone());
+    let verifier = Verifier { trust, provider, peers_may_be: Role::Peer, expect: None };
+    verifier.verify(certificate, &[], now)?;
+    Caller::of_certificate(certificate).ok_or(refuse(CertificateError::BadEncoding))
+}
+
 /// What a listener proves and asks for.
 pub(crate) fn server(
     identity: &Identity,

@@ -74,7 +74,8 @@ impl Superblock {
             && self.shards > 0
             && end.is_some_and(|end| end <= self.device_bytes)
             && self.wal_bytes <= self.zone_bytes
-            && self.segment_bytes >= 4 * BLOCK_BYTES as u32
+            // Header, the smallest record, one block of index, footer.
+            && self.segment_bytes >= 5 * BLOCK_BYTES as u32
             && self.devices.len() <= MAX_DEVICES
             && self.devices.contains(&self.device)
     }
@@ -148,7 +149,7 @@ mod tests {
         check(Superblock { shards: 5, ..superblock() });
         check(Superblock { zone_bytes: u64::MAX - 4095, ..superblock() });
         check(Superblock { wal_bytes: 512 << 20, ..superblock() });
-        check(Superblock { segment_bytes: 4096, ..superblock() });
+        check(Superblock { segment_bytes: 4 * 4096, ..superblock() });
         check(Superblock { segment_bytes: 1 << 20 | 1, ..superblock() });
         check(Superblock { device: DeviceId([77; 16]), ..superblock() });
     }

@@ -4,7 +4,7 @@ mod args;
 mod client_commands;
 mod objects;
 mod output;
-mod sizes;
+pub mod sizes;
 mod status_text;
 
 pub(crate) use client_commands::{all_caught_up, failover_json, status_document};
@@ -37,6 +37,12 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(error.tell()),
     }
+}
+
+/// Whether these arguments, the program's name before them, are a command line. Nothing is run; the error is what a user
+/// would be told.
+pub fn understands(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<(), String> {
+    Arguments::try_parse_from(arguments).map(drop).map_err(|error| error.render().to_string())
 }
 
 /// Help and version are answers; everything else that the parser says is a usage error.

@@ -3,7 +3,7 @@
 use farside_codec::ids::Hlc;
 
 /// Reads `4MiB`, `1GB`, `512`.
-pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let units = [
         ("KiB", 1 << 10),
         ("MiB", 1 << 20),
@@ -26,7 +26,7 @@ pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// Reads `30s`, `12h`, `7d`.
-pub(super) fn parse_seconds(text: &str) -> Result<u64, String> {
+pub fn parse_seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text} is no duration: 30s, 15m, 12h, 7d");
     let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
     let (number, unit) =
@@ -35,7 +35,7 @@ pub(super) fn parse_seconds(text: &str) -> Result<u64, String> {
 }
 
 /// `1.5 GiB`.
-pub(crate) fn show_bytes(bytes: u64) -> String {
+pub fn show_bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -68,7 +68,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 }
 
 /// An HLC as RFC 3339, in UTC with milliseconds.
-pub(crate) fn show_time(time: Hlc) -> String {
+pub fn show_time(time: Hlc) -> String {
     let ms = time.ms() as i64;
     let (days, within) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
     let (year, month, day) = civil_from_days(days);
@@ -78,7 +78,7 @@ pub(crate) fn show_time(time: Hlc) -> String {
 }
 
 /// Reads RFC 3339. The answer covers everything within the last digit given. The error says what is wrong.
-pub(super) fn parse_time(text: &str) -> Result<Hlc, String> {
+pub fn parse_time(text: &str) -> Result<Hlc, String> {
     let (fields, offset_minutes) =
         parse_fields(text).ok_or_else(|| format!("{text} is no RFC 3339 time, like 2026-01-31T12:00:00Z"))?;
     let Fields { year, month, day, hour, minute, second, ms } = fields;
@@ -105,7 +105,11 @@ struct Fields {
 
 /// A number of so many digits and nothing else.
 fn digits(text: &str, count: usize) -> Option<i64> {
-    (text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+    (text.len() == count && is_digits(text)).then(|| text.parse().ok())?
+}
+
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The numbers of a time, and minutes that its zone is ahead of UTC.
@@ -116,6 +120,7 @@ fn parse_fields(text: &str) -> Option<(Fields, i64)> {
     let (clock, zone) = rest.split_at(rest.find(['Z', 'z', '+', '-'])?);
     let (clock, ms) = match clock.split_once('.') {
         None => (clock, 999),
+        Some((_, fraction)) if fraction.is_empty() || !is_digits(fraction) => return None,
         // Digits below the millisecond are let go.
         Some((clock, fraction)) => (clock, digits(format!("{fraction:9<3}").get(..3)?, 3)?),
     };
@@ -127,8 +132,12 @@ fn parse_fields(text: &str) -> Option<(Fields, i64)> {
     let offset = match zone {
         "Z" | "z" => 0,
         zone => {
-            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-            let minutes = digits(hours, 2)? * 60 + digits(minutes, 2)?;
+            let (hours, minutes) = zone.strip_prefix(['+', '-'])?.split_once(':')?;
+            let (hours, minutes) = (digits(hours, 2)?, digits(minutes, 2)?);
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            let minutes = hours * 60 + minutes;
             if zone.starts_with('-') { -minutes } else { minutes }
         }
     };
@@ -158,6 +167,12 @@ mod tests {
             "2000-01-01T00:00:00",
             "2000-01-01T00:00Z",
             "+000-01-01T00:00:00Z",
+            "2000-01-01T00:00:00.12xZ",
+            "2000-01-01T00:00:00.1234xZ",
+            "2000-01-01T00:00:00.Z",
+            "2000-01-01T00:00:00Z05:00",
+            "2000-01-01T00:00:00+24:00",
+            "2000-01-01T00:00:00+00:60",
             far,
             late,
         ] {

@@ -108,9 +108,14 @@ impl ClientSettings {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(ClientError::File(path, error)),
         };
-        let file = toml::from_str(&text)
-            .map_err(|error| ClientError::Usage(format!("{}: {}", path.display(), error.message())))?;
-        Ok(Self { path: Some(path), file })
+        let settings = Self::parse(&text).map_err(|what| ClientError::Usage(format!("{}: {what}", path.display())))?;
+        Ok(Self { path: Some(path), ..settings })
+    }
+
+    /// Settings as their file says them, kept nowhere. The error is what is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        Ok(Self { path: None, file })
     }
 
     /// Keeps what has changed.

@@ -60,7 +60,7 @@ pub fn decide(offer: &LogOffer, sender: SiteId, here: SiteId, local: Option<&Loc
 
 /// Whether this copy's head lies on the sender's history.
 fn shares_history(theirs: &Lineage, local: &LocalCopy) -> bool {
-    let agrees = |branch: &Branch| match branch.first.cmp(&(local.head.sequence + 1)) {
+    let agrees = |branch: &Branch| match branch.first.cmp(&local.head.sequence.saturating_add(1)) {
         Ordering::Less => local.lineage.contains(branch),
         Ordering::Equal => branch.previous == local.head.hash,
         Ordering::Greater => true,

@@ -294,7 +294,7 @@ impl Sender {
 
     fn delivered(&mut self, head: Cursor) {
         let expected = &self.held[self.delivering - 1].cursor;
-        if head.hash != expected.hash {
+        if (head.sequence, head.hash) != (expected.sequence, expected.hash) {
             // The peer stands elsewhere than where this delivery leads: begin again from what it says.
             self.forget_flight();
             self.phase = Phase::Greeting;
@@ -345,7 +345,8 @@ impl Sender {
 
     fn next_sequence(&self) -> u64 {
         let last = self.held.back().map(|held| &held.cursor).or(self.acknowledged.as_ref());
-        last.map_or(1, |cursor| cursor.sequence + 1)
+        // The peer may have named any sequence as its own, the highest too.
+        last.map_or(1, |cursor| cursor.sequence.saturating_add(1))
     }
 
     fn answered(&mut self, answers: &[(ChunkId, bool)]) {

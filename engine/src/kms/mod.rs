@@ -114,6 +114,10 @@ impl FileKms {
     /// HMAC-SHA256 of `label` under a version of a key.
     pub fn mac(&self, key: &str, version: u32, label: &[u8]) -> Result<Zeroizing<[u8; 32]>, KmsError> {
         let path = self.path(key, version);
+        if Label::parse(key).is_none() {
+            // A log's epochs come from its site: a name that is none must not lead out of the directory.
+            return Err(KmsError::NoKey(path));
+        }
         let bytes = match framed::read(&path, FileKind::TenantKey) {
             Err(FramedFileError::Missing(path)) => return Err(KmsError::NoKey(path)),
             other => other.map_err(KmsError::of_file)?,

@@ -81,16 +81,25 @@ impl NodeConfig {
     /// Reads and checks `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Io(path.to_owned(), error))?;
-        let invalid = |reason: String| ConfigError::Invalid(path.to_owned(), reason);
-        let config: Self = toml::from_str(&text).map_err(|error| invalid(sentence(&text, &error)))?;
-        config.check().map_err(invalid)?;
+        Self::parse(&text).map_err(|reason| ConfigError::Invalid(path.to_owned(), reason))
+    }
+
+    /// Reads and checks what a file says. The error is what is wrong with it, in one line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| sentence(text, &error))?;
+        config.check()?;
         Ok(config)
+    }
+
+    /// What [`NodeConfig::parse`] reads.
+    pub fn to_text(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string_pretty(self)
     }
 
     /// Writes `path`.
     pub fn save(&self, path: &Path) -> Result<(), ConfigError> {
         let invalid = |error: toml::ser::Error| ConfigError::Invalid(path.to_owned(), error.to_string());
-        let text = toml::to_string_pretty(self).map_err(invalid)?;
+        let text = self.to_text().map_err(invalid)?;
         let write = || {
             let mut file = File::create(path)?;
             file.write_all(text.as_bytes())?;

@@ -1,12 +1,14 @@
 //! Accepting what the home placed: only what continues this copy's head, on the home's own lineage, bytes unchanged.
 
+use super::limits::MAX_EPOCHS_BYTES;
 use super::lineage;
 use super::log_group::{Done, Work, refuse};
 use super::place::{delta_row, insert};
 use super::rows::LogRow;
 use bytes::Bytes;
+use farside_codec::Field;
 use farside_codec::command::{AcceptDeltas, GroupOutcome};
-use farside_codec::delta::{Cursor, Delta};
+use farside_codec::delta::{Cursor, Delta, DeltaKind};
 use farside_codec::message::RefusalCode;
 use farside_raft::StateError;
 
@@ -62,7 +64,8 @@ fn check(
 ) -> Result<Result<Vec<(Delta, Bytes)>, Objection>, StateError> {
     let mut head: Cursor = row.head.clone();
     let mut time = row.head_time;
-    let mut checked = Vec::with_capacity(accept.deltas.len());
+    let mut epochs = row.epochs.clone();
+    let mut checked = Vec::new();
     for encoded in &accept.deltas {
         let delta = match Delta::parse(encoded.clone()) {
             Ok(delta) if delta.log == accept.log => delta,
@@ -89,6 +92,15 @@ fn check(
         let rises = (delta.time > time || head.sequence == 0) && delta.time <= accept.head_time;
         if !fits || !rises || delta.sequence > accept.head.sequence {
             return Ok(Err((RefusalCode::BadRequest, format!("delta {} is not of its lineage", delta.sequence))));
+        }
+        if let DeltaKind::Epoch(epoch) = &delta.proposal.kind
+            && !epochs.iter().any(|known| known.epoch == epoch.epoch)
+        {
+            // No honest home places more: they are in every row of the log, and in its snapshot.
+            epochs.push(epoch.clone());
+            if epochs.iter().map(|epoch| epoch.to_bytes().len()).sum::<usize>() > MAX_EPOCHS_BYTES {
+                return Ok(Err((RefusalCode::BadRequest, "the log has more key epochs than it can list".into())));
+            }
         }
         time = delta.time;
         head = Cursor { generation: delta.generation, sequence: delta.sequence, hash };

@@ -1,6 +1,7 @@
 //! Changing homes: promotion here, and the fence when a higher generation is heard of from elsewhere.
 
 use super::database::{Rows, Table};
+use super::limits::MAX_GENERATIONS;
 use super::lineage;
 use super::log_group::{Done, Work, read_row, refuse};
 use super::place::{delta_row, insert, take_back};
@@ -28,6 +29,9 @@ pub(super) fn promote(work: &Work<'_>, promote: Promote) -> Done {
     let first = row.head.sequence + 1;
     // Generations that begin past this copy's head never came here, so this history does not have them.
     row.lineage.retain(|branch| branch.first < first);
+    if row.lineage.len() >= MAX_GENERATIONS {
+        return refuse(RefusalCode::Full, "the log has had as many homes as it can list: go on in a new log");
+    }
     row.lineage.push(Branch { generation: promote.generation, first, previous: row.head.hash });
     row.known = promote.generation;
     let closed = work.closed()?;

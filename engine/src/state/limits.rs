@@ -8,6 +8,8 @@ pub const CACHE_BYTES: usize = 24 << 20;
 pub const MAX_VERSION_BYTES: usize = 3 << 20;
 /// Encoded key epochs of one log or tenant: a thousand rotations and more. They are rewritten with every delta.
 pub const MAX_EPOCHS_BYTES: usize = 128 << 10;
+/// Generations of one log: a change of home a day for eleven years. They are rewritten with every delta, 72 bytes each.
+pub const MAX_GENERATIONS: usize = 4096;
 /// Tenants of a site. All of them are listed in one reply and kept in memory.
 pub const MAX_TENANTS: usize = 4096;
 /// Logs of a site, for the same reasons.
@@ -24,4 +26,5 @@ pub const PIECE_BYTES: usize = 3 << 20;
 pub const CLEAR_ROWS: usize = 4096;
 
 const _: () = assert!(MAX_VERSION_BYTES + MAX_DELTA_BYTES < MAX_FRAME_BYTES);
+const _: () = assert!(MAX_GENERATIONS * 72 + MAX_EPOCHS_BYTES < 1 << 20);
 const _: () = assert!(PIECE_BYTES + (1 << 20) <= farside_raft::limits::PIECE_BYTES);

@@ -3,6 +3,7 @@
 //! The home's lineage is the only true one, and a copy keeps it as it was told. A generation has one writer, so two
 //! lineages that name a generation agree on where it begins, or one of them is false.
 
+use super::limits::MAX_GENERATIONS;
 use super::rows::LogRow;
 use farside_codec::delta::{Branch, Lineage};
 use farside_codec::ids::DeltaHash;
@@ -15,6 +16,7 @@ pub(super) fn objection(lineage: &Lineage) -> Option<&'static str> {
         Some(first) if first.first != 1 || first.previous != DeltaHash::ZERO => {
             Some("the lineage does not begin at the log's beginning")
         }
+        Some(_) if lineage.len() > MAX_GENERATIONS => Some("the lineage has more generations than a log can have"),
         Some(_) if !lineage.windows(2).all(rising) => Some("the lineage does not rise"),
         Some(_) => None,
     }

@@ -173,7 +173,8 @@ impl Work<'_> {
             return refuse(RefusalCode::NotFound, "no such log in this group");
         };
         row.descriptor.policy = change.policy;
-        row.descriptor.policy_version += 1;
+        // A peer's offer may have named any version, the highest too.
+        row.descriptor.policy_version = row.descriptor.policy_version.saturating_add(1);
         self.put_log(&row)?;
         Ok(GroupOutcome::Done)
     }

@@ -55,10 +55,12 @@ fn drop_version(work: &Work<'_>, prune: &Prune, sequence: u64) -> Result<(), Sta
     if let (DeltaKind::Put, Some(extent)) = (&delta.proposal.kind, &delta.proposal.extent) {
         for index in 0..extent.index {
             let key = work.key().log(prune.log).operation(extent.object).number(u64::from(index));
-            if let Some(bytes) = work.change.get(Table::Extents, &key)? {
-                work.change.remove(Table::Extents, &key)?;
-                drop_version(work, prune, read_row(bytes)?)?;
-            }
+            // Its home placed them all, and before it. A home that did not, which only a copy's can be, must not keep
+            // this busy, nor have dropped here what a rewind still needs.
+            let placed = work.change.get(Table::Extents, &key)?.map(read_row).transpose()?;
+            let Some(placed) = placed.filter(|placed: &u64| *placed < sequence) else { break };
+            work.change.remove(Table::Extents, &key)?;
+            drop_version(work, prune, placed)?;
         }
     }
     Ok(())

@@ -112,7 +112,7 @@ fn clear(database: &Database, group: GroupId) -> Result<(), StateError> {
 }
 
 fn is_mark(table: Table, key: &[u8]) -> bool {
-    table == Table::Meta && key.ends_with(INSTALLING)
+    table == Table::Meta && key.get(4..) == Some(INSTALLING)
 }
 
 pub(super) fn piece(database: &Database, group: GroupId, piece: Bytes) -> Result<(), StateError> {
@@ -125,7 +125,7 @@ pub(super) fn piece(database: &Database, group: GroupId, piece: Bytes) -> Result
             return Err(StateError::Unreadable(DecodeError::Invalid { what: "group of a snapshot's row" }));
         }
         // What was applied is stored last, by `finish`.
-        if table != Table::Meta || !key.ends_with(APPLIED) {
+        if table != Table::Meta || key.get(4..) != Some(APPLIED) {
             change.put(table, &key, &value)?;
         }
     }

@@ -23,6 +23,9 @@ const MAX_AREA_BYTES: usize =
     (MAX_CHUNK_SEALED_BYTES / BLOCK_BYTES * 4 + 256).next_multiple_of(BLOCK_BYTES) + BLOCK_BYTES;
 const _: () = assert!(MAX_AREA_BYTES < limits::SCAN_BYTES);
 
+/// Generations of a zone count its segments' uses and never come near this, whatever a device says.
+const GENERATIONS_END: u64 = 1 << 63;
+
 /// What a segment's header and index say.
 pub(super) enum Examined {
     Free {
@@ -88,11 +91,14 @@ fn is_blank(bytes: &[u8]) -> bool {
 pub(super) async fn examine<D: Disk>(zone: &Zone<D>, pool: &Pool, segment: u32) -> Examined {
     let Some(head) = read_blocks(zone, pool, segment, 0, 2).await else { return Examined::Unreadable };
     let header = SegmentHeader::from_block(&head[..BLOCK_BYTES]).ok();
-    let header = header.filter(|header| zone.names(header.device, header.shard, (header.segment, segment)));
+    let header = header.filter(|header| {
+        zone.names(header.device, header.shard, (header.segment, segment)) && header.generation < GENERATIONS_END
+    });
     let blank = is_blank(&head[..BLOCK_BYTES]);
     let first_record = FrameHeader::decode(&head[BLOCK_BYTES..]).ok().filter(|frame| frame.kind() == kind::FRAGMENT);
     // A fragment's frame carries its generation, so a record that is newer than the header is seen at once.
-    let first_generation = first_record.map(|frame| frame.correlation());
+    let first_generation =
+        first_record.map(|frame| frame.correlation()).filter(|generation| *generation < GENERATIONS_END);
     drop(head);
     let known = header.as_ref().map_or(0, |header| header.generation);
     let outdated = first_generation.is_some_and(|generation| generation > known);
@@ -111,7 +117,7 @@ pub(super) async fn examine<D: Disk>(zone: &Zone<D>, pool: &Pool, segment: u32) 
         Ok(footer) => footer,
         Err(_) => return scan(!is_blank(last)),
     };
-    let current = footer.generation >= known && footer.generation >= first_generation.unwrap_or(0);
+    let current = (known.max(first_generation.unwrap_or(0))..GENERATIONS_END).contains(&footer.generation);
     if !current || !zone.names(footer.device, footer.shard, (footer.segment, segment)) {
         return scan(false);
     }
@@ -234,7 +240,8 @@ fn look<D: Disk>(zone: &Zone<D>, segment: u32, block: u32, bytes: &[u8]) -> Look
     }
     let Ok(header) = FragmentHeader::read(bytes) else { return Look::Nothing };
     let end = block as usize + header.layout().slot_bytes() / BLOCK_BYTES;
-    let here = header.place == zone.place(segment, header.place.generation, block);
+    let generation = header.place.generation;
+    let here = header.place == zone.place(segment, generation, block) && generation < GENERATIONS_END;
     if here && end < zone.segment_blocks as usize { Look::Header(header) } else { Look::Nothing }
 }
 

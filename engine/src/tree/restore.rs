@@ -37,7 +37,7 @@ struct Work {
 }
 
 /// The place of a name below `target`; `None` for a name that would leave it.
-fn place(target: &Path, name: &[u8]) -> Option<PathBuf> {
+pub fn place(target: &Path, name: &[u8]) -> Option<PathBuf> {
     let good = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
     name.split(|byte| *byte == b'/').all(good).then(|| target.join(OsStr::from_bytes(name)))
 }

@@ -108,6 +108,9 @@ struct Candidate {
 /// Intact batches by their number: more than one where a power cut left one behind, or a mirror was away.
 type Candidates = BTreeMap<u64, Vec<Candidate>>;
 
+/// Batches and openings are counted from 1 and never come near this, whatever a device says.
+const NUMBERS_END: u64 = 1 << 63;
+
 /// Bytes read at once.
 const READ_BYTES: usize = 4 << 20;
 
@@ -122,7 +125,7 @@ pub(super) async fn recover<D: Disk>(
     let mut readable = Vec::new();
     for mirror in mirrors {
         let bit = 1 << readable.len();
-        match scan(owner, mirror, region_bytes, pool, bit, &mut candidates).await {
+        match scan(owner, mirror, region_bytes, pool, bit, &mut candidates).await? {
             Ok(()) => readable.push(mirror.clone()),
             Err(error) => {
                 tracing::error!(%error, "a mirror of the write-ahead log can't be read");
@@ -161,7 +164,7 @@ pub(super) async fn recover<D: Disk>(
     })
 }
 
-/// Finds every intact batch of one mirror. Batches begin at any 4 KiB boundary.
+/// Finds every intact batch of one mirror. Batches begin at any 4 KiB boundary. The inner error: the mirror can't be read.
 async fn scan<D: Disk>(
     owner: [u8; 16],
     mirror: &WalMirror<D>,
@@ -169,25 +172,35 @@ async fn scan<D: Disk>(
     pool: &Pool,
     bit: u64,
     found: &mut Candidates,
-) -> Result<(), DiskError> {
+) -> Result<Result<(), DiskError>, WalError> {
     let mut window = Window { start: 0, bytes: None };
     for at in (0..region_bytes).step_by(BLOCK_BYTES) {
         let length = (region_bytes - at).min(READ_BYTES as u64);
-        let here = window.at(mirror, pool, at, BLOCK_BYTES as u64, length).await?;
+        let here = match window.at(mirror, pool, at, BLOCK_BYTES as u64, length).await {
+            Ok(here) => here,
+            Err(error) => return Ok(Err(error)),
+        };
         let Ok(header) = FrameHeader::decode(here) else { continue };
         let bytes = (HEADER_BYTES + header.length()) as u64;
         if header.kind() != kind::WAL_BATCH || at + bytes > region_bytes {
             continue;
         }
         let padded = bytes.next_multiple_of(BLOCK_BYTES as u64);
-        let here = window.at(mirror, pool, at, padded, length.max(padded)).await?;
+        if padded > pool.total_bytes() as u64 {
+            // Written with a larger pool, and perhaps the newest of all: to pass it over could lose what was promised.
+            return Err(WalError::BatchTooLarge { bytes: padded as usize });
+        }
+        let here = match window.at(mirror, pool, at, padded, length.max(padded)).await {
+            Ok(here) => here,
+            Err(error) => return Ok(Err(error)),
+        };
         let payload = &here[HEADER_BYTES..bytes as usize];
         if header.check_payload(payload).is_ok() {
             let batch = Batch { number: header.correlation(), crc: header.payload_crc(), offset: at };
             note(owner, batch, payload, bit, found);
         }
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// A part of a region in memory.
@@ -232,7 +245,9 @@ struct Batch {
 fn note(owner: [u8; 16], batch: Batch, payload: &[u8], bit: u64, found: &mut Candidates) {
     let mut reader = Reader::new(Bytes::copy_from_slice(payload));
     let Ok(head) = BatchHead::decode(&mut reader) else { return };
-    if head.owner != owner || head.offset != batch.offset {
+    // A batch is written when all before it are durable, so its number follows from that; and no log counts so far.
+    let counts = (1..NUMBERS_END).contains(&batch.number) && head.durable == batch.number - 1;
+    if head.owner != owner || head.offset != batch.offset || !counts || head.opening >= NUMBERS_END {
         return;
     }
     let same = found.entry(batch.number).or_default();
@@ -261,6 +276,7 @@ fn choose_chain(candidates: &mut Candidates, report: &mut WalReport) -> Result<V
     for (_, end, index) in ends {
         match chain_from(candidates, end, index) {
             Ok(indexes) => {
+                check_places(candidates, &indexes)?;
                 check_forks(candidates, &indexes)?;
                 report.torn_batches = candidates.range(end + 1..).count() as u64;
                 let take = |(number, index): (u64, usize)| {
@@ -273,6 +289,27 @@ fn choose_chain(candidates: &mut Candidates, report: &mut WalReport) -> Result<V
         }
     }
     Err(WalError::Damaged { batch: first_missing.unwrap_or(durable) })
+}
+
+/// Whether the batches lie as they were written: one behind the other, once round at most. What is written next must not
+/// fall on one that is still needed. `chain` is newest first.
+fn check_places(candidates: &Candidates, chain: &[(u64, usize)]) -> Result<(), WalError> {
+    let at = |(number, index): &(u64, usize)| &candidates[number][*index];
+    let end = |batch: &Candidate| batch.offset + batch.bytes;
+    let first = chain.last().map_or(0, |oldest| at(oldest).offset);
+    let mut went_round = false;
+    for pair in chain.windows(2) {
+        let (batch, before) = (at(&pair[0]), at(&pair[1]));
+        let goes_round = batch.offset != end(before);
+        let fits = !goes_round || batch.offset == 0 && !std::mem::replace(&mut went_round, true);
+        if !fits {
+            return Err(WalError::Damaged { batch: pair[0].0 });
+        }
+    }
+    match chain.first() {
+        Some(newest) if went_round && end(at(newest)) > first => Err(WalError::Damaged { batch: newest.0 }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether some batch follows another one than the chain's. What a batch follows was durable, so two histories are.

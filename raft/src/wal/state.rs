@@ -91,7 +91,7 @@ impl GroupLog {
 
     /// Whether an entry of this index would leave a hole.
     pub(super) fn leaves_gap(&self, index: u64) -> bool {
-        self.last().is_some_and(|last| index > last.index + 1)
+        self.last().is_some_and(|last| index > last.index.saturating_add(1))
     }
 
     fn put(&mut self, entry: Entry) {
