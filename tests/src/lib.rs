@@ -1,8 +1,10 @@
 //! Scenarios run real node processes of the real binary, kill them for real, and look at what is left.
 //!
 //! One file under tests/ each, named for what it shows. This is what they share: sites, commands, a tree of files. And
-//! [`sim`] is the world in which everything fails, in virtual time; [`relay`] listens in on what sites and clients say.
+//! [`sim`] is the world in which everything fails, in virtual time; [`relay`] listens in on what sites and clients say;
+//! [`fuzzing`] is what any bytes at all are thrown at.
 
+pub mod fuzzing;
 pub mod relay;
 pub mod sim;
 

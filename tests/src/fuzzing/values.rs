@@ -1,0 +1,152 @@
+//! Values that seeds are made of, small and all different.
+
+use bytes::Bytes;
+use farside_codec::delta::{
+    Branch, ChunkReceipt, ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Extent, Generation, Lineage,
+    LogDescriptor, LogPolicy, Proposal,
+};
+use farside_codec::ids::{
+    BlindName, ChunkId, DeltaHash, EpochId, Hlc, Label, LogId, NodeId, OperationId, SiteId, TenantId,
+};
+use farside_codec::record::wal;
+
+/// A site.
+pub fn site(number: u8) -> SiteId {
+    SiteId([number; 16])
+}
+
+/// A log.
+pub fn log(number: u8) -> LogId {
+    LogId([0x20 | number; 16])
+}
+
+/// A label that is one.
+pub fn label(text: &str) -> Label {
+    Label::parse(text).expect("a label")
+}
+
+/// A generation of site 1.
+pub fn generation() -> Generation {
+    Generation { counter: 3, site: site(1), incarnation: 2 }
+}
+
+/// A place in a log.
+pub fn cursor() -> Cursor {
+    Cursor { generation: generation(), sequence: 77, hash: DeltaHash([4; 32]) }
+}
+
+/// A key epoch.
+pub fn epoch(number: u8) -> EpochRecord {
+    let epoch = EpochId([number; 16]);
+    EpochRecord { epoch, salt: [6; 32], key_name: "acme".into(), key_version: 2, check: [7; 16] }
+}
+
+/// A chunk.
+pub fn chunk(number: u8) -> ChunkRef {
+    ChunkRef { chunk: ChunkId([number; 32]), sealed_bytes: 100 + u32::from(number) }
+}
+
+/// A proposal with everything in it.
+pub fn proposal(kind: DeltaKind) -> Proposal {
+    Proposal {
+        operation: OperationId([8; 16]),
+        kind,
+        name: BlindName([9; 32]),
+        key_epoch: EpochId([5; 16]),
+        gc_epoch: 12,
+        placement_epoch: 13,
+        condition: Some(14),
+        size_bytes: 15,
+        chunks: vec![chunk(10), chunk(11)],
+        extent: Some(Extent { object: OperationId([11; 16]), index: 17 }),
+        payload: Bytes::from_static(b"payload"),
+        inline: Bytes::from_static(b"inline"),
+    }
+}
+
+/// One of each kind.
+pub fn kinds() -> Vec<DeltaKind> {
+    vec![
+        DeltaKind::Put,
+        DeltaKind::Remove,
+        DeltaKind::Epoch(epoch(5)),
+        DeltaKind::Extent,
+        DeltaKind::Switchover(generation()),
+        DeltaKind::Config(Bytes::from_static(b"config")),
+        DeltaKind::Promoted(generation()),
+    ]
+}
+
+/// A delta.
+pub fn delta(kind: DeltaKind) -> Delta {
+    Delta {
+        log: log(2),
+        generation: generation(),
+        sequence: 78,
+        previous: DeltaHash([4; 32]),
+        time: Hlc(99),
+        closed: Hlc(98),
+        proposal: proposal(kind),
+    }
+}
+
+/// A lineage of two generations.
+pub fn lineage() -> Lineage {
+    let later = Generation { counter: 4, site: site(2), incarnation: 0 };
+    vec![
+        Branch { generation: generation(), first: 1, previous: DeltaHash::ZERO },
+        Branch { generation: later, first: 70, previous: DeltaHash([3; 32]) },
+    ]
+}
+
+/// A log's descriptor.
+pub fn descriptor(number: u8) -> LogDescriptor {
+    LogDescriptor {
+        log: log(number),
+        tenant: TenantId([3; 16]),
+        tenant_name: label("acme"),
+        name: label("photos"),
+        created: Hlc(5),
+        first_epoch: epoch(1),
+        policy: LogPolicy::default(),
+        policy_version: 6,
+    }
+}
+
+/// What a store answers.
+pub fn chunk_receipt() -> ChunkReceipt {
+    ChunkReceipt {
+        durable_fragments: 6,
+        data_fragments: 4,
+        parity_fragments: 2,
+        placement_epoch: 1,
+        gc_epoch: 2,
+        deduplicated: true,
+    }
+}
+
+/// What a log answers.
+pub fn delta_receipt() -> DeltaReceipt {
+    DeltaReceipt { cursor: cursor(), time: Hlc(9), operation: OperationId([8; 16]), replayed: false }
+}
+
+/// A place in a Raft log.
+pub fn position(index: u64) -> wal::LogPosition {
+    wal::LogPosition { term: 1, leader: NodeId(2), index }
+}
+
+/// Voters.
+pub fn membership() -> wal::StoredMembership {
+    let membership = wal::Membership { configurations: vec![vec![NodeId(1), NodeId(2)]], nodes: vec![NodeId(1)] };
+    wal::StoredMembership { position: Some(position(3)), membership }
+}
+
+/// A record of a write-ahead log's entry.
+pub fn entry(index: u64, payload: wal::EntryPayload) -> wal::Entry {
+    wal::Entry { position: position(index), payload }
+}
+
+/// A snapshot of two pieces.
+pub fn snapshot() -> wal::SnapshotRecord {
+    wal::SnapshotRecord { last: Some(position(3)), membership: membership(), pieces: vec![chunk(1), chunk(2)] }
+}
