@@ -198,15 +198,18 @@ fn harm(random: &SeededEntropy) -> Harm {
     }
 }
 
-/// Harms a device.
-pub fn harm_device(disk: &SimDisk, harm: Harm, random: &SeededEntropy) {
+/// Harms a device on which chunks begin at these places.
+pub fn harm_device(disk: &SimDisk, harm: Harm, random: &SeededEntropy, chunks_at: &[u64]) {
     let failing = DiskFault::Fail { errno: libc::EIO };
     let soon = below(random, 8);
-    // What is far behind on a device was hardly ever written to.
-    let used = 48 << 20;
+    // What is far behind on a device was hardly ever written to; chunks fill it from the front.
+    let place = || match below(random, 2) {
+        0 => below(random, 48 << 20),
+        _ => chunks_at[below(random, chunks_at.len() as u64) as usize] + below(random, 3 << 20),
+    };
     match harm {
         Harm::Flip => {
-            let from = below(random, used);
+            let from = place();
             disk.flip(from..from + (1 << 20), 1 + below(random, 64) as u32);
         }
         Harm::Rates => disk.set_faults(SimFaults {
@@ -223,7 +226,7 @@ pub fn harm_device(disk: &SimDisk, harm: Harm, random: &SeededEntropy) {
         Harm::SyncFails => disk.inject(Operation::Sync, soon, failing),
         Harm::WriteLost => disk.inject(Operation::Write, soon, DiskFault::Lose),
         Harm::WriteMisdirected => {
-            disk.inject(Operation::Write, soon, DiskFault::Misdirect { to: below(random, used) });
+            disk.inject(Operation::Write, soon, DiskFault::Misdirect { to: place() });
         }
         Harm::Stall => disk.stall(),
     }

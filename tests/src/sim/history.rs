@@ -26,6 +26,8 @@ pub enum Outcome {
     Unknown,
     /// It was not done.
     Refused,
+    /// It was not done, because its condition did not hold.
+    Unmet,
     /// It is durable there.
     Placed(Cursor),
     /// The version with this number, of this sequence.
@@ -58,8 +60,26 @@ pub struct Event {
     pub asked: u64,
     /// When it was answered; `u64::MAX`: never.
     pub answered: u64,
+    /// The same moments in milliseconds of simulated time.
+    pub asked_ms: u64,
+    /// See above.
+    pub answered_ms: u64,
     /// The answer.
     pub outcome: Outcome,
+}
+
+/// What is about to be asked for; see [`Event`].
+pub struct Question {
+    /// The log.
+    pub log: usize,
+    /// The name.
+    pub name: u64,
+    /// The site that is asked.
+    pub site: usize,
+    /// What is asked for.
+    pub operation: Operation,
+    /// The log's lineage as the site showed it just before.
+    pub lineage: Lineage,
 }
 
 #[derive(Default)]
@@ -74,24 +94,37 @@ pub struct History(Rc<RefCell<Inner>>);
 
 impl History {
     /// Notes that something is about to be asked for; answers its number.
-    pub fn ask(&self, log: usize, name: u64, site: usize, operation: Operation, lineage: Lineage) -> u64 {
+    pub fn ask(&self, question: Question, now_ms: u64) -> u64 {
         let mut inner = self.0.borrow_mut();
         inner.clock += 1;
         let (number, asked) = (inner.events.len() as u64 + 1, inner.clock);
-        let outcome = Outcome::Unknown;
-        let event = Event { number, log, name, site, operation, lineage, asked, answered: u64::MAX, outcome };
+        let Question { log, name, site, operation, lineage } = question;
+        let event = Event {
+            number,
+            log,
+            name,
+            site,
+            operation,
+            lineage,
+            asked,
+            answered: u64::MAX,
+            asked_ms: now_ms,
+            answered_ms: u64::MAX,
+            outcome: Outcome::Unknown,
+        };
         inner.events.insert(number, event);
         number
     }
 
     /// Notes the answer.
-    pub fn answer(&self, number: u64, outcome: Outcome) {
+    pub fn answer(&self, number: u64, outcome: Outcome, now_ms: u64) {
         let mut inner = self.0.borrow_mut();
         inner.clock += 1;
         let now = inner.clock;
         if let Some(event) = inner.events.get_mut(&number) {
             // What may still be done has no end.
-            event.answered = if outcome == Outcome::Unknown { u64::MAX } else { now };
+            let is_certain = outcome != Outcome::Unknown;
+            (event.answered, event.answered_ms) = if is_certain { (now, now_ms) } else { (u64::MAX, u64::MAX) };
             event.outcome = outcome;
         }
     }

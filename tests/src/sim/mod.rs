@@ -145,7 +145,9 @@ async fn live(seed: u64, options: Options, root: &std::path::Path) -> Report {
 async fn spend(world: &World, options: Options, report: &mut Report) -> Result<(), String> {
     let random = world.random();
     let clients = 2 + (random.next_u64() % 3) as u8;
-    let pace = options.span.mul_f64(f64::from(clients) / options.operations as f64);
+    // Snapshots are due by bytes, so where there are to be any there is more to do.
+    let operations = if world.shared().bulky { 3 * options.operations } else { options.operations };
+    let pace = options.span.mul_f64(f64::from(clients) / operations as f64);
     let (least, most) = options.faults;
     let count = least + random.next_u64() % (most - least + 1);
     let plan = faults::plan(random, count, options.span, world.sites().len() as u64, world.victims());

@@ -4,26 +4,40 @@
 use super::history::{Event, Operation, Outcome};
 use super::watch::Watch;
 use super::work::{NAMES, name, read};
-use super::world::{RECOVERY, World};
+use super::world::{Promotion, RECOVERY, World};
 use bytes::Bytes;
 use farside::client::{Client, ClientError, Log};
 use farside_codec::delta::{Cursor, Delta, DeltaKind, Lineage};
-use farside_codec::ids::DeltaHash;
+use farside_codec::ids::{BlindName, DeltaHash};
 use farside_codec::message::{LogInfo, ReadDeltas, Reply, Request};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// How long a home that returns waits for its peer to say whether it still is one.
+const HOME_CHECK_MS: u64 = 5000;
 /// Deltas read at once.
 const PAGE: u32 = 512;
 
-/// A log at peace: its home's copy, which the peer's equals.
+/// A log at peace: its home's copy, which the peer's equals as far as both still have it.
 struct Settled {
     info: LogInfo,
-    deltas: Vec<Delta>,
-    hashes: Vec<DeltaHash>,
-    /// Put's number by sequence, as the payloads say.
+    /// By place; `None` where a version was pruned.
+    deltas: Vec<Option<Delta>>,
+    /// By place; `None` where nothing that is left says it.
+    hashes: Vec<Option<DeltaHash>>,
+    /// Put's number by sequence, as the payloads say, of versions that are left.
     numbers: BTreeMap<u64, u64>,
+}
+
+impl Settled {
+    fn delta(&self, sequence: u64) -> Option<&Delta> {
+        self.deltas.get(sequence as usize - 1)?.as_ref()
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Delta> {
+        self.deltas.iter().flatten()
+    }
 }
 
 /// Waits for peace to settle, then judges everything.
@@ -40,8 +54,11 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
         writes_are_kept(world, log, &settled, &mine);
         writes_are_applied_once(world, log, &settled);
         conditions_held(world, log, &settled, &mine);
+        unmet_conditions_left_nothing(world, log, &settled, &mine);
+        payload_keys_are_used_once(world, log, &settled);
         reads_are_linearizable(world, log, &settled, &mine);
         promotions_kept_what_was_acknowledged(world, watch, log);
+        returning_homes_asked_first(world, log, &mine);
         undone_deltas_are_set_aside(world, &clients, log, &settled, &mine).await?;
     }
     Ok(())
@@ -92,26 +109,43 @@ async fn settle(world: &World, clients: &[Client], log: &str) -> Result<Settled,
     let mut numbers = BTreeMap::new();
     for client in clients {
         let opened = client.open_log(log).await.map_err(failed)?;
+        // In this order: what is pruned in between has a number and no delta, which says nothing.
+        numbers.extend(numbers_of(&opened).await.map_err(failed)?);
         let deltas = read_all(client, opened.info()).await?;
-        numbers = numbers_of(&opened).await.map_err(failed)?;
         for number in 0..NAMES {
-            read(&opened, &name(number), world.violations()).await.map_err(failed)?;
+            read(&opened, &name(number), world.shared()).await.map_err(failed)?;
         }
         copies.push((opened.info().clone(), deltas));
     }
-    let (info, encoded) = copies.remove(0);
-    for (other, theirs) in &copies {
-        world
-            .violations()
-            .check(other.head == info.head && other.lineage == info.lineage && *theirs == encoded, || {
-                format!("the copies of {log} differ: {:?} and {:?}", info.head, other.head)
-            });
+    let (info, mut encoded) = copies.remove(0);
+    for (other, theirs) in copies {
+        let agree = |(one, other): (&Bytes, &Bytes)| one.is_empty() || other.is_empty() || one == other;
+        let equal = other.head == info.head
+            && other.lineage == info.lineage
+            && theirs.len() == encoded.len()
+            && encoded.iter().zip(&theirs).all(agree);
+        world.violations().check(equal, || format!("the copies of {log} differ: {:?} and {:?}", info.head, other.head));
+        // Each prunes for itself: what one has let go the other may still have.
+        for (mine, theirs) in encoded.iter_mut().zip(theirs).filter(|(mine, _)| mine.is_empty()) {
+            *mine = theirs;
+        }
     }
-    let hashes: Vec<DeltaHash> = encoded.iter().map(|encoded| Delta::hash(encoded)).collect();
-    let deltas: Result<Vec<Delta>, _> = encoded.into_iter().map(Delta::parse).collect();
+    let parse = |encoded: &Bytes| (!encoded.is_empty()).then(|| Delta::parse(encoded.clone())).transpose();
+    let deltas: Result<Vec<Option<Delta>>, _> = encoded.iter().map(parse).collect();
     let deltas = deltas.map_err(|error| format!("{log}: {error}"))?;
+    let hashes = hashes_of(&info, &encoded, &deltas);
     check_chain(world, log, &info, &deltas, &hashes);
     Ok(Settled { info, deltas, hashes, numbers })
+}
+
+/// Each delta's hash: its own bytes say it, or the delta behind it, or the head.
+fn hashes_of(info: &LogInfo, encoded: &[Bytes], deltas: &[Option<Delta>]) -> Vec<Option<DeltaHash>> {
+    let hash = |at: usize| match (encoded[at].is_empty(), deltas.get(at + 1)) {
+        (false, _) => Some(Delta::hash(&encoded[at])),
+        (true, Some(next)) => next.as_ref().map(|next| next.previous),
+        (true, None) => Some(info.head.hash),
+    };
+    (0..encoded.len()).map(hash).collect()
 }
 
 async fn read_all(client: &Client, info: &LogInfo) -> Result<Vec<Bytes>, String> {
@@ -141,20 +175,20 @@ async fn numbers_of(log: &Log) -> Result<BTreeMap<u64, u64>, ClientError> {
     Ok(numbers)
 }
 
-fn check_chain(world: &World, log: &str, info: &LogInfo, deltas: &[Delta], hashes: &[DeltaHash]) {
-    let mut previous = DeltaHash::ZERO;
-    for (at, delta) in deltas.iter().enumerate() {
-        let sequence = at as u64 + 1;
+fn check_chain(world: &World, log: &str, info: &LogInfo, deltas: &[Option<Delta>], hashes: &[Option<DeltaHash>]) {
+    let mut previous = Some(DeltaHash::ZERO);
+    let mut time = None;
+    for (sequence, (delta, hash)) in (1..).zip(deltas.iter().zip(hashes)) {
+        let before = std::mem::replace(&mut previous, *hash);
+        let Some(delta) = delta else { continue };
         let good = delta.sequence == sequence
-            && delta.previous == previous
+            && before.is_none_or(|before| delta.previous == before)
             && branch_of(&info.lineage, sequence) == Some(delta.generation.counter);
         world.violations().check(good, || format!("{log}: delta {sequence} does not continue the one before it"));
-        world.violations().check(at == 0 || deltas[at - 1].time < delta.time, || {
-            format!("{log}: the time of delta {sequence} does not rise")
-        });
-        previous = hashes[at];
+        let rises = time.replace(delta.time).is_none_or(|before| before < delta.time);
+        world.violations().check(rises, || format!("{log}: the time of delta {sequence} does not rise"));
     }
-    world.violations().check(previous == info.head.hash, || format!("{log}: the head is not the last delta"));
+    world.violations().check(previous == Some(info.head.hash), || format!("{log}: the head is not the last delta"));
 }
 
 /// Counter of the generation in which a sequence was placed.
@@ -174,11 +208,14 @@ fn writes_are_kept(world: &World, log: &str, settled: &Settled, events: &[&Event
     for event in events {
         let Outcome::Placed(cursor) = &event.outcome else { continue };
         if survives(settled, cursor) {
+            // Beyond the last delta there is nothing; where something was pruned its hash may be all that is left, or less.
             let there = settled.hashes.get(cursor.sequence as usize - 1);
-            world.violations().check(there == Some(&cursor.hash), || {
+            let is_there = there.is_some_and(|hash| hash.is_none_or(|hash| hash == cursor.hash));
+            world.violations().check(is_there, || {
                 format!("{log}: operation {} was placed at {} and is not there", event.number, cursor.sequence)
             });
-            if matches!(event.operation, Operation::Put { .. }) {
+            let is_kept = settled.delta(cursor.sequence).is_some();
+            if is_kept && matches!(event.operation, Operation::Put { .. }) {
                 let number = settled.numbers.get(&cursor.sequence);
                 world.violations().check(number == Some(&event.number), || {
                     format!("{log}: operation {} has another's place {}", event.number, cursor.sequence)
@@ -208,17 +245,23 @@ fn writes_are_applied_once(world: &World, log: &str, settled: &Settled) {
         }
     }
     let mut operations = BTreeMap::new();
-    for delta in &settled.deltas {
+    for delta in settled.kept() {
         if let Some(before) = operations.insert(delta.proposal.operation, delta.sequence) {
             world.violations().add(format!("{log}: one operation id stands at {before} and at {}", delta.sequence));
         }
     }
 }
 
-/// Deltas of one name in order: sequence, and whether it removes.
-fn of_name(settled: &Settled, name: &farside_codec::ids::BlindName) -> Vec<(u64, bool)> {
-    let mine = settled.deltas.iter().filter(|delta| delta.proposal.name == *name);
-    mine.map(|delta| (delta.sequence, delta.proposal.kind == DeltaKind::Remove)).collect()
+/// The newest delta of a name before a place: its sequence and whether it removes, 0 if there is none. `None`: one that
+/// was pruned may be newer.
+fn newest_before(settled: &Settled, name: &BlindName, before: u64) -> Option<(u64, bool)> {
+    for sequence in (1..before).rev() {
+        let delta = settled.delta(sequence)?;
+        if delta.proposal.name == *name {
+            return Some((sequence, delta.proposal.kind == DeltaKind::Remove));
+        }
+    }
+    Some((0, false))
 }
 
 /// A conditional put that was placed found the name as it wanted it.
@@ -228,15 +271,40 @@ fn conditions_held(world: &World, log: &str, settled: &Settled, events: &[&Event
         else {
             continue;
         };
-        let Some(delta) = settled.deltas.get(cursor.sequence as usize - 1).filter(|_| survives(settled, cursor)) else {
-            continue;
-        };
-        let versions = of_name(settled, &delta.proposal.name);
-        let before = versions.iter().rev().find(|(sequence, _)| *sequence < cursor.sequence);
-        let found = before.map_or(0, |(sequence, _)| *sequence);
-        world.violations().check(found == *wanted, || {
+        let Some(delta) = settled.delta(cursor.sequence).filter(|_| survives(settled, cursor)) else { continue };
+        let Some((found, removes)) = newest_before(settled, &delta.proposal.name, cursor.sequence) else { continue };
+        // A name that was removed is as good as one that never was.
+        let held = found == *wanted || (removes && *wanted == 0);
+        world.violations().check(held, || {
             format!("{log}: operation {} wanted {wanted} as the newest and overwrote {found}", event.number)
         });
+    }
+}
+
+/// A put that was refused for its condition was not done, neither by that request nor by one before that it repeats.
+fn unmet_conditions_left_nothing(world: &World, log: &str, settled: &Settled, events: &[&Event]) {
+    for event in events.iter().filter(|event| event.outcome == Outcome::Unmet) {
+        // That there is nothing can come true again after a removal, for a request that was held up on its way.
+        if event.operation == (Operation::Put { condition: Some(0) }) {
+            continue;
+        }
+        let done = settled.numbers.iter().find(|(_, number)| **number == event.number);
+        world.violations().check(done.is_none(), || {
+            format!("{log}: operation {} was refused for its condition, and is at {done:?}", event.number)
+        });
+    }
+}
+
+/// Each payload is sealed under a key of its own: the 32 bytes behind its version, from which the key follows, are drawn
+/// anew for each.
+fn payload_keys_are_used_once(world: &World, log: &str, settled: &Settled) {
+    let mut seen = BTreeMap::new();
+    for delta in settled.kept().filter(|delta| !delta.proposal.payload.is_empty()) {
+        let fresh = delta.proposal.payload.get(1..33).unwrap_or_default().to_vec();
+        if let Some(before) = seen.insert(fresh, delta.sequence) {
+            let text = format!("{log}: the payloads of {before} and {} are sealed under one key", delta.sequence);
+            world.violations().add(text);
+        }
     }
 }
 
@@ -285,13 +353,43 @@ fn reads_are_linearizable(world: &World, log: &str, settled: &Settled, events: &
 
 /// A promotion's position covers everything that the home it replaces was told by this peer to be durable here.
 fn promotions_kept_what_was_acknowledged(world: &World, watch: &Watch, log: &str) {
-    for (site, promoted) in world.promotions() {
+    for Promotion { site, promoted, .. } in world.promotions() {
         if format!("{}/{}", promoted.tenant_name, promoted.name) != log {
             continue;
         }
         let acknowledged = watch.acknowledged(log, promoted.generation.counter - 1);
         world.violations().check(promoted.position >= acknowledged, || {
             format!("{log}: site {site} was promoted at {} after acknowledging {acknowledged}", promoted.position)
+        });
+    }
+}
+
+/// (4) A node that has just started acknowledges nothing before its peer has said that the log has no newer home, or was
+/// silent for five seconds.
+fn returning_homes_asked_first(world: &World, log: &str, events: &[&Event]) {
+    // Where the peer was forgotten nobody is asked.
+    if world.peer_was_removed() {
+        return;
+    }
+    for event in events {
+        let Outcome::Placed(cursor) = &event.outcome else { continue };
+        let starts = world.sites()[event.site].borrow().starts.clone();
+        // What was asked for before the start may have been answered before it as well.
+        let Some(started) = starts.into_iter().rev().find(|started| *started <= event.asked_ms) else { continue };
+        if event.answered_ms >= started + HOME_CHECK_MS {
+            continue;
+        }
+        let replaced = world.promotions().into_iter().find(|promotion| {
+            format!("{}/{}", promotion.promoted.tenant_name, promotion.promoted.name) == log
+                && promotion.site != event.site
+                && promotion.answered_ms < started
+                && promotion.promoted.generation > cursor.generation
+        });
+        world.violations().check(replaced.is_none(), || {
+            let (number, after) = (event.number, event.answered_ms - started);
+            format!(
+                "{log}: operation {number} was acknowledged {after} ms after a home returned that had been replaced"
+            )
         });
     }
 }

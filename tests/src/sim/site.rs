@@ -5,9 +5,10 @@ use super::trace::Trace;
 use farside::client::{Client, ClientError, ClientSettings, Context};
 use farside::node::directory::NodeDirectory;
 use farside::node::{self, NodeError, SitePlan, Storage};
-use farside::store::{Candidate, format_devices};
+use farside::store::{Candidate, FormatOptions, format_devices};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::Label;
+use farside_codec::record::superblock::DEVICE_HEADER_BYTES;
 use farside_io::entropy::SeededEntropy;
 use farside_io::pool::Pool;
 use farside_io::sim::SimDisk;
@@ -44,6 +45,10 @@ pub struct SimSite {
     pub unplugged: Vec<bool>,
     /// How its chunks are cut.
     pub geometry: Geometry,
+    /// When its node was started, in milliseconds of simulated time.
+    pub starts: Vec<u64>,
+    /// Where on each device the chunks of each shard begin.
+    pub chunks_at: Vec<u64>,
     context: Context,
     directory: PathBuf,
     pools: Vec<Pool>,
@@ -63,6 +68,8 @@ pub struct Plan {
     pub shards: usize,
     /// Seconds between two GC barriers.
     pub gc_seconds: u64,
+    /// Bytes of a segment, where they are not left to the engine: small ones fill up, and are compacted.
+    pub segment_bytes: Option<u32>,
 }
 
 impl SimSite {
@@ -82,7 +89,11 @@ impl SimSite {
         let failed = |error: String| NodeError::Failed(error);
         let pools: Result<Vec<Pool>, _> = (0..plan.shards).map(|_| Pool::new(POOL_BYTES)).collect();
         let pools = pools.map_err(|error| failed(error.to_string()))?;
-        let options = node::format_options(&file, DEVICE_BYTES);
+        let segment_bytes = plan.segment_bytes;
+        let options = FormatOptions { segment_bytes, ..node::format_options(&file, DEVICE_BYTES) };
+        let zone_bytes = (DEVICE_BYTES - DEVICE_HEADER_BYTES) / plan.shards as u64;
+        let chunks_at =
+            (0..plan.shards as u64).map(|shard| DEVICE_HEADER_BYTES + shard * zone_bytes + options.wal_bytes).collect();
         let formatted = format_devices(&pools[0], &disks, &options, &SeededEntropy::new(seed)).await;
         formatted.map_err(|error| failed(error.to_string()))?;
         node::announce(&directory, &file)?;
@@ -91,7 +102,21 @@ impl SimSite {
         let geometry = plan.geometry;
         let (running, trouble) = (None, Rc::default());
         let unplugged = vec![false; disks.len()];
-        Ok(Self { name, host, disks, unplugged, geometry, context, directory, pools, running, trouble, trace })
+        Ok(Self {
+            name,
+            host,
+            disks,
+            unplugged,
+            geometry,
+            starts: Vec::new(),
+            chunks_at,
+            context,
+            directory,
+            pools,
+            running,
+            trouble,
+            trace,
+        })
     }
 
     /// Whether a node was started and has not ended.
@@ -103,6 +128,7 @@ impl SimSite {
     pub fn start(&mut self) {
         assert!(!self.runs(), "it runs already");
         self.trace.line(format!("{} starts", self.name));
+        self.starts.push(self.trace.now_ms());
         self.trouble.borrow_mut().take();
         let (seeds, stopper) = match node::shard_seeds::<SimDisk>(&self.directory) {
             Ok(seeds) => seeds,

@@ -1,6 +1,6 @@
 //! The workload: clients that put, get and remove under a few names, and follow a log's home when it moves.
 
-use super::history::{History, Operation, Outcome};
+use super::history::{History, Operation, Outcome, Question};
 use super::host::Host;
 use super::site::SimSite;
 use super::trace::Trace;
@@ -31,6 +31,8 @@ pub struct Shared {
     pub tenant: Label,
     /// The logs, `T/L`.
     pub logs: Vec<String>,
+    /// Most objects are about as large as may ride in a delta, and there are many of them.
+    pub bulky: bool,
     /// What was asked and answered.
     pub history: History,
     /// What must not be.
@@ -47,9 +49,10 @@ pub fn name(number: u64) -> Vec<u8> {
 }
 
 /// What a put with this number writes.
-pub fn contents(number: u64) -> Vec<u8> {
+pub fn contents(number: u64, bulky: bool) -> Vec<u8> {
     let seed = number % CONTENTS;
     let length = match seed % 4 {
+        0..3 if bulky => 12_000 + seed * 60,
         0 => seed,
         1 => 300 + seed * 100,
         _ => 17_000 + (seed * 7919) % (LARGEST_BYTES - 17_000),
@@ -128,7 +131,7 @@ impl Worker {
         };
         let Some(condition) = condition.map_or(Some(None), |newest| newest.map(Some)) else { return };
         let number = self.ask(log, site, name_number, Operation::Put { condition });
-        let mut upload = Upload::bytes(&name(name_number), contents(number));
+        let mut upload = Upload::bytes(&name(name_number), contents(number, self.shared.bulky));
         upload.modified = (number as i64, 0);
         upload.condition = condition;
         let outcome = match log.put(upload).await {
@@ -160,7 +163,7 @@ impl Worker {
 
     async fn get(&self, log: &Log, site: usize, name_number: u64) {
         let number = self.ask(log, site, name_number, Operation::Get);
-        let outcome = match read(log, &name(name_number), &self.shared.violations).await {
+        let outcome = match read(log, &name(name_number), &self.shared).await {
             Ok(Some((number, sequence))) => Outcome::Found { number, sequence },
             Ok(None) => Outcome::Nothing,
             Err(error) => self.failed(&error),
@@ -169,7 +172,8 @@ impl Worker {
     }
 
     fn ask(&self, log: &Log, site: usize, name: u64, operation: Operation) -> u64 {
-        self.shared.history.ask(self.log, name, site, operation, log.info().lineage.clone())
+        let question = Question { log: self.log, name, site, operation, lineage: log.info().lineage.clone() };
+        self.shared.history.ask(question, self.shared.trace.now_ms())
     }
 
     fn answer(&self, number: u64, outcome: Outcome) {
@@ -178,7 +182,7 @@ impl Worker {
             other => format!("{other:?}"),
         };
         self.shared.trace.line(format!("operation {number}: {text}"));
-        self.shared.history.answer(number, outcome);
+        self.shared.history.answer(number, outcome, self.shared.trace.now_ms());
     }
 
     /// What an error says about whether the operation was done, and where to go next.
@@ -188,7 +192,7 @@ impl Worker {
                 self.site.set((self.site.get() + 1) % self.shared.sites.len());
                 Outcome::Refused
             }
-            ClientError::Refused(refusal) if refusal.code == RefusalCode::ConditionFailed => Outcome::Refused,
+            ClientError::Refused(refusal) if refusal.code == RefusalCode::ConditionFailed => Outcome::Unmet,
             ClientError::Corrupt { .. } => {
                 self.shared.violations.add(format!("a client was given what does not open: {error}"));
                 Outcome::Unknown
@@ -204,22 +208,37 @@ impl Worker {
 }
 
 /// Reads a name's newest version: the number of the put that made it, and its sequence. What it holds is checked.
-pub async fn read(log: &Log, name: &[u8], violations: &Violations) -> Result<Option<(u64, u64)>, ClientError> {
+pub async fn read(log: &Log, name: &[u8], shared: &Shared) -> Result<Option<(u64, u64)>, ClientError> {
+    let violations = &shared.violations;
     let object = match log.get(name, &Moment::Latest).await {
         Err(ClientError::NotFound(_)) => return Ok(None),
         object => object?,
     };
     let (number, sequence) = (object.info.modified.0 as u64, object.info.sequence);
     match object.into_bytes().await {
-        Ok(bytes) => violations.check(bytes == contents(number), || format!("version {number} reads back different")),
-        // A version is seen only where its chunks are, and they survive whatever this world does to devices.
-        Err(ClientError::NotFound(error)) => {
-            violations.add(format!("version {number} is seen, but not whole: {error}"))
+        Ok(bytes) => {
+            let expected = contents(number, shared.bulky);
+            violations.check(bytes == expected, || format!("version {number} reads back different"));
         }
-        Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Corrupt => {
-            violations.add(format!("version {number} is lost: {refusal}"));
+        Err(error) if is_missing(&error) => {
+            // A version that was replaced meanwhile may have gone with its chunks.
+            let now = log.get(name, &Moment::Latest).await?;
+            if now.info.sequence == sequence {
+                // A version is seen only where its chunks are, and they survive whatever this world does to devices.
+                violations.add(format!("version {number} is seen, but not whole: {error}"));
+            }
+            return Err(error);
         }
         Err(error) => return Err(error),
     }
     Ok(Some((number, sequence)))
+}
+
+/// Whether an error says that a chunk is not there, or not whole.
+fn is_missing(error: &ClientError) -> bool {
+    match error {
+        ClientError::NotFound(_) => true,
+        ClientError::Refused(refusal) => matches!(refusal.code, RefusalCode::Corrupt | RefusalCode::NotFound),
+        _ => false,
+    }
 }

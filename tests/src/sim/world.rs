@@ -9,9 +9,10 @@ use super::trace::Trace;
 use super::violation::Violations;
 use super::work::{Shared, Worker};
 use farside::client::Client;
+use farside_codec::delta::LogPolicy;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::Label;
-use farside_codec::message::{FailedOver, Failover, PeerAction, Reply, Request, SetPeer};
+use farside_codec::message::{FailedOver, Failover, PeerAction, Reply, Request, SetPeer, SetPolicy};
 use farside_io::entropy::SeededEntropy;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -30,13 +31,30 @@ struct Inner {
     random: SeededEntropy,
     /// Devices that may be harmed, at each site the same.
     victims: usize,
+    /// For how long logs keep what was replaced, if not for longer than any run.
+    history_seconds: Option<u64>,
+    /// Peace leaves nodes running that are well.
+    spares_the_well: bool,
     /// Copies of victims as they once were, and whose.
     old_copies: RefCell<Vec<(usize, usize, farside_io::sim::SimDisk)>>,
     /// One node starts or ends at a time, at each site.
     turns: Vec<tokio::sync::Mutex<()>>,
-    promotions: RefCell<Vec<(usize, FailedOver)>>,
+    promotions: RefCell<Vec<Promotion>>,
+    /// A site has forgotten its peer, if only for a while.
+    peer_was_removed: Cell<bool>,
     promotions_ordered: Cell<u64>,
     kms_away: Cell<u32>,
+}
+
+/// A promotion that was answered.
+#[derive(Debug, Clone)]
+pub struct Promotion {
+    /// Where.
+    pub site: usize,
+    /// What it said.
+    pub promoted: FailedOver,
+    /// When, in milliseconds of simulated time.
+    pub answered_ms: u64,
 }
 
 /// A world. Clones are the same one.
@@ -45,6 +63,8 @@ pub struct World(Rc<Inner>);
 
 /// Geometries of small sites, each with the devices that it needs.
 const GEOMETRIES: [&str; 5] = ["2+1", "4+2", "1+1", "3+2", "1+2"];
+/// Several objects of the workload, so that segments fill up within a run.
+const SMALL_SEGMENT_BYTES: u32 = 1 << 20;
 
 impl World {
     /// Makes a world below `root`, running and at peace.
@@ -56,11 +76,16 @@ impl World {
         let below = |bound: u64| random.next_u64() % bound;
         let text = GEOMETRIES[below(GEOMETRIES.len() as u64) as usize];
         let geometry = Geometry::parse(text).ok_or("no geometry")?;
-        let shards = 1 + below(2) as usize;
+        let bulky = below(6) == 0;
+        // One write-ahead log for everything, so that it fills up.
+        let shards = if bulky { 1 } else { 1 + below(2) as usize };
+        let segment_bytes = (below(2) == 0).then_some(SMALL_SEGMENT_BYTES);
+        let history_seconds = (below(2) == 0).then(|| 12 + below(12));
+        let spares_the_well = below(2) == 0;
         let mut sites = Vec::new();
         for (number, name) in (1..).zip(["near", "far"]) {
             let host = Host::new(number, random.next_u64(), &network);
-            let plan = Plan { name, geometry, shards, gc_seconds: 3 + below(10) };
+            let plan = Plan { name, geometry, shards, gc_seconds: 3 + below(10), segment_bytes };
             let site = SimSite::make(root, &plan, host, random.next_u64(), trace.clone()).await;
             sites.push(Rc::new(RefCell::new(site.map_err(|error| error.to_string())?)));
         }
@@ -72,12 +97,14 @@ impl World {
             kms: root.join("kms"),
             tenant,
             logs,
+            bulky,
             history: History::default(),
             violations,
             trace: trace.clone(),
             over: Cell::new(false),
         });
         trace.line(format!("world: {text}, {shards} shards, {} logs", shared.logs.len()));
+        trace.line(format!("bulky: {bulky}, segments: {segment_bytes:?}, history: {history_seconds:?}"));
         let inner = Inner {
             turns: shared.sites.iter().map(|_| tokio::sync::Mutex::new(())).collect(),
             shared,
@@ -85,8 +112,11 @@ impl World {
             operator,
             random,
             victims: geometry.parity(),
+            history_seconds,
+            spares_the_well,
             old_copies: RefCell::default(),
             promotions: RefCell::default(),
+            peer_was_removed: Cell::new(false),
             promotions_ordered: Cell::new(0),
             kms_away: Cell::new(0),
         };
@@ -107,7 +137,12 @@ impl World {
         self.join().await?;
         for log in &self.0.shared.logs {
             let (tenant, name) = farside::client::parse_log_name(log).map_err(failed)?;
-            near.create_log(&tenant, &name).await.map_err(failed)?;
+            let made = near.create_log(&tenant, &name).await.map_err(failed)?;
+            if let Some(history_seconds) = self.0.history_seconds {
+                let policy = LogPolicy { history_seconds, ..made.descriptor.policy };
+                let set = SetPolicy { log: made.descriptor.log, policy };
+                near.control(&Request::SetPolicy(set)).await.map_err(failed)?;
+            }
         }
         // The far side hears of the logs by itself; the workload may ask it for them from the first moment on.
         Ok(())
@@ -137,9 +172,13 @@ impl World {
     pub fn random(&self) -> &SeededEntropy {
         &self.0.random
     }
-    /// Promotions that were answered, with the site.
-    pub fn promotions(&self) -> Vec<(usize, FailedOver)> {
+    /// Promotions that were answered.
+    pub fn promotions(&self) -> Vec<Promotion> {
         self.0.promotions.borrow().clone()
+    }
+    /// Whether a site has forgotten its peer, if only for a while.
+    pub fn peer_was_removed(&self) -> bool {
+        self.0.peer_was_removed.get()
     }
     /// Promotions that were ordered, answered or not.
     pub fn promotions_ordered(&self) -> u64 {
@@ -274,14 +313,18 @@ impl World {
                 tokio::time::sleep(lasts).await;
                 self.kms_returns();
             }
-            Fault::Peer { site, removed } => self.unsettle_peer(site, removed, lasts).await,
+            // A home without peers prunes what a peer that comes back would need, and must then be reseeded.
+            Fault::Peer { site, removed } => {
+                self.unsettle_peer(site, removed && self.0.history_seconds.is_none(), lasts).await;
+            }
             Fault::Failover { site, after_death } => self.fail_over(site, after_death, lasts).await,
         }
     }
 
     async fn harm(&self, site: usize, victim: usize, harm: Harm, lasts: Duration) {
         let disk = self.sites()[site].borrow().disks[victim].clone();
-        harm_device(&disk, harm, &self.0.random);
+        let chunks_at = self.sites()[site].borrow().chunks_at.clone();
+        harm_device(&disk, harm, &self.0.random, &chunks_at);
         // A copy that may be put back later.
         self.0.old_copies.borrow_mut().push((site, victim, disk.duplicate(self.0.random.next_u64())));
         let most = if matches!(harm, Harm::Stall) { Duration::from_secs(3) } else { Duration::MAX };
@@ -330,6 +373,7 @@ impl World {
         let name = self.sites()[(site + 1) % self.sites().len()].borrow().name.clone();
         let Ok(client) = self.client(site).await else { return };
         let tell = async |action| drop(client.control(&Request::SetPeer(SetPeer { name: name.clone(), action })).await);
+        self.0.peer_was_removed.set(self.0.peer_was_removed.get() || removed);
         // Refused where the peer is gone already; unanswered where the node is.
         tell(if removed { PeerAction::Remove } else { PeerAction::Pause }).await;
         tokio::time::sleep(lasts).await;
@@ -357,7 +401,8 @@ impl World {
                     for log in report.logs {
                         let text = format!("{} promoted at site {site}: generation {}", log.name, log.generation);
                         self.trace().line(format!("{text}, position {}", log.position));
-                        self.0.promotions.borrow_mut().push((site, log));
+                        let answered_ms = self.trace().now_ms();
+                        self.0.promotions.borrow_mut().push(Promotion { site, promoted: log, answered_ms });
                     }
                 }
                 Ok(_) => self.violations().add("a failover was answered with something else"),
@@ -370,7 +415,27 @@ impl World {
         }
     }
 
-    /// Ends every fault and starts every node anew, which takes failed devices back into use.
+    /// Whether a node runs with everything that it should have, so that only a start could make it no better.
+    async fn is_well(&self, site: usize) -> bool {
+        if !self.sites()[site].borrow().runs() {
+            return false;
+        }
+        let Ok(client) = self.client(site).await else { return false };
+        let Ok(Reply::Status(document)) = client.control(&Request::Status).await else { return false };
+        let Ok(document) = serde_json::from_slice::<serde_json::Value>(&document) else { return false };
+        let devices = document["nodes"][0]["devices"].as_array().cloned().unwrap_or_default();
+        let alerts = document["alerts"].as_array().cloned().unwrap_or_default();
+        let is_grave = |alert: &serde_json::Value| {
+            let text = alert.as_str().unwrap_or_default();
+            ["write-ahead log", "has stopped", "state file", "takes no writes", "can't be read"]
+                .iter()
+                .any(|grave| text.contains(grave))
+        };
+        !devices.is_empty() && devices.iter().all(|device| device["state"] == "ok") && !alerts.iter().any(is_grave)
+    }
+
+    /// Ends every fault and starts nodes anew, which takes failed devices back into use. Some worlds spare nodes that are
+    /// well: they have to find back by themselves.
     pub async fn make_peace(&self) -> Result<(), String> {
         self.trace().line("peace");
         self.0.network.heal();
@@ -379,16 +444,25 @@ impl World {
             self.kms_returns();
         }
         for site in 0..self.sites().len() {
-            self.end(site, End::Kill).await;
-            let mut site = self.sites()[site].borrow_mut();
-            site.host.clock.set_wrong_by(0);
-            for disk in &site.disks {
-                // What was planned and has not struck would strike in peace.
-                disk.clear_faults();
-                disk.release();
+            {
+                let there = self.sites()[site].borrow();
+                there.host.clock.set_wrong_by(0);
+                for disk in &there.disks {
+                    // What was planned and has not struck would strike in peace.
+                    disk.clear_faults();
+                    disk.release();
+                }
             }
-            site.unplugged.fill(false);
-            site.start();
+            if self.0.spares_the_well && self.is_well(site).await {
+                continue;
+            }
+            self.end(site, End::Kill).await;
+            let mut there = self.sites()[site].borrow_mut();
+            there.unplugged.fill(false);
+            if self.0.random.next_u64().is_multiple_of(4) {
+                there.lose_state();
+            }
+            there.start();
         }
         self.join().await?;
         for site in 0..self.sites().len() {
