@@ -1,9 +1,11 @@
 //! Long runs of the test world: `cargo run --release -p farside-tests -- sim --help`.
 
 use clap::{Args, Parser, Subcommand};
+use farside_tests::planted;
 use farside_tests::sim::{self, Options, Report};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 #[derive(Parser)]
@@ -17,6 +19,28 @@ struct Arguments {
 enum Command {
     /// Runs seeds of the simulator. Exit code 1 if one of them shows what must not be.
     Sim(Sim),
+    /// Plants bugs in a copy of the tree, one at a time, and hunts them. Exit code 1 if one of them is not found, 2 if
+    /// one can't be hunted.
+    Planted(Planted),
+}
+
+#[derive(Args)]
+struct Planted {
+    /// Seeds after which a bug counts as not found.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Only bugs whose name contains this; may be given several times. The page keeps what it says of the others.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Where the page goes [default: tests/PLANTED.md].
+    #[arg(long, value_name = "PATH")]
+    out: Option<PathBuf>,
+    /// Where the copy of the tree and its builds lie [default: target/planted].
+    #[arg(long, value_name = "PATH")]
+    work: Option<PathBuf>,
+    /// Threads of the simulator.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    threads: u64,
 }
 
 #[derive(Args)]
@@ -36,6 +60,9 @@ struct Sim {
     /// Runs each seed twice and compares the traces.
     #[arg(long)]
     twice: bool,
+    /// Begins no seed any more once one has failed.
+    #[arg(long)]
+    until_found: bool,
     /// Threads; each runs seeds of its own.
     #[arg(long, default_value_t = 2)]
     threads: u64,
@@ -51,6 +78,24 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Arguments::parse().command {
         Command::Sim(options) => simulate(&options),
+        Command::Planted(options) => plant(options),
+    }
+}
+
+fn plant(planted: Planted) -> ExitCode {
+    let Planted { seeds, only, out, work, threads } = planted;
+    let out = out.unwrap_or_else(|| planted::root().join("tests/PLANTED.md"));
+    let work = work.unwrap_or_else(planted::default_work);
+    match planted::run(&planted::Options { seeds, threads, only, out, work }) {
+        Ok(missed) if missed.is_empty() => ExitCode::SUCCESS,
+        Ok(missed) => {
+            eprintln!("not found: {}", missed.join(", "));
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
     }
 }
 
@@ -59,8 +104,9 @@ fn simulate(sim: &Sim) -> ExitCode {
     let options = Options { operations: 10 * sim.seconds, ..options };
     let begun = Instant::now();
     let (next, failed, done) = (AtomicU64::new(sim.seed), AtomicU64::new(0), AtomicU64::new(0));
-    let simulated = AtomicU64::new(0);
+    let (simulated, found) = (AtomicU64::new(0), AtomicBool::new(false));
     let is_over = |seed: u64| match sim.minutes {
+        _ if sim.until_found && found.load(Ordering::Relaxed) => true,
         Some(minutes) => begun.elapsed() >= Duration::from_secs(60 * minutes),
         None => seed >= sim.seed + sim.seeds,
     };
@@ -75,6 +121,7 @@ fn simulate(sim: &Sim) -> ExitCode {
             done.fetch_add(1, Ordering::Relaxed);
             simulated.fetch_add(report.simulated.as_secs(), Ordering::Relaxed);
             if !tell(&report, again.as_ref(), sim) {
+                found.store(true, Ordering::Relaxed);
                 failed.fetch_add(1, Ordering::Relaxed);
             }
         }
