@@ -7,6 +7,8 @@ use std::path::Path;
 
 /// Letters of what was said that go into the page.
 const SHOWN: usize = 110;
+/// A word of so many hexadecimal digits is an id.
+const ID_LETTERS: usize = 8;
 /// Seeds within which a bug should be found.
 const SOON: u64 = 1000;
 
@@ -35,16 +37,16 @@ pub struct Row {
     seconds: String,
 }
 
-/// A sentence of a violation without what differs from seed to seed.
+/// A sentence of a violation without what differs from seed to seed: numbers, ids, and values in braces.
 fn in_general(what: &str) -> String {
+    let what = what.split_once(" {").map_or(what, |(sentence, _)| sentence);
     let mut general = String::new();
-    for letter in what.chars() {
-        match letter {
-            '0'..='9' if general.ends_with('N') => {}
-            '0'..='9' => general.push('N'),
-            '|' => general.push('/'),
-            other => general.push(other),
-        }
+    for part in what.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric()) {
+        let word = part.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
+        let is_id = word.len() >= ID_LETTERS && word.chars().all(|letter| letter.is_ascii_hexdigit());
+        let has_digit = word.contains(|letter: char| letter.is_ascii_digit());
+        general += if is_id || has_digit { "N" } else { word };
+        general += &part[word.len()..].replace('|', "/");
     }
     match general.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}...", general[..end].trim_end()),
@@ -78,8 +80,8 @@ impl Row {
         let cells: Vec<&str> = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
         let [name, mistake, hunter, what, seeds, seconds] = cells.try_into().ok()?;
         let what = if what == NOT_FOUND { "" } else { what };
-        let [name, mistake, hunter, what, seeds, seconds] =
-            [name, mistake, hunter, what, seeds, seconds].map(str::to_owned);
+        let what = in_general(what);
+        let [name, mistake, hunter, seeds, seconds] = [name, mistake, hunter, seeds, seconds].map(str::to_owned);
         Some(Self { name, mistake, hunter, what, seeds, seconds })
     }
 }
@@ -143,11 +145,12 @@ mod tests {
             seconds: "3".into(),
         };
         let page = tempfile::NamedTempFile::new().expect("a file");
-        let mut rows = [row("02-b", ""), row("01-a", &in_general("log-0 | went back from 12 to 7"))];
+        let said = "log-0 | of 0ab1c2d3e4f5 went back from 12/3 to 7: Cursor { at: 7 }";
+        let mut rows = [row("02-b", ""), row("01-a", &in_general(said))];
         write(page.path(), &mut rows).expect("written");
         let text = std::fs::read_to_string(page.path()).expect("read");
         assert!(text.contains("1 of 2 were found, 1 within 1000 seeds; 2 by `sim`, 0 by `store`"), "{text}");
-        assert!(text.contains("log-N / went back from N to N"), "{text}");
+        assert!(text.contains("log-N / of N went back from N/N to N: Cursor |"), "{text}");
         let back: Vec<Row> = text.lines().filter_map(Row::parse).filter(|row| row.hunter == "sim").collect();
         assert_eq!(back, rows);
     }

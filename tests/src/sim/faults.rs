@@ -232,6 +232,23 @@ pub fn harm_device(disk: &SimDisk, harm: Harm, random: &SeededEntropy, chunks_at
     }
 }
 
+/// Makes flushes take time, on any device, as long as the workload goes on: without this none would ever be under way when
+/// a node ends, and whoever answers before a flush would never be found out.
+pub async fn slow_flushes(world: World) {
+    let random = world.random();
+    while !world.shared().over.get() {
+        tokio::time::sleep(Duration::from_millis(20 + below(random, 200))).await;
+        let site = &world.sites()[below(random, world.sites().len() as u64) as usize];
+        let disk = {
+            // Those that carry the write-ahead log are flushed all the time; on others delays would pile up.
+            let site = site.borrow();
+            site.disks[below(random, 1 + site.geometry.parity() as u64) as usize].clone()
+        };
+        let delay = Duration::from_millis(1 + below(random, 1 << (4 + below(random, 6))));
+        disk.inject(Operation::Sync, below(random, 2), DiskFault::Delay(delay));
+    }
+}
+
 /// Does what is planned, when it is due, and undoes it.
 pub async fn run(world: &World, plan: Vec<Planned>) {
     let begun = tokio::time::Instant::now();

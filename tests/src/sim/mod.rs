@@ -153,6 +153,9 @@ async fn spend(world: &World, options: Options, report: &mut Report) -> Result<(
     let plan = faults::plan(random, count, options.span, world.sites().len() as u64, world.victims());
     report.faults = plan.len();
     let watch = tokio::task::spawn_local(watch::Watch::default().run(world.clone()));
+    if random.next_u64().is_multiple_of(2) {
+        tokio::task::spawn_local(faults::slow_flushes(world.clone()));
+    }
     let workers = world.work(clients, pace);
     let end = tokio::time::Instant::now() + options.span;
     faults::run(world, plan).await;
