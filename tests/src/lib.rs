@@ -2,15 +2,10 @@
 //!
 //! One file under tests/ each, named for what it shows. This is what they share: sites, commands, a tree of files. And
 //! [`sim`] is the world in which everything fails, in virtual time; [`relay`] listens in on what sites and clients say;
-<<<<<<< HEAD
-//! [`fuzzing`] is what any bytes at all are thrown at.
+//! [`fuzzing`] is what any bytes at all are thrown at; [`planted`] puts mistakes into the engine to see whether anybody notices.
 
 pub mod fuzzing;
-=======
-//! [`planted`] puts mistakes into the engine to see whether anybody notices.
-
 pub mod planted;
->>>>>>> 1644eec (Plant bugs: small mistakes, each applied to a copy, built and hunted)
 pub mod relay;
 pub mod sim;
 

@@ -91,7 +91,7 @@ impl Workshop {
             let is_test = artifact["target"]["name"] == test;
             artifact["executable"].as_str().filter(|_| is_test).map(PathBuf::from)
         };
-        artifacts.filter_map(mine).last().ok_or_else(|| format!("cargo built no program of the test {test}"))
+        artifacts.rev().find_map(mine).ok_or_else(|| format!("cargo built no program of the test {test}"))
     }
 
     /// Runs cargo in the copy. Answers what it printed.

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// How long an administrator tries.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often an administrator joins two sites anew.
+const JOIN_TRIES: u32 = 3;
 /// How long everything may take to be caught up once nothing goes wrong any more.
 pub const RECOVERY: Duration = Duration::from_secs(120);
 
@@ -218,6 +220,20 @@ impl World {
 
     /// Makes the two sites peers of one another, unless they are.
     pub async fn join(&self) -> Result<(), String> {
+        let mut tries = 0;
+        loop {
+            match self.try_join().await {
+                // Where the answer to a token was lost, its repetition is refused: an administrator asks for a new one.
+                Err(error) if tries < JOIN_TRIES => {
+                    tries += 1;
+                    self.trace().line(format!("the sites could not be joined, try {tries}: {error}"));
+                }
+                joined => return joined,
+            }
+        }
+    }
+
+    async fn try_join(&self) -> Result<(), String> {
         let (near, far) = (self.client(0).await?, self.client(1).await?);
         let failed = |error: farside::client::ClientError| error.to_string();
         let knows =
