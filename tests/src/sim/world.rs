@@ -68,6 +68,12 @@ const GEOMETRIES: [&str; 5] = ["2+1", "4+2", "1+1", "3+2", "1+2"];
 /// Several objects of the workload, so that segments fill up within a run.
 const SMALL_SEGMENT_BYTES: u32 = 1 << 20;
 
+/// The smallest segment that the engine chooses by itself: a piece of a snapshot fits. Small objects make small ones.
+fn smallest_segment_bytes(geometry: Geometry) -> u32 {
+    let of_each = farside_raft::limits::PIECE_BYTES * 5 / 4 / geometry.data();
+    (of_each as u32 + (64 << 10)).next_power_of_two()
+}
+
 impl World {
     /// Makes a world below `root`, running and at peace.
     pub async fn make(seed: u64, root: &Path, trace: Trace) -> Result<Self, String> {
@@ -81,7 +87,8 @@ impl World {
         let bulky = below(6) == 0;
         // One write-ahead log for everything, so that it fills up.
         let shards = if bulky { 1 } else { 1 + below(2) as usize };
-        let segment_bytes = (below(2) == 0).then_some(SMALL_SEGMENT_BYTES);
+        let segment_bytes =
+            (below(2) == 0).then(|| if bulky { smallest_segment_bytes(geometry) } else { SMALL_SEGMENT_BYTES });
         let history_seconds = (below(2) == 0).then(|| 12 + below(12));
         let spares_the_well = below(2) == 0;
         let mut sites = Vec::new();
