@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use farside_codec::delta::{ChunkRef, Cursor, Lineage};
 use farside_codec::ids::ChunkId;
-use farside_codec::message::{LogPosition, Refusal};
+use farside_codec::message::{LogPosition, Refusal, RefusalCode};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// What one sender may hold.
@@ -207,12 +207,8 @@ impl Sender {
     /// Takes one event in.
     pub fn handle(&mut self, event: SenderEvent) {
         match event {
-            SenderEvent::Head(head) => self.head = head,
-            SenderEvent::Connected => {
-                self.forget_flight();
-                self.phase = Phase::Greeting;
-                self.greet_due = true;
-            }
+            SenderEvent::Head(head) => self.head_moved(head),
+            SenderEvent::Connected => self.greet_again(),
             SenderEvent::Lost => {
                 self.forget_flight();
                 self.phase = Phase::Disconnected;
@@ -266,6 +262,24 @@ impl Sender {
         self.asked.clear();
         self.delivering = 0;
         self.greet_due = false;
+        // The driver gives up what it does for a connection with that connection, a record under way too.
+        self.recording = false;
+    }
+
+    fn greet_again(&mut self) {
+        self.forget_flight();
+        self.phase = Phase::Greeting;
+        self.greet_due = true;
+    }
+
+    /// Another generation's head means that this log lost its home and got it back: what is held here, and where the
+    /// peer said to be, may be of the history that was left.
+    fn head_moved(&mut self, head: Cursor) {
+        let promoted = head.generation != self.head.generation;
+        self.head = head;
+        if promoted && matches!(self.phase, Phase::Greeting | Phase::Streaming) {
+            self.greet_again();
+        }
     }
 
     fn positioned(&mut self, position: LogPosition) {
@@ -277,6 +291,11 @@ impl Sender {
             return self.rest(SenderCommand::StepDown(position.lineage));
         }
         match self.phase {
+            // The answer to an offer of before this log lost its home and got it back: nothing continues that position.
+            Phase::Greeting if self.is_elsewhere(&position.head) => {
+                let detail = "the peer stands where this log's history has never been: it is greeted again";
+                self.rest(SenderCommand::Wait(Refusal::new(RefusalCode::Diverged, detail)));
+            }
             Phase::Greeting => {
                 self.phase = Phase::Streaming;
                 self.acknowledge(position.head);
@@ -285,6 +304,11 @@ impl Sender {
             // An answer to something that a lost link carried.
             Phase::Streaming | Phase::Disconnected | Phase::Resting => {}
         }
+    }
+
+    /// Whether a position can be none on this log's history. One below the head shows that with the next delivery.
+    fn is_elsewhere(&self, position: &Cursor) -> bool {
+        position.sequence >= self.head.sequence && position.hash != self.head.hash
     }
 
     fn acknowledge(&mut self, cursor: Cursor) {
@@ -296,10 +320,7 @@ impl Sender {
         let expected = &self.held[self.delivering - 1].cursor;
         if (head.sequence, head.hash) != (expected.sequence, expected.hash) {
             // The peer stands elsewhere than where this delivery leads: begin again from what it says.
-            self.forget_flight();
-            self.phase = Phase::Greeting;
-            self.greet_due = true;
-            return;
+            return self.greet_again();
         }
         for _ in 0..std::mem::take(&mut self.delivering) {
             let Some(held) = self.held.pop_front() else { break };

@@ -123,6 +123,7 @@ async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answer
     }
     let skew = |error: farside_io::clock::ClockSkew| Refusal::retry(RefusalCode::ClockSkew, 5000, error.to_string());
     shard.clock.observe(deltas.head_time.max(deltas.closed)).map_err(skew)?;
+    let theirs = generation_of(&deltas.lineage);
     let command = GroupCommand::Accept(AcceptDeltas {
         log,
         lineage: deltas.lineage,
@@ -132,10 +133,16 @@ async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answer
         closed: deltas.closed,
     });
     match shard.command(shard.group_of(log), &command).await {
-        // The sender learns from our lineage that it is no longer home.
-        Ok(_) => {}
-        Err(refusal) if refusal.code == RefusalCode::NotHome => {}
-        Err(refusal) => return Err(refusal),
+        Ok(_) => Ok(Reply::FedAck(position(shard, log)?).into()),
+        // The sender learns from our lineage that it is no longer home. A copy that is still empty may have heard of the
+        // new home and have no lineage yet: a position without one would only have the sender deliver again at once.
+        Err(refusal) if refusal.code == RefusalCode::NotHome => {
+            let position = position(shard, log)?;
+            match generation_of(&position.lineage) > theirs {
+                true => Ok(Reply::FedAck(position).into()),
+                false => Err(refusal),
+            }
+        }
+        Err(refusal) => Err(refusal),
     }
-    Ok(Reply::FedAck(position(shard, log)?).into())
 }

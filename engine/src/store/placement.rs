@@ -76,6 +76,8 @@ fn mix(state: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn candidates(count: u8) -> Vec<Candidate> {
         (0..count).map(|ordinal| Candidate { ordinal, device: DeviceId([ordinal + 1; 16]), load: 0 }).collect()
@@ -122,5 +124,54 @@ mod tests {
         check(&[3, 3], 3, 1);
         check(&[1], 1, 0);
         check(&[], 1, 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn a_plan_is_whole_unless_every_device_is_full(
+            number in any::<u64>(),
+            fragments in prop::collection::btree_set(0usize..80, 0..24),
+            loads in prop::collection::vec(0usize..5, 0..14),
+            most in 0usize..5,
+            turn in any::<usize>(),
+        ) {
+            let fragments: Vec<usize> = fragments.into_iter().collect();
+            let mut devices = candidates(loads.len() as u8);
+            devices.iter_mut().zip(&loads).for_each(|(device, load)| device.load = *load);
+            let mut turned = devices.clone();
+            turned.rotate_left(turn % loads.len().max(1));
+            let plan = place(&chunk(number), &fragments, &mut devices, most);
+
+            let room: usize = loads.iter().map(|load| most.saturating_sub(*load)).sum();
+            prop_assert_eq!(plan.len(), fragments.len().min(room));
+            let planned: BTreeSet<usize> = plan.iter().map(|(fragment, _)| *fragment).collect();
+            prop_assert_eq!(planned.len(), plan.len(), "a fragment has one place");
+            prop_assert!(planned.iter().all(|fragment| fragments.contains(fragment)));
+            let mut added: BTreeMap<u8, usize> = BTreeMap::new();
+            plan.iter().for_each(|(_, ordinal)| *added.entry(*ordinal).or_default() += 1);
+            for (device, before) in devices.iter().zip(&loads) {
+                let more = added.get(&device.ordinal).copied().unwrap_or(0);
+                prop_assert_eq!(device.load, before + more);
+                prop_assert!(more == 0 || device.load <= most);
+            }
+            // The order in which devices are named says nothing.
+            prop_assert_eq!(place(&chunk(number), &fragments, &mut turned, most), plan);
+        }
+
+        #[test]
+        fn so_many_losses_are_survived_and_no_more(loads in prop::collection::vec(0usize..4, 0..9), needed in 1usize..12) {
+            let worst_left = |losses: usize| {
+                let lost = (0u32..1 << loads.len()).filter(|lost| lost.count_ones() as usize == losses);
+                let left = |lost: u32| (0..loads.len()).filter(|at| lost >> at & 1 == 0).map(|at| loads[at]).sum::<usize>();
+                lost.map(left).min()
+            };
+            let holding = loads.iter().filter(|load| **load > 0).count();
+            let survived = losses_survived(loads.clone(), needed);
+            prop_assert!(survived <= holding);
+            prop_assert!(survived == 0 || worst_left(survived).is_some_and(|left| left >= needed));
+            prop_assert!(survived == holding || worst_left(survived + 1).is_none_or(|left| left < needed));
+        }
     }
 }

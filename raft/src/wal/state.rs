@@ -140,3 +140,133 @@ impl GroupLog {
         out(WalRecord::Committed((group, self.committed)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use farside_codec::ids::NodeId;
+    use farside_codec::record::wal::{Membership, StoredMembership};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const GROUP: GroupId = GroupId(3);
+    /// Indexes that records speak of.
+    const INDEXES: u64 = 24;
+
+    fn position(term: u64, index: u64) -> LogPosition {
+        LogPosition { term, leader: NodeId(1), index }
+    }
+
+    fn membership() -> Membership {
+        Membership { configurations: vec![vec![NodeId(1)]], nodes: vec![NodeId(1), NodeId(2)] }
+    }
+
+    fn snapshot(index: u64) -> SnapshotRecord {
+        let membership = StoredMembership { position: Some(position(1, 0)), membership: membership() };
+        SnapshotRecord { last: Some(position(1, index)), membership, pieces: Vec::new() }
+    }
+
+    fn record() -> impl Strategy<Value = WalRecord> {
+        let payload = prop_oneof![
+            Just(EntryPayload::Blank),
+            (0usize..40).prop_map(|bytes| EntryPayload::Command(Bytes::from(vec![7; bytes]))),
+            Just(EntryPayload::Membership(membership())),
+        ];
+        let index = 0..INDEXES;
+        let entry = (1u64..4, index.clone(), payload)
+            .prop_map(|(term, index, payload)| Entry { position: position(term, index), payload });
+        let vote = (1u64..4, any::<bool>()).prop_map(|(term, committed)| Vote { term, leader: NodeId(1), committed });
+        let at = (1u64..4, index.clone()).prop_map(|(term, index)| position(term, index));
+        prop_oneof![
+            8 => entry.prop_map(|entry| WalRecord::Append((GROUP, entry))),
+            1 => vote.prop_map(|vote| WalRecord::Vote((GROUP, vote))),
+            1 => prop::option::of(at.clone()).prop_map(|at| WalRecord::Committed((GROUP, at))),
+            1 => prop::option::of(index.clone()).prop_map(|after| WalRecord::TruncateAfter((GROUP, after))),
+            1 => at.prop_map(|upto| WalRecord::Purge((GROUP, upto))),
+            1 => index.prop_map(|index| WalRecord::Snapshot((GROUP, snapshot(index)))),
+        ]
+    }
+
+    /// The same, said more simply.
+    #[derive(Default)]
+    struct Model {
+        entries: BTreeMap<u64, Entry>,
+        purged: Option<LogPosition>,
+    }
+
+    impl Model {
+        /// Raft appends right behind the end, or in the place of an entry that is there.
+        fn may_follow(&self, index: u64) -> bool {
+            match (self.entries.keys().next(), self.entries.keys().next_back(), self.purged) {
+                (Some(first), Some(last), _) => index >= *first && index <= last + 1,
+                (_, _, Some(purged)) => index <= purged.index + 1,
+                _ => true,
+            }
+        }
+
+        fn apply(&mut self, record: &WalRecord) {
+            match record {
+                WalRecord::Append((_, entry)) => {
+                    if self.purged.is_none_or(|purged| entry.position.index > purged.index) {
+                        self.entries.insert(entry.position.index, entry.clone());
+                    }
+                }
+                WalRecord::TruncateAfter((_, after)) => {
+                    self.entries.retain(|index, _| after.is_some_and(|after| *index <= after));
+                }
+                WalRecord::Purge((_, upto)) => {
+                    self.entries.retain(|index, _| *index > upto.index);
+                    self.purged = Some(*upto);
+                }
+                WalRecord::Vote(_) | WalRecord::Committed(_) | WalRecord::Snapshot(_) => {}
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn records_add_up_and_a_checkpoint_says_the_same(
+            records in prop::collection::vec(record(), 0..120),
+            (from, to) in (0..INDEXES, 0..INDEXES),
+        ) {
+            let (mut log, mut model) = (GroupLog::default(), Model::default());
+            let (mut vote, mut committed, mut newest) = (None, None, None);
+            for record in records {
+                match &record {
+                    WalRecord::Append((_, entry)) if !model.may_follow(entry.position.index) => {
+                        // What recovery calls a gap lies behind the end.
+                        let last = log.last().map(|last| last.index);
+                        let behind = last.is_some_and(|last| entry.position.index > last + 1);
+                        prop_assert_eq!(log.leaves_gap(entry.position.index), behind);
+                        continue;
+                    }
+                    WalRecord::Vote((_, cast)) => vote = Some(*cast),
+                    WalRecord::Committed((_, upto)) => committed = *upto,
+                    WalRecord::Snapshot((_, snapshot)) => newest = Some(snapshot.clone()),
+                    _ => {}
+                }
+                log.apply(&record);
+                model.apply(&record);
+                let last = model.entries.values().next_back().map(|entry| entry.position).or(model.purged);
+                prop_assert_eq!(log.last(), last);
+                prop_assert_eq!(log.live_bytes(), model.entries.values().map(cost).sum::<usize>());
+            }
+            prop_assert!(log.entries(0, u64::MAX).eq(model.entries.values()));
+            if from <= to {
+                prop_assert!(log.entries(from, to).eq(model.entries.range(from..to).map(|(_, entry)| entry)));
+            }
+            prop_assert_eq!((log.vote(), log.committed(), log.purged()), (vote, committed, model.purged));
+            prop_assert_eq!(log.snapshot(), newest.as_ref());
+
+            let mut again = GroupLog::default();
+            log.records(GROUP, &mut |record| {
+                assert_eq!(group_of(&record), GROUP);
+                again.apply(&record);
+            });
+            prop_assert_eq!(format!("{again:?}"), format!("{log:?}"));
+        }
+    }
+}
