@@ -169,7 +169,7 @@ pub(super) struct Init {
     #[arg(long, value_delimiter = ',')]
     pub(super) cores: Vec<usize>,
     /// Largest UDP payload that the network carries
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1200..=65000))]
     pub(super) mtu: Option<u16>,
 }
 
@@ -306,7 +306,7 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value = "4GiB", value_parser = super::sizes::parse_bytes)]
         size: u64,
         /// Largest UDP payload
-        #[arg(long, default_value_t = 1452)]
+        #[arg(long, default_value_t = 1452, value_parser = clap::value_parser!(u16).range(1200..=65000))]
         mtu: u16,
         /// Where to make the two sites; the system's temporary directory unless given
         #[arg(long, value_name = "DIR")]
