@@ -5,7 +5,8 @@
 //! nothing else is promised. A write that was not flushed is, at a power cut, kept, dropped or torn on its own, in no
 //! order. Handles from before a crash or kill answer [`DiskError::Failed`]. Operations yield a random number of times,
 //! so that they overtake one another as they do in a drive's queue. The same seed and the same calls give the same
-//! bytes. Deliberately absent: a notion of speed, but for [`Fault::Delay`].
+//! bytes. Deliberately absent: a notion of speed, but for [`Fault::Delay`] and
+//! [`SimDisk::slow_down`].
 
 mod faults;
 pub mod histories;
@@ -14,6 +15,7 @@ mod media;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -57,6 +59,8 @@ struct Device {
     /// The device is dead in every incarnation.
     dead: Cell<bool>,
     stalled: Cell<bool>,
+    /// Every operation takes up to this long.
+    slow: Cell<Duration>,
     /// How often stalled operations were released.
     releases: Cell<u64>,
     moved: Notify,
@@ -79,6 +83,7 @@ impl SimDisk {
             poisoned: Cell::new(false),
             dead: Cell::new(false),
             stalled: Cell::new(false),
+            slow: Cell::new(Duration::ZERO),
             releases: Cell::new(0),
             moved: Notify::new(),
         };
@@ -110,6 +115,11 @@ impl SimDisk {
         self.device.stalled.set(false);
         self.device.releases.set(self.device.releases.get() + 1);
         self.device.moved.notify_waiters();
+    }
+
+    /// Makes every operation take up to `longest`, in tokio's time, in every incarnation.
+    pub fn slow_down(&self, longest: Duration) {
+        self.device.slow.set(longest);
     }
 
     /// Cuts the power and gives the device as it comes back: unflushed writes are kept, dropped or torn.
@@ -224,6 +234,10 @@ impl SimDisk {
         let most = u64::from(self.device.plan.borrow().rates.max_extra_yields);
         for _ in 0..1 + below(&self.device.random, most + 1) {
             tokio::task::yield_now().await;
+        }
+        let slow = self.device.slow.get();
+        if !slow.is_zero() {
+            tokio::time::sleep(slow.mul_f64(below(&self.device.random, 1001) as f64 / 1000.0)).await;
         }
         if let Some(Fault::Delay(time)) = fault {
             tokio::time::sleep(time).await;

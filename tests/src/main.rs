@@ -1,7 +1,9 @@
 //! Long runs of the test world: `cargo run --release -p farside-tests -- sim --help`.
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand};
 use farside_tests::planted;
+use farside_tests::sim::scenarios::{self, SCENARIOS};
 use farside_tests::sim::{self, Options, Report};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +56,9 @@ struct Sim {
     /// Goes on until so many minutes have passed, whatever --seeds says.
     #[arg(long)]
     minutes: Option<u64>,
+    /// Which faults there are; `--scenario help` says what each is for.
+    #[arg(long, default_value = "everything", value_parser = scenario_parser())]
+    scenario: String,
     /// Simulated seconds during which things go wrong.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -69,6 +74,11 @@ struct Sim {
     /// Prints everything that happens.
     #[arg(long)]
     print: bool,
+}
+
+/// Knows every scenario by its name.
+fn scenario_parser() -> PossibleValuesParser {
+    PossibleValuesParser::new(SCENARIOS.iter().map(|scenario| PossibleValue::new(scenario.name).help(scenario.about)))
 }
 
 fn main() -> ExitCode {
@@ -100,8 +110,8 @@ fn plant(planted: Planted) -> ExitCode {
 }
 
 fn simulate(sim: &Sim) -> ExitCode {
-    let options = Options { span: Duration::from_secs(sim.seconds), print: sim.print, ..Options::default() };
-    let options = Options { operations: 10 * sim.seconds, ..options };
+    let scenario = scenarios::find(&sim.scenario).unwrap_or_else(scenarios::everything);
+    let options = Options { print: sim.print, scenario, ..Options::of(sim.seconds) };
     let begun = Instant::now();
     let (next, failed, done) = (AtomicU64::new(sim.seed), AtomicU64::new(0), AtomicU64::new(0));
     let (simulated, found) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -163,7 +173,13 @@ fn tell(report: &Report, again: Option<&Report>, sim: &Sim) -> bool {
     eprintln!("--- the last of seed {}'s history", report.seed);
     history[from..].iter().for_each(|line| eprintln!("{line}"));
     violations.iter().for_each(|violation| eprintln!("seed {}: {violation}", report.seed));
-    let seconds = sim.seconds;
-    eprintln!("replay: cargo run --release -p farside-tests -- sim --seed {} --seconds {seconds} --print", report.seed);
+    let mut options = format!("--seed {}", report.seed);
+    if sim.seconds != 60 {
+        options += &format!(" --seconds {}", sim.seconds);
+    }
+    if sim.scenario != scenarios::everything().name {
+        options += &format!(" --scenario {}", sim.scenario);
+    }
+    eprintln!("replay: cargo run --release -p farside-tests -- sim {options} --print");
     false
 }

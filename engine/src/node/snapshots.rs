@@ -31,6 +31,12 @@ impl<D: Disk> ChunkSnapshots<D> {
         among(&self.kept.borrow()) || among(&self.building.borrow())
     }
 
+    /// Chunks that hold snapshots, finished or not.
+    pub(crate) fn pieces(&self) -> usize {
+        let count = |pieces: &BTreeMap<GroupId, BTreeSet<ChunkId>>| pieces.values().map(BTreeSet::len).sum::<usize>();
+        count(&self.kept.borrow()) + count(&self.building.borrow())
+    }
+
     /// Why no snapshot can be kept now.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.trouble.borrow().clone()

@@ -243,6 +243,7 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "torn_records": recovery.torn_records,
         "torn_wal_batches": shard.wal_report.torn_batches,
         "fragments": store.fragments,
+        "snapshot_pieces": shard.snapshots.pieces(),
         "index_bytes": store.index_bytes,
     });
     ShardReport { store, logs, alerts, counters, unreachable: unreachable(shard) }

@@ -4,6 +4,7 @@
 //! victims, are ever harmed, since nothing repairs a site of one node yet.
 
 use super::network::Weather;
+use super::scenarios::Scenario;
 use super::site::End;
 use super::world::World;
 use farside_io::entropy::SeededEntropy;
@@ -19,6 +20,8 @@ pub enum Harm {
     Rates,
     /// One write fails.
     WriteFails,
+    /// A few writes find no space, as on a file system that is full.
+    WriteFull,
     /// One flush fails, after which the device is out of use.
     SyncFails,
     /// A write is answered and never stored.
@@ -79,15 +82,22 @@ pub enum Fault {
         /// An old copy, instead of nothing.
         old_copy: bool,
     },
-    /// A wall clock jumps.
-    Clock {
+    /// Every device of a site takes its time.
+    Slow {
         /// The site.
         site: usize,
-        /// By so much.
-        milliseconds: i64,
+        /// Up to so much for each operation.
+        longest: Duration,
     },
-    /// The tenants' KMS is gone for a while.
-    Kms,
+    /// A wall clock goes wrong.
+    Clock {
+        /// Whose.
+        whose: Whose,
+        /// How.
+        wrong: Wrong,
+    },
+    /// The tenants' KMS does not do what it should for a while.
+    Kms(Kms),
     /// A peer is paused, or removed, and is back later.
     Peer {
         /// At this site.
@@ -95,13 +105,89 @@ pub enum Fault {
         /// Removed and joined again, instead of paused and resumed.
         removed: bool,
     },
-    /// A site is told to take over, with force.
+    /// An administrator does something that should disturb nobody.
+    Order {
+        /// At this site.
+        site: usize,
+        /// What.
+        order: Order,
+    },
+    /// A site is told to take over.
     Failover {
         /// The site.
         site: usize,
         /// Its peer has died just before.
         after_death: bool,
+        /// Even if it does not know what that loses.
+        force: bool,
     },
+}
+
+/// The kinds of faults, as scenarios weigh them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the fault of the same name")]
+pub enum Kind {
+    Restart,
+    /// [`Fault::Restart`], with a state file that was damaged or lost meanwhile.
+    Decay,
+    Blackout,
+    Cut,
+    Clog,
+    Storm,
+    Device,
+    Swap,
+    Slow,
+    Clock,
+    Kms,
+    Peer,
+    Order,
+    Failover,
+}
+
+/// Whose clock.
+#[derive(Debug, Clone, Copy)]
+pub enum Whose {
+    /// A site's.
+    Site(usize),
+    /// A client's.
+    Client(usize),
+}
+
+/// What a clock does.
+#[derive(Debug, Clone, Copy)]
+pub enum Wrong {
+    /// It jumps, by so many milliseconds.
+    Jump(i64),
+    /// It goes at another pace, in millionths.
+    Drift(u64),
+    /// It stands still.
+    Frozen,
+}
+
+/// What a KMS does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kms {
+    /// It can't be reached.
+    Away,
+    /// It answers with another key.
+    Lies,
+    /// What it has is damaged.
+    Damaged,
+}
+
+/// What an administrator does.
+#[derive(Debug, Clone, Copy)]
+pub enum Order {
+    /// Another lag bound for a log.
+    Policy,
+    /// A log that nobody writes to.
+    Log,
+    /// A tenant without logs.
+    Tenant,
+    /// A token that nobody joins with.
+    Token,
+    /// Everything that can be listed.
+    Lists,
 }
 
 /// What becomes of a node's state files, which are a cache.
@@ -130,48 +216,96 @@ fn below(random: &SeededEntropy, bound: u64) -> u64 {
     random.next_u64() % bound.max(1)
 }
 
+/// What faults are drawn for.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets {
+    /// Sites.
+    pub sites: u64,
+    /// Devices of each that may be harmed.
+    pub victims: u64,
+    /// Clients.
+    pub clients: u64,
+}
+
 /// Draws `count` faults within `span`, in order.
-pub fn plan(random: &SeededEntropy, count: u64, span: Duration, sites: u64, victims: u64) -> Vec<Planned> {
+pub fn plan(random: &SeededEntropy, scenario: &Scenario, count: u64, span: Duration, targets: Targets) -> Vec<Planned> {
     let mut plan: Vec<Planned> = (0..count)
-        .map(|_| {
+        .filter_map(|_| {
             let at = span.mul_f64(below(random, 1000) as f64 / 1000.0);
             let lasts = Duration::from_millis(50 + below(random, 1 << (8 + below(random, 6))));
-            Planned { at, lasts, fault: draw(random, sites, victims) }
+            let fault = draw(random, draw_kind(random, scenario)?, targets);
+            Some(Planned { at, lasts, fault })
         })
         .collect();
     plan.sort_by_key(|planned| planned.at);
     plan
 }
 
-fn draw(random: &SeededEntropy, sites: u64, victims: u64) -> Fault {
+fn draw_kind(random: &SeededEntropy, scenario: &Scenario) -> Option<Kind> {
+    let mut left = below(random, scenario.weights.iter().map(|(_, weight)| weight).sum());
+    for (kind, weight) in scenario.weights {
+        match left.checked_sub(*weight) {
+            Some(rest) => left = rest,
+            None => return Some(*kind),
+        }
+    }
+    None
+}
+
+fn draw(random: &SeededEntropy, kind: Kind, Targets { sites, victims, clients }: Targets) -> Fault {
     let site = below(random, sites) as usize;
     let other = (site + 1) % sites as usize;
     let victim = below(random, victims) as usize;
     let how = if below(random, 2) == 0 { End::Kill } else { End::PowerCut };
-    match below(random, 100) {
-        0..24 => {
-            let state = match below(random, 6) {
+    let pick = |count: u64| below(random, count);
+    match kind {
+        Kind::Restart => {
+            let state = match pick(6) {
                 0 => State::Lost,
                 1 => State::Flipped,
                 _ => State::Kept,
             };
             Fault::Restart { site, how, state }
         }
-        24..28 => Fault::Blackout,
-        28..40 => Fault::Cut { from: site, to: other, both: below(random, 2) == 0 },
-        40..44 => Fault::Clog { from: site, to: other },
-        44..52 => Fault::Storm(storm(random)),
-        52..72 if victims > 0 => Fault::Device { site, victim, harm: harm(random) },
-        72..76 if victims > 0 => Fault::Swap { site, victim, old_copy: below(random, 2) == 0 },
-        76..82 => {
+        Kind::Decay => Fault::Restart { site, how, state: if pick(4) == 0 { State::Lost } else { State::Flipped } },
+        Kind::Blackout => Fault::Blackout,
+        Kind::Cut => Fault::Cut { from: site, to: other, both: pick(2) == 0 },
+        Kind::Clog => Fault::Clog { from: site, to: other },
+        Kind::Storm => Fault::Storm(storm(random)),
+        Kind::Device => Fault::Device { site, victim, harm: harm(random) },
+        Kind::Swap => Fault::Swap { site, victim, old_copy: pick(2) == 0 },
+        Kind::Slow => Fault::Slow { site, longest: Duration::from_millis(1 + pick(40)) },
+        Kind::Clock => {
+            let whose = match pick(3) {
+                0 => Whose::Client(pick(clients) as usize),
+                _ => Whose::Site(site),
+            };
             // Forward only as far as other machines still believe; a clock that lags may lag by hours.
-            let milliseconds =
-                if below(random, 2) == 0 { below(random, 50_000) as i64 } else { -(below(random, 7_200_000) as i64) };
-            Fault::Clock { site, milliseconds }
+            let wrong = match pick(6) {
+                0 | 1 => Wrong::Jump(pick(50_000) as i64),
+                2 | 3 => Wrong::Jump(-(pick(7_200_000) as i64)),
+                4 => Wrong::Drift(500_000 + pick(1_000_000)),
+                _ => Wrong::Frozen,
+            };
+            Fault::Clock { whose, wrong }
         }
-        82..85 => Fault::Kms,
-        85..90 => Fault::Peer { site, removed: below(random, 3) == 0 },
-        _ => Fault::Failover { site, after_death: below(random, 3) > 0 },
+        Kind::Kms => Fault::Kms(match pick(3) {
+            0 => Kms::Away,
+            1 => Kms::Lies,
+            _ => Kms::Damaged,
+        }),
+        Kind::Peer => Fault::Peer { site, removed: pick(3) == 0 },
+        Kind::Order => {
+            let order = match pick(5) {
+                0 => Order::Policy,
+                1 => Order::Log,
+                2 => Order::Tenant,
+                3 => Order::Token,
+                _ => Order::Lists,
+            };
+            Fault::Order { site, order }
+        }
+        Kind::Failover => Fault::Failover { site, after_death: pick(3) > 0, force: pick(4) > 0 },
     }
 }
 
@@ -187,8 +321,9 @@ fn storm(random: &SeededEntropy) -> Weather {
 }
 
 fn harm(random: &SeededEntropy) -> Harm {
-    match below(random, 8) {
+    match below(random, 9) {
         0 | 1 => Harm::Flip,
+        7 => Harm::WriteFull,
         2 => Harm::Rates,
         3 => Harm::WriteFails,
         4 => Harm::SyncFails,
@@ -223,6 +358,7 @@ pub fn harm_device(disk: &SimDisk, harm: Harm, random: &SeededEntropy, chunks_at
             max_extra_yields: 3,
         }),
         Harm::WriteFails => disk.inject(Operation::Write, soon, failing),
+        Harm::WriteFull => (0..1 + below(random, 4)).for_each(|_| disk.inject(Operation::Write, soon, DiskFault::Full)),
         Harm::SyncFails => disk.inject(Operation::Sync, soon, failing),
         Harm::WriteLost => disk.inject(Operation::Write, soon, DiskFault::Lose),
         Harm::WriteMisdirected => {

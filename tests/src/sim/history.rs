@@ -129,6 +129,16 @@ impl History {
         }
     }
 
+    /// How many operations were asked for so far.
+    pub fn len(&self) -> u64 {
+        self.0.borrow().events.len() as u64
+    }
+
+    /// Whether nothing was asked for yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Everything so far, in the order of asking.
     pub fn events(&self) -> Vec<Event> {
         self.0.borrow().events.values().cloned().collect()

@@ -10,29 +10,54 @@ use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// When simulated time begins: the first instant of 2030.
 const BEGIN_MS: u64 = 1_893_456_000_000;
 
-/// A machine's wall clock: tokio's time, plus what it is wrong by.
+/// A machine's wall clock: it showed `shown_ms` when `at_ms` of tokio's time had passed, and goes on at `pace_ppm`.
+#[derive(Debug, Clone, Copy)]
+struct Hand {
+    at_ms: u64,
+    shown_ms: u64,
+    /// Of a million: how many microseconds it shows for each second that passes.
+    pace_ppm: u64,
+}
+
+/// A machine's clocks: the monotonic one is tokio's, the wall clock can be wrong.
 #[derive(Debug, Clone)]
 pub struct HostClock {
     begun: Instant,
-    wrong_by_ms: Arc<AtomicI64>,
+    hand: Arc<Mutex<Hand>>,
 }
 
 impl HostClock {
     fn new() -> Self {
-        Self { begun: Instant::now(), wrong_by_ms: Arc::default() }
+        let hand = Hand { at_ms: 0, shown_ms: BEGIN_MS, pace_ppm: 1_000_000 };
+        Self { begun: Instant::now(), hand: Arc::new(Mutex::new(hand)) }
     }
 
-    /// Makes the wall clock jump.
+    fn hand(&self) -> MutexGuard<'_, Hand> {
+        self.hand.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    /// Makes the wall clock jump to so many milliseconds beside the right time, and go on at the right pace.
     pub fn set_wrong_by(&self, milliseconds: i64) {
-        self.wrong_by_ms.store(milliseconds, Relaxed);
+        let at_ms = self.elapsed_ms();
+        let shown_ms = (BEGIN_MS + at_ms).saturating_add_signed(milliseconds);
+        *self.hand() = Hand { at_ms, shown_ms, pace_ppm: 1_000_000 };
+    }
+
+    /// Makes the wall clock go on from what it shows at another pace; at 0 it stands still.
+    pub fn set_pace(&self, pace_ppm: u64) {
+        let (at_ms, shown_ms) = (self.elapsed_ms(), self.wall_ms());
+        *self.hand() = Hand { at_ms, shown_ms, pace_ppm };
     }
 }
 
@@ -41,8 +66,8 @@ impl Clock for HostClock {
         self.begun.elapsed()
     }
     fn wall_ms(&self) -> u64 {
-        let right = BEGIN_MS + self.begun.elapsed().as_millis() as u64;
-        right.saturating_add_signed(self.wrong_by_ms.load(Relaxed))
+        let hand = *self.hand();
+        hand.shown_ms + self.elapsed_ms().saturating_sub(hand.at_ms) * hand.pace_ppm / 1_000_000
     }
 }
 

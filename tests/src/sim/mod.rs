@@ -10,6 +10,7 @@ pub mod history;
 pub mod host;
 pub mod network;
 pub mod oracles;
+pub mod scenarios;
 pub mod site;
 pub mod trace;
 pub mod violation;
@@ -17,6 +18,7 @@ pub mod watch;
 pub mod work;
 pub mod world;
 
+use scenarios::Scenario;
 use std::cell::RefCell;
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -32,13 +34,31 @@ pub struct Options {
     pub faults: (u64, u64),
     /// Operations that the workload is paced for, at least.
     pub operations: u64,
+    /// Operations below which the workload goes on beyond the time, for as long again at most.
+    pub least_operations: u64,
+    /// Which faults there are.
+    pub scenario: &'static Scenario,
     /// Lines go to standard error as they come.
     pub print: bool,
 }
 
+impl Options {
+    /// For so many simulated seconds.
+    pub fn of(seconds: u64) -> Self {
+        Self {
+            span: Duration::from_secs(seconds),
+            faults: (5, 20),
+            operations: 12 * seconds,
+            least_operations: 500 * seconds / 60,
+            scenario: scenarios::everything(),
+            print: false,
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Self { span: Duration::from_secs(60), faults: (5, 20), operations: 600, print: false }
+        Self::of(60)
     }
 }
 
@@ -123,7 +143,7 @@ async fn live(seed: u64, options: Options, root: &std::path::Path) -> Report {
     let trace = Trace::new(options.print);
     let mut violations = Vec::new();
     let mut report = Report::of(seed);
-    match World::make(seed, root, trace.clone()).await {
+    match World::make(seed, root, trace.clone(), options.scenario).await {
         Err(error) => violations.push(format!("the world did not begin: {error}")),
         Ok(world) => {
             if let Err(error) = spend(&world, options, &mut report).await {
@@ -146,11 +166,12 @@ async fn spend(world: &World, options: Options, report: &mut Report) -> Result<(
     let random = world.random();
     let clients = 2 + (random.next_u64() % 3) as u8;
     // Snapshots are due by bytes, so where there are to be any there is more to do.
-    let operations = if world.shared().bulky { 3 * options.operations } else { options.operations };
+    let is_bulky = world.shared().objects == work::Objects::Bulky;
+    let operations = if is_bulky { 3 * options.operations } else { options.operations };
     let pace = options.span.mul_f64(f64::from(clients) / operations as f64);
     let (least, most) = options.faults;
     let count = least + random.next_u64() % (most - least + 1);
-    let plan = faults::plan(random, count, options.span, world.sites().len() as u64, world.victims());
+    let plan = faults::plan(random, options.scenario, count, options.span, world.targets(clients));
     report.faults = plan.len();
     let watch = tokio::task::spawn_local(watch::Watch::default().run(world.clone()));
     if random.next_u64().is_multiple_of(2) {
@@ -160,6 +181,9 @@ async fn spend(world: &World, options: Options, report: &mut Report) -> Result<(
     let end = tokio::time::Instant::now() + options.span;
     faults::run(world, plan).await;
     tokio::time::sleep_until(end).await;
+    while world.shared().history.len() < options.least_operations && end.elapsed() < options.span {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     world.shared().over.set(true);
     world.make_peace().await?;
     for worker in workers {

@@ -3,19 +3,24 @@
 
 use super::history::{Event, Operation, Outcome};
 use super::watch::Watch;
-use super::work::{NAMES, name, read};
+use super::work::{NAMES, name, read, read_at};
 use super::world::{Promotion, RECOVERY, World};
 use bytes::Bytes;
 use farside::client::{Client, ClientError, Log};
 use farside_codec::delta::{Cursor, Delta, DeltaKind, Lineage};
-use farside_codec::ids::{BlindName, DeltaHash};
-use farside_codec::message::{LogInfo, ReadDeltas, Reply, Request};
+use farside_codec::ids::{BlindName, ChunkId, DeltaHash};
+use farside_codec::limits::MAX_CHUNKS_PER_QUESTION;
+use farside_codec::message::{LogInfo, Moment, ReadDeltas, Reply, Request};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How long a home that returns waits for its peer to say whether it still is one.
 const HOME_CHECK_MS: u64 = 5000;
+/// Rounds of GC within which what nobody needs has gone.
+const GC_ROUNDS: u32 = 6;
+/// Bytes of buffers that a site may hold when nothing happens: batches of its write-ahead logs, headers, indexes.
+const HELD_AT_REST: usize = 4 << 20;
 /// Deltas read at once.
 const PAGE: u32 = 512;
 
@@ -48,8 +53,10 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
         clients.push(world.client(site).await?);
     }
     let events = world.shared().history.events();
+    let mut needed = BTreeSet::new();
     for (number, log) in world.shared().logs.iter().enumerate() {
         let settled = settle(world, &clients, log).await?;
+        needed.extend(settled.kept().flat_map(|delta| delta.proposal.chunks.iter().map(|chunk| chunk.chunk)));
         let mine: Vec<&Event> = events.iter().filter(|event| event.log == number).collect();
         writes_are_kept(world, log, &settled, &mine);
         writes_are_applied_once(world, log, &settled);
@@ -61,6 +68,10 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
         returning_homes_asked_first(world, log, &mine);
         undone_deltas_are_set_aside(world, &clients, log, &settled, &mine).await?;
     }
+    for (site, client) in clients.iter().enumerate() {
+        chunks_are_conserved(world, site, client, &needed).await?;
+    }
+    buffers_come_back(world).await;
     Ok(())
 }
 
@@ -81,11 +92,13 @@ async fn wait_until_caught_up(world: &World) -> Result<(), String> {
             let document = status(&client).await?;
             for log in document["logs"].as_array().into_iter().flatten() {
                 if log["home"] == document["site"] {
-                    homes.entry(log["name"].to_string()).or_default().push(log.clone());
+                    homes.entry(log["name"].as_str().unwrap_or_default().to_owned()).or_default().push(log.clone());
                 }
             }
         }
-        let settled = homes.len() == world.shared().logs.len()
+        // Administrators may have made others besides.
+        let all_there = world.shared().logs.iter().all(|log| homes.contains_key(log));
+        let settled = all_there
             && homes.values().all(|claims| {
                 let peers = |log: &Value| log["peers"].as_array().cloned().unwrap_or_default();
                 claims.len() == 1
@@ -110,11 +123,13 @@ async fn settle(world: &World, clients: &[Client], log: &str) -> Result<Settled,
     for client in clients {
         let opened = client.open_log(log).await.map_err(failed)?;
         // In this order: what is pruned in between has a number and no delta, which says nothing.
-        numbers.extend(numbers_of(&opened).await.map_err(failed)?);
+        let versions = versions_of(&opened).await.map_err(failed)?;
+        numbers.extend(versions.iter().map(|(sequence, (_, put))| (*sequence, *put)));
         let deltas = read_all(client, opened.info()).await?;
         for number in 0..NAMES {
             read(&opened, &name(number), world.shared()).await.map_err(failed)?;
         }
+        old_versions_are_readable(world, &opened, client, &deltas, &versions).await?;
         copies.push((opened.info().clone(), deltas));
     }
     let (info, mut encoded) = copies.remove(0);
@@ -148,6 +163,40 @@ fn hashes_of(info: &LogInfo, encoded: &[Bytes], deltas: &[Option<Delta>]) -> Vec
     (0..encoded.len()).map(hash).collect()
 }
 
+/// (1) Whatever a site shows, old versions included, can be read. The newest ones were; of others those are that a site
+/// does not have in full, which a site of one node can't mend yet.
+async fn old_versions_are_readable(
+    world: &World,
+    log: &Log,
+    client: &Client,
+    deltas: &[Bytes],
+    versions: &BTreeMap<u64, (u64, u64)>,
+) -> Result<(), String> {
+    let mut named: BTreeMap<ChunkId, u64> = BTreeMap::new();
+    for delta in deltas.iter().filter(|delta| !delta.is_empty()) {
+        let delta = Delta::parse(delta.clone()).map_err(|error| error.to_string())?;
+        named.extend(delta.proposal.chunks.iter().map(|chunk| (chunk.chunk, delta.sequence)));
+    }
+    let mut suspects = BTreeSet::new();
+    for some in named.keys().copied().collect::<Vec<_>>().chunks(MAX_CHUNKS_PER_QUESTION) {
+        match client.control(&Request::HaveChunks(some.to_vec())).await.map_err(|error| error.to_string())? {
+            Reply::ChunksHeld(held) if held.len() == some.len() => {
+                suspects
+                    .extend(some.iter().zip(held).filter(|(_, held)| held.is_none()).map(|(chunk, _)| named[chunk]));
+            }
+            _ => return Err("the question for chunks was answered with something else".into()),
+        }
+    }
+    for sequence in suspects {
+        // A version that was pruned by now has neither a name nor chunks.
+        let Some((number, _)) = versions.get(&sequence) else { continue };
+        read_at(log, &name(*number), &Moment::Sequence(sequence), world.shared())
+            .await
+            .map_err(|error| format!("{} at {sequence}: {error}", log.name()))?;
+    }
+    Ok(())
+}
+
 async fn read_all(client: &Client, info: &LogInfo) -> Result<Vec<Bytes>, String> {
     let mut all: Vec<Bytes> = Vec::new();
     while (all.len() as u64) < info.head.sequence {
@@ -161,18 +210,18 @@ async fn read_all(client: &Client, info: &LogInfo) -> Result<Vec<Bytes>, String>
     Ok(all)
 }
 
-/// Which put made which version.
-async fn numbers_of(log: &Log) -> Result<BTreeMap<u64, u64>, ClientError> {
-    let mut numbers = BTreeMap::new();
+/// Which versions there are, by sequence: of which name each is, and which put made it.
+async fn versions_of(log: &Log) -> Result<BTreeMap<u64, (u64, u64)>, ClientError> {
+    let mut found = BTreeMap::new();
     for number in 0..NAMES {
         let versions = match log.history(&name(number)).await {
             Err(ClientError::NotFound(_)) => continue,
             versions => versions?,
         };
         let puts = versions.iter().filter(|version| version.kind.is_some());
-        numbers.extend(puts.map(|version| (version.sequence, version.modified.0 as u64)));
+        found.extend(puts.map(|version| (version.sequence, (number, version.modified.0 as u64))));
     }
-    Ok(numbers)
+    Ok(found)
 }
 
 fn check_chain(world: &World, log: &str, info: &LogInfo, deltas: &[Option<Delta>], hashes: &[Option<DeltaHash>]) {
@@ -416,4 +465,49 @@ async fn undone_deltas_are_set_aside(
         });
     }
     Ok(())
+}
+
+/// (1, 7) Chunks that a visible delta names are there; what nobody needs goes in the end. Needed are at most those that
+/// either copy names, one for each delta that was set aside, and the pieces of snapshots.
+async fn chunks_are_conserved(
+    world: &World,
+    site: usize,
+    client: &Client,
+    needed: &BTreeSet<ChunkId>,
+) -> Result<(), String> {
+    // A chunk outlives its last touch by two barriers.
+    let deadline = tokio::time::Instant::now() + GC_ROUNDS * Duration::from_secs(1 + world.gc_seconds());
+    loop {
+        let document = status(client).await?;
+        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        let each = |list: &str, field: &str| {
+            document[list].as_array().into_iter().flatten().map(|entry| number(&entry[field])).sum::<u64>()
+        };
+        let (there, pieces) = (number(&document["chunks"]), each("counters", "snapshot_pieces"));
+        let most = needed.len() as u64 + pieces + each("logs", "set_aside_deltas");
+        if there <= most {
+            break;
+        }
+        if tokio::time::Instant::now() > deadline {
+            world.violations().add(format!("site {site} keeps {there} chunks, of which at most {most} are needed"));
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
+}
+
+/// Memory is bounded, and given back: at rest nobody holds more of the arenas than what is always held.
+async fn buffers_come_back(world: &World) {
+    for (number, site) in world.sites().iter().enumerate() {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while site.borrow().held_bytes() > HELD_AT_REST {
+            if tokio::time::Instant::now() > deadline {
+                let held = site.borrow().held_bytes();
+                world.violations().add(format!("site {number} holds {held} bytes of buffers at rest"));
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
 }

@@ -21,7 +21,10 @@ use tokio::task::{JoinHandle, LocalSet};
 /// Port of shard 0, everywhere.
 const PORT: u16 = 7400;
 /// Devices hold only what was written, so their size costs nothing.
-const DEVICE_BYTES: u64 = 256 << 20;
+pub const DEVICE_BYTES: u64 = 256 << 20;
+/// A shard's zone where devices are to fill up: the smallest write-ahead log, and some small segments, of
+/// which the engine keeps a part for snapshots.
+const CRAMPED_ZONE_BYTES: u64 = 60 << 20;
 /// A shard's arena: several stripes of the largest object of the workload.
 const POOL_BYTES: usize = 24 << 20;
 /// How a node ends.
@@ -70,6 +73,8 @@ pub struct Plan {
     pub gc_seconds: u64,
     /// Bytes of a segment, where they are not left to the engine: small ones fill up, and are compacted.
     pub segment_bytes: Option<u32>,
+    /// Devices are so small that they fill up.
+    pub cramped: bool,
 }
 
 impl SimSite {
@@ -79,8 +84,12 @@ impl SimSite {
         let directory = NodeDirectory::new(&root.join(plan.name));
         directory.create()?;
         let listen = SocketAddr::new(host.ip, PORT);
+        let device_bytes = match plan.cramped {
+            true => DEVICE_HEADER_BYTES + plan.shards as u64 * CRAMPED_ZONE_BYTES,
+            false => DEVICE_BYTES,
+        };
         let disks: Vec<SimDisk> =
-            (0..plan.geometry.total() as u64).map(|index| SimDisk::new(DEVICE_BYTES, seed ^ (index + 1))).collect();
+            (0..plan.geometry.total() as u64).map(|index| SimDisk::new(device_bytes, seed ^ (index + 1))).collect();
         let paths = (0..disks.len()).map(|index| PathBuf::from(format!("device-{index}"))).collect();
         let mut config = node::config::NodeConfig::new(listen, paths, (0..plan.shards).collect());
         config.gc_seconds = plan.gc_seconds;
@@ -90,8 +99,8 @@ impl SimSite {
         let pools: Result<Vec<Pool>, _> = (0..plan.shards).map(|_| Pool::new(POOL_BYTES)).collect();
         let pools = pools.map_err(|error| failed(error.to_string()))?;
         let segment_bytes = plan.segment_bytes;
-        let options = FormatOptions { segment_bytes, ..node::format_options(&file, DEVICE_BYTES) };
-        let zone_bytes = (DEVICE_BYTES - DEVICE_HEADER_BYTES) / plan.shards as u64;
+        let options = FormatOptions { segment_bytes, ..node::format_options(&file, device_bytes) };
+        let zone_bytes = (device_bytes - DEVICE_HEADER_BYTES) / plan.shards as u64;
         let chunks_at =
             (0..plan.shards as u64).map(|shard| DEVICE_HEADER_BYTES + shard * zone_bytes + options.wal_bytes).collect();
         let formatted = format_devices(&pools[0], &disks, &options, &SeededEntropy::new(seed)).await;
@@ -210,6 +219,11 @@ impl SimSite {
         tenants.iter().for_each(|tenant| settings.set_kms(tenant, &url));
         let (machine, context) = (host.machine(), self.context.clone());
         async move { Client::connect_from(machine, &context, settings).await }
+    }
+
+    /// Bytes of the shards' arenas that somebody holds.
+    pub fn held_bytes(&self) -> usize {
+        self.pools.iter().map(|pool| pool.total_bytes() - pool.free_bytes()).sum()
     }
 
     /// Why the last start came to nothing, if it did.

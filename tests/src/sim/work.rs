@@ -21,6 +21,17 @@ const LARGEST_BYTES: u64 = 150_000;
 /// Different contents; the same ones come back, so that chunks are deduplicated.
 const CONTENTS: u64 = 64;
 
+/// What the objects of a world are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objects {
+    /// Of every size, often the same ones.
+    Mixed,
+    /// Most are about as large as may ride in a delta, and there are many of them: logs fill up.
+    Bulky,
+    /// Each is a large chunk of its own: devices fill up.
+    Large,
+}
+
 /// What all clients share.
 pub struct Shared {
     /// The sites.
@@ -31,8 +42,8 @@ pub struct Shared {
     pub tenant: Label,
     /// The logs, `T/L`.
     pub logs: Vec<String>,
-    /// Most objects are about as large as may ride in a delta, and there are many of them.
-    pub bulky: bool,
+    /// What objects are like.
+    pub objects: Objects,
     /// What was asked and answered.
     pub history: History,
     /// What must not be.
@@ -49,10 +60,14 @@ pub fn name(number: u64) -> Vec<u8> {
 }
 
 /// What a put with this number writes.
-pub fn contents(number: u64, bulky: bool) -> Vec<u8> {
-    let seed = number % CONTENTS;
+pub fn contents(number: u64, objects: Objects) -> Vec<u8> {
+    let seed = match objects {
+        Objects::Large => number,
+        _ => number % CONTENTS,
+    };
     let length = match seed % 4 {
-        0..3 if bulky => 12_000 + seed * 60,
+        _ if objects == Objects::Large => 100_000 + (seed * 7919) % 50_000,
+        0..3 if objects == Objects::Bulky => 12_000 + seed * 60,
         0 => seed,
         1 => 300 + seed * 100,
         _ => 17_000 + (seed * 7919) % (LARGEST_BYTES - 17_000),
@@ -131,7 +146,7 @@ impl Worker {
         };
         let Some(condition) = condition.map_or(Some(None), |newest| newest.map(Some)) else { return };
         let number = self.ask(log, site, name_number, Operation::Put { condition });
-        let mut upload = Upload::bytes(&name(name_number), contents(number, self.shared.bulky));
+        let mut upload = Upload::bytes(&name(name_number), contents(number, self.shared.objects));
         upload.modified = (number as i64, 0);
         upload.condition = condition;
         let outcome = match log.put(upload).await {
@@ -198,6 +213,7 @@ impl Worker {
                 Outcome::Unknown
             }
             _ => {
+                self.shared.trace.line(format!("no answer of site {}: {error}", self.site.get()));
                 if self.draw(3) == 0 {
                     self.site.set(self.draw(self.shared.sites.len() as u64) as usize);
                 }
@@ -209,20 +225,25 @@ impl Worker {
 
 /// Reads a name's newest version: the number of the put that made it, and its sequence. What it holds is checked.
 pub async fn read(log: &Log, name: &[u8], shared: &Shared) -> Result<Option<(u64, u64)>, ClientError> {
+    read_at(log, name, &Moment::Latest, shared).await
+}
+
+/// The same of the version that was the newest at a moment.
+pub async fn read_at(log: &Log, name: &[u8], at: &Moment, shared: &Shared) -> Result<Option<(u64, u64)>, ClientError> {
     let violations = &shared.violations;
-    let object = match log.get(name, &Moment::Latest).await {
+    let object = match log.get(name, at).await {
         Err(ClientError::NotFound(_)) => return Ok(None),
         object => object?,
     };
     let (number, sequence) = (object.info.modified.0 as u64, object.info.sequence);
     match object.into_bytes().await {
         Ok(bytes) => {
-            let expected = contents(number, shared.bulky);
+            let expected = contents(number, shared.objects);
             violations.check(bytes == expected, || format!("version {number} reads back different"));
         }
         Err(error) if is_missing(&error) => {
             // A version that was replaced meanwhile may have gone with its chunks.
-            let now = log.get(name, &Moment::Latest).await?;
+            let now = log.get(name, at).await?;
             if now.info.sequence == sequence {
                 // A version is seen only where its chunks are, and they survive whatever this world does to devices.
                 violations.add(format!("version {number} is seen, but not whole: {error}"));

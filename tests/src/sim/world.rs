@@ -1,14 +1,16 @@
 //! The world: sites that are peers, a KMS, clients; what can be done to it, and how it is made whole again.
 
-use super::faults::{Fault, Harm, Planned, State, harm_device};
+use super::faults::{Fault, Harm, Kms, Order, Planned, State, Targets, Whose, Wrong, harm_device};
 use super::history::History;
 use super::host::Host;
 use super::network::{Network, Weather};
+use super::scenarios::Scenario;
 use super::site::{End, Plan, SimSite};
 use super::trace::Trace;
 use super::violation::Violations;
-use super::work::{Shared, Worker};
+use super::work::{Objects, Shared, Worker};
 use farside::client::Client;
+use farside::kms::FileKms;
 use farside_codec::delta::LogPolicy;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::Label;
@@ -45,7 +47,14 @@ struct Inner {
     /// A site has forgotten its peer, if only for a while.
     peer_was_removed: Cell<bool>,
     promotions_ordered: Cell<u64>,
-    kms_away: Cell<u32>,
+    /// What is wrong with the KMS, one on top of the other.
+    kms_troubles: Cell<u32>,
+    /// The machines of the workload.
+    clients: RefCell<Vec<Host>>,
+    /// Logs and tenants that administrators made in passing.
+    made: Cell<u32>,
+    /// Seconds between two rounds of GC, at the site that waits longest.
+    gc_seconds: u64,
 }
 
 /// A promotion that was answered.
@@ -76,7 +85,7 @@ fn smallest_segment_bytes(geometry: Geometry) -> u32 {
 
 impl World {
     /// Makes a world below `root`, running and at peace.
-    pub async fn make(seed: u64, root: &Path, trace: Trace) -> Result<Self, String> {
+    pub async fn make(seed: u64, root: &Path, trace: Trace, scenario: &Scenario) -> Result<Self, String> {
         let random = SeededEntropy::new(seed);
         let network = Network::new(random.next_u64(), trace.clone());
         tokio::task::spawn_local(network.clone().run());
@@ -84,17 +93,30 @@ impl World {
         let below = |bound: u64| random.next_u64() % bound;
         let text = GEOMETRIES[below(GEOMETRIES.len() as u64) as usize];
         let geometry = Geometry::parse(text).ok_or("no geometry")?;
-        let bulky = below(6) == 0;
-        // One write-ahead log for everything, so that it fills up.
-        let shards = if bulky { 1 } else { 1 + below(2) as usize };
-        let segment_bytes =
-            (below(2) == 0).then(|| if bulky { smallest_segment_bytes(geometry) } else { SMALL_SEGMENT_BYTES });
-        let history_seconds = (below(2) == 0).then(|| 12 + below(12));
+        let drawn = match below(8) {
+            0 => Objects::Bulky,
+            1 => Objects::Large,
+            _ => Objects::Mixed,
+        };
+        let objects = scenario.objects.unwrap_or(drawn);
+        // One write-ahead log or one zone for everything, so that it fills up.
+        let shards = if objects == Objects::Mixed { 1 + below(2) as usize } else { 1 };
+        let small_segments = below(2) == 0;
+        let segment_bytes = match objects {
+            Objects::Large => Some(SMALL_SEGMENT_BYTES),
+            Objects::Bulky => small_segments.then(|| smallest_segment_bytes(geometry)),
+            Objects::Mixed => small_segments.then_some(SMALL_SEGMENT_BYTES),
+        };
+        // Devices that fill up are good for nothing any more where nothing is ever pruned.
+        let prunes = below(2) == 0 || objects == Objects::Large;
+        let history_seconds = prunes.then(|| 12 + below(12));
         let spares_the_well = below(2) == 0;
-        let mut sites = Vec::new();
+        let (mut sites, mut longest_gc_seconds) = (Vec::new(), 0);
         for (number, name) in (1..).zip(["near", "far"]) {
             let host = Host::new(number, random.next_u64(), &network);
-            let plan = Plan { name, geometry, shards, gc_seconds: 3 + below(10), segment_bytes };
+            let (gc_seconds, cramped) = (3 + below(10), objects == Objects::Large);
+            longest_gc_seconds = gc_seconds.max(longest_gc_seconds);
+            let plan = Plan { name, geometry, shards, gc_seconds, segment_bytes, cramped };
             let site = SimSite::make(root, &plan, host, random.next_u64(), trace.clone()).await;
             sites.push(Rc::new(RefCell::new(site.map_err(|error| error.to_string())?)));
         }
@@ -106,14 +128,14 @@ impl World {
             kms: root.join("kms"),
             tenant,
             logs,
-            bulky,
+            objects,
             history: History::default(),
             violations,
             trace: trace.clone(),
             over: Cell::new(false),
         });
         trace.line(format!("world: {text}, {shards} shards, {} logs", shared.logs.len()));
-        trace.line(format!("bulky: {bulky}, segments: {segment_bytes:?}, history: {history_seconds:?}"));
+        trace.line(format!("objects: {objects:?}, segments: {segment_bytes:?}, history: {history_seconds:?}"));
         let inner = Inner {
             turns: shared.sites.iter().map(|_| tokio::sync::Mutex::new(())).collect(),
             shared,
@@ -127,7 +149,10 @@ impl World {
             promotions: RefCell::default(),
             peer_was_removed: Cell::new(false),
             promotions_ordered: Cell::new(0),
-            kms_away: Cell::new(0),
+            kms_troubles: Cell::new(0),
+            clients: RefCell::default(),
+            made: Cell::new(0),
+            gc_seconds: longest_gc_seconds,
         };
         let world = Self(Rc::new(inner));
         world.begin().await?;
@@ -173,9 +198,14 @@ impl World {
     pub fn violations(&self) -> &Violations {
         &self.0.shared.violations
     }
-    /// Devices that may be harmed at each site.
-    pub fn victims(&self) -> u64 {
-        self.0.victims as u64
+    /// What faults may be drawn for, with so many clients.
+    pub fn targets(&self, clients: u8) -> Targets {
+        let (sites, victims) = (self.sites().len() as u64, self.0.victims as u64);
+        Targets { sites, victims, clients: u64::from(clients) }
+    }
+    /// Seconds between two rounds of GC, at the site that waits longest.
+    pub fn gc_seconds(&self) -> u64 {
+        self.0.gc_seconds
     }
     /// The world's own chance.
     pub fn random(&self) -> &SeededEntropy {
@@ -199,6 +229,7 @@ impl World {
         let logs = self.0.shared.logs.len();
         let begin = |number: u8| {
             let host = Host::new(101 + number, self.0.random.next_u64(), &self.0.network);
+            self.0.clients.borrow_mut().push(host.clone());
             let seed = self.0.random.next_u64();
             let worker = Worker::new(&self.0.shared, host, seed, usize::from(number) % logs, pace);
             tokio::task::spawn_local(worker.run())
@@ -325,22 +356,24 @@ impl World {
             }
             Fault::Device { site, victim, harm } => self.harm(site, victim, harm, lasts).await,
             Fault::Swap { site, victim, old_copy } => self.swap(site, victim, old_copy, lasts).await,
-            Fault::Clock { site, milliseconds } => {
-                let clock = self.sites()[site].borrow().host.clock.clone();
-                clock.set_wrong_by(milliseconds);
+            Fault::Slow { site, longest } => {
+                let disks = self.sites()[site].borrow().disks.clone();
+                disks.iter().for_each(|disk| disk.slow_down(longest));
                 tokio::time::sleep(lasts).await;
-                clock.set_wrong_by(0);
+                disks.iter().for_each(|disk| disk.slow_down(Duration::ZERO));
             }
-            Fault::Kms => {
-                self.kms_leaves();
+            Fault::Clock { whose, wrong } => self.misguide(whose, wrong, lasts).await,
+            Fault::Kms(trouble) => {
+                self.trouble_kms(trouble);
                 tokio::time::sleep(lasts).await;
-                self.kms_returns();
+                self.mend_kms();
             }
+            Fault::Order { site, order } => self.order(site, order).await,
             // A home without peers prunes what a peer that comes back would need, and must then be reseeded.
             Fault::Peer { site, removed } => {
                 self.unsettle_peer(site, removed && self.0.history_seconds.is_none(), lasts).await;
             }
-            Fault::Failover { site, after_death } => self.fail_over(site, after_death, lasts).await,
+            Fault::Failover { site, after_death, force } => self.fail_over(site, after_death, force, lasts).await,
         }
     }
 
@@ -377,18 +410,88 @@ impl World {
         there.start();
     }
 
-    fn kms_leaves(&self) {
-        let kms = &self.0.shared.kms;
-        self.0.kms_away.set(self.0.kms_away.get() + 1);
-        // It may be away already.
-        let _ = std::fs::rename(kms, away(kms));
+    async fn misguide(&self, whose: Whose, wrong: Wrong, lasts: Duration) {
+        let clock = match whose {
+            Whose::Site(site) => self.sites()[site].borrow().host.clock.clone(),
+            Whose::Client(client) => self.0.clients.borrow()[client].clock.clone(),
+        };
+        match wrong {
+            Wrong::Jump(milliseconds) => clock.set_wrong_by(milliseconds),
+            Wrong::Drift(pace_ppm) => clock.set_pace(pace_ppm),
+            Wrong::Frozen => clock.set_pace(0),
+        }
+        tokio::time::sleep(lasts).await;
+        clock.set_wrong_by(0);
     }
 
-    fn kms_returns(&self) {
-        self.0.kms_away.set(self.0.kms_away.get() - 1);
-        if self.0.kms_away.get() == 0 {
-            // It may be back already.
-            let _ = std::fs::rename(away(&self.0.shared.kms), &self.0.shared.kms);
+    /// Puts the good KMS aside, the first time, and what is to be met instead in its place.
+    fn trouble_kms(&self, trouble: Kms) {
+        let kms = &self.0.shared.kms;
+        self.0.kms_troubles.set(self.0.kms_troubles.get() + 1);
+        if !away(kms).exists() {
+            self.expect_kms(std::fs::rename(kms, away(kms)));
+        }
+        // Whatever was met until now.
+        let _ = std::fs::remove_dir_all(kms);
+        let spoilt = match trouble {
+            Kms::Away => Ok(()),
+            Kms::Lies => FileKms::parse(&format!("file:{}", kms.display()))
+                .and_then(|other| other.create_key(&self.0.shared.tenant, &self.0.random).map(drop))
+                .map_err(|error| std::io::Error::other(error.to_string())),
+            Kms::Damaged => damage_all(&away(kms), kms, self.0.random.next_u64()),
+        };
+        self.expect_kms(spoilt);
+    }
+
+    /// Puts the good KMS back once the last trouble is over.
+    fn mend_kms(&self) {
+        let kms = &self.0.shared.kms;
+        self.0.kms_troubles.set(self.0.kms_troubles.get().saturating_sub(1));
+        if self.0.kms_troubles.get() == 0 && away(kms).exists() {
+            // There is nothing where it is only away.
+            let _ = std::fs::remove_dir_all(kms);
+            self.expect_kms(std::fs::rename(away(kms), kms));
+        }
+    }
+
+    fn expect_kms(&self, done: std::io::Result<()>) {
+        if let Err(error) = done {
+            self.violations().add(format!("the simulator could not do to the KMS what it wanted: {error}"));
+        }
+    }
+
+    async fn order(&self, site: usize, order: Order) {
+        let Ok(client) = self.client(site).await else { return };
+        let number = self.0.made.replace(self.0.made.get() + 1);
+        let label = |what: &str| Label::parse(&format!("{what}-{number}"));
+        // Any of them may be refused or go unanswered.
+        match order {
+            Order::Policy => {
+                let logs = &self.0.shared.logs;
+                let log = &logs[self.0.random.next_u64() as usize % logs.len()];
+                let Ok(info) = client.resolve(log).await else { return };
+                let lag_bound_seconds = 5 + self.0.random.next_u64() % 60;
+                let policy = LogPolicy { lag_bound_seconds, ..info.descriptor.policy };
+                drop(client.control(&Request::SetPolicy(SetPolicy { log: info.descriptor.log, policy })).await);
+            }
+            // A log that is made while its KMS lies is one of that other KMS for ever: nobody has told the client which
+            // key is the right one.
+            Order::Log if self.0.kms_troubles.get() == 0 => {
+                if let Some(name) = label("spare") {
+                    drop(client.create_log(&self.0.shared.tenant, &name).await);
+                }
+            }
+            Order::Tenant if self.0.kms_troubles.get() == 0 => {
+                if let Some(name) = label("tenant") {
+                    drop(client.create_tenant(&name, &format!("file:{}", self.0.shared.kms.display())).await);
+                }
+            }
+            Order::Token => drop(client.control(&Request::PeerToken).await),
+            Order::Lists | Order::Log | Order::Tenant => {
+                for list in [Request::ListTenants, Request::ListLogs, Request::PeerList, Request::Status] {
+                    drop(client.control(&list).await);
+                }
+            }
         }
     }
 
@@ -406,7 +509,7 @@ impl World {
         }
     }
 
-    async fn fail_over(&self, site: usize, after_death: bool, lasts: Duration) {
+    async fn fail_over(&self, site: usize, after_death: bool, force: bool, lasts: Duration) {
         let other = (site + 1) % self.sites().len();
         let turn = match after_death {
             true => {
@@ -418,7 +521,7 @@ impl World {
         };
         if let Ok(client) = self.client(site).await {
             self.0.promotions_ordered.set(self.0.promotions_ordered.get() + self.0.shared.logs.len() as u64);
-            let order = Failover { from: None, log: None, force: true };
+            let order = Failover { from: None, log: None, force };
             match client.control(&Request::Failover(order)).await {
                 Ok(Reply::FailedOver(report)) => {
                     for log in report.logs {
@@ -463,9 +566,9 @@ impl World {
         self.trace().line("peace");
         self.0.network.heal();
         self.0.network.set_weather(Weather::FAIR);
-        while self.0.kms_away.get() > 0 {
-            self.kms_returns();
-        }
+        self.0.kms_troubles.set(1);
+        self.mend_kms();
+        self.0.clients.borrow().iter().for_each(|client| client.clock.set_wrong_by(0));
         for site in 0..self.sites().len() {
             {
                 let there = self.sites()[site].borrow();
@@ -474,6 +577,7 @@ impl World {
                     // What was planned and has not struck would strike in peace.
                     disk.clear_faults();
                     disk.release();
+                    disk.slow_down(Duration::ZERO);
                 }
             }
             if self.0.spares_the_well && self.is_well(site).await {
@@ -500,4 +604,19 @@ impl World {
 
 fn away(kms: &Path) -> PathBuf {
     kms.with_extension("away")
+}
+
+/// Copies a directory of keys, with a bit of each flipped.
+fn damage_all(from: &Path, to: &Path, at: u64) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let mut bytes = std::fs::read(entry.path())?;
+        if !bytes.is_empty() {
+            let place = at as usize % bytes.len();
+            bytes[place] ^= 1 << (at % 8);
+        }
+        std::fs::write(to.join(entry.file_name()), bytes)?;
+    }
+    Ok(())
 }

@@ -1,0 +1,125 @@
+//! Which faults a run draws from, by name: everything at once, or one kind of trouble with what makes it worse.
+//!
+//! A scenario decides how often each kind of fault is drawn, and what the world is like where that matters. Everything
+//! else still follows from the seed.
+
+use super::faults::Kind;
+use super::work::Objects;
+
+/// A named mix of faults.
+#[derive(Debug)]
+pub struct Scenario {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// How often each kind is drawn, beside the others. Empty: nothing goes wrong.
+    pub weights: &'static [(Kind, u64)],
+    /// Which objects its worlds have, where that is not left to the seed.
+    pub objects: Option<Objects>,
+}
+
+use Kind::*;
+
+/// Every kind there is.
+const EVERYTHING: &[(Kind, u64)] = &[
+    (Restart, 24),
+    (Blackout, 4),
+    (Cut, 12),
+    (Clog, 4),
+    (Storm, 8),
+    (Device, 20),
+    (Swap, 4),
+    (Slow, 3),
+    (Clock, 6),
+    (Kms, 4),
+    (Peer, 5),
+    (Order, 5),
+    (Failover, 9),
+];
+
+/// All scenarios; the first is the default.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "everything", about: "every fault there is", weights: EVERYTHING, objects: None },
+    Scenario { name: "calm", about: "nothing goes wrong: what the workload alone does", weights: &[], objects: None },
+    Scenario {
+        name: "power",
+        about: "nodes are killed and lose power, alone and together, while devices are slow",
+        weights: &[(Restart, 6), (Blackout, 3), (Slow, 1)],
+        objects: None,
+    },
+    Scenario {
+        name: "network",
+        about: "ways are cut, clogged and bad, in both directions or one",
+        weights: &[(Cut, 4), (Clog, 2), (Storm, 3), (Restart, 1)],
+        objects: None,
+    },
+    Scenario {
+        name: "devices",
+        about: "devices flip bits, fail, lose writes, go missing and come back as they once were",
+        weights: &[(Device, 6), (Swap, 2), (Slow, 1), (Restart, 3)],
+        objects: None,
+    },
+    Scenario {
+        name: "full",
+        about: "objects that fill the devices, while versions are pruned and collected",
+        weights: &[(Restart, 3), (Cut, 2), (Slow, 1), (Device, 1), (Peer, 1), (Failover, 1)],
+        objects: Some(Objects::Large),
+    },
+    Scenario {
+        name: "snapshots",
+        about: "logs that fill up, so that snapshots are made, and nodes that begin from them",
+        weights: &[(Restart, 5), (Blackout, 1), (Cut, 2), (Device, 2), (Peer, 1)],
+        objects: Some(Objects::Bulky),
+    },
+    Scenario {
+        name: "clocks",
+        about: "clocks of sites and clients jump, drift and stand still, while homes move",
+        weights: &[(Clock, 6), (Restart, 2), (Failover, 2)],
+        objects: None,
+    },
+    Scenario {
+        name: "sides",
+        about: "homes move again and again while sites die and come back: fencing and what is set aside",
+        weights: &[(Failover, 5), (Restart, 3), (Cut, 3), (Clog, 1)],
+        objects: None,
+    },
+    Scenario {
+        name: "keys",
+        about: "the tenant's KMS is away, broken, or answers with another key",
+        weights: &[(Kms, 5), (Restart, 1), (Failover, 1)],
+        objects: None,
+    },
+    Scenario {
+        name: "administration",
+        about: "peers paused, removed and joined; logs, tenants, policies and tokens made; promotions asked for",
+        weights: &[(Order, 5), (Peer, 3), (Failover, 1), (Cut, 1), (Restart, 2)],
+        objects: None,
+    },
+    // What the simulator found in our own code, as the trouble that brings it out. Each has a planted bug that puts the
+    // mistake back, so that it stays known how soon it would be found again.
+    Scenario {
+        name: "decayed-state-file",
+        about: "found (planted 23): a state file whose bookkeeping had decayed was opened, and its groups stopped at the \
+                first commit, or never caught up",
+        weights: &[(Decay, 3), (Restart, 1)],
+        objects: None,
+    },
+    Scenario {
+        name: "promotion-overtaken",
+        about: "found (planted 21): a failover gave the position at which it was weighed, not the one at which the \
+                generation began",
+        weights: &[(Failover, 1)],
+        objects: None,
+    },
+];
+
+/// The one with this name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    SCENARIOS.iter().find(|scenario| scenario.name == name)
+}
+
+/// The default.
+pub fn everything() -> &'static Scenario {
+    &SCENARIOS[0]
+}
