@@ -10,6 +10,7 @@ mod interrupt;
 pub mod kms;
 pub mod machine;
 pub mod node;
+pub mod placement;
 pub mod state;
 pub mod store;
 mod terminal;

@@ -270,13 +270,15 @@ impl World {
             3 => Told::Lost,
             // What the peer may have said once: it never had more than it has.
             4 | 5 => Told::Positioned(self.position(sequence.min(self.peer_head), 1)),
-            6 => Told::Positioned(self.position(sequence.min(self.peer_head), 2 * u64::from(second % 8 == 0))),
+            6 => Told::Positioned(self.position(sequence.min(self.peer_head), 2 * u64::from(second.is_multiple_of(8)))),
             7 => Told::Refused,
             8 | 9 => {
                 let deltas = self.history.iter().skip(sequence).take(usize::from(second % 4)).cloned();
                 Told::Loaded(deltas.collect())
             }
-            10 | 11 => Told::Held((0..second % 6).map(|at| (chunk(first.wrapping_add(at)), second % 3 == 0)).collect()),
+            10 | 11 => Told::Held(
+                (0..second % 6).map(|at| (chunk(first.wrapping_add(at)), second.is_multiple_of(3))).collect(),
+            ),
             12 | 13 => Told::Sent(chunk(first)),
             14 => Told::NotSent(chunk(first)),
             15 => Told::Recorded,

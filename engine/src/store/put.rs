@@ -6,7 +6,7 @@
 //! been given to somebody else.
 
 use super::placement::{self, most_per_device, place};
-use super::zone::{NoSpace, Priority, Reservation};
+use super::zone::{NoSpace, Priority, Reservation, Zone};
 use super::{Inner, Store, StoreError, blocks_of, limits, needed_fragments, uncancelled};
 use farside_codec::checksum::block_checksums;
 use farside_codec::delta::ChunkReceipt;
@@ -406,24 +406,20 @@ impl<D: Disk> StripeWrite<'_, D> {
 }
 
 impl<D: Disk> Inner<D> {
-    fn candidates(&self, chunk: &ChunkId, usable: impl Fn(usize) -> bool) -> Vec<placement::Candidate> {
-        let index = self.index.borrow();
-        let loads = index.get(chunk).map(|known| self.loads(&index, &known));
-        let zones = self.zones.iter().enumerate().filter(|(ordinal, zone)| zone.works() && usable(*ordinal));
-        let load = |ordinal: usize| loads.as_ref().map_or(0, |loads| loads[ordinal]);
-        zones
-            .map(|(ordinal, zone)| placement::Candidate {
-                ordinal: zone.ordinal,
-                device: zone.device,
-                load: load(ordinal),
-            })
-            .collect()
-    }
-
     /// Which device gets which of the missing fragments.
     fn plan(&self, chunk: &ChunkId, missing: &[usize], refused: &[bool]) -> Vec<(usize, u8)> {
-        let mut candidates = self.candidates(chunk, |ordinal| !refused[ordinal]);
-        place(chunk, missing, &mut candidates, most_per_device(self.geometry.total(), self.zones.len()))
+        let index = self.index.borrow();
+        let loads = index.get(chunk).map(|known| self.loads(&index, &known));
+        let candidate = |zone: &Rc<Zone<D>>| placement::Candidate {
+            ordinal: zone.ordinal,
+            device: zone.device,
+            weight: zone.capacity_bytes(),
+            takes: !refused[usize::from(zone.ordinal)],
+            load: loads.as_ref().map_or(0, |loads| loads[usize::from(zone.ordinal)]),
+        };
+        let mut candidates: Vec<_> = self.zones.iter().filter(|zone| zone.works()).map(candidate).collect();
+        let total = self.geometry.total();
+        place(chunk, total, missing, &mut candidates, most_per_device(total, self.zones.len()))
     }
 
     /// Whether a new chunk of this size would find as many devices with space as work.

@@ -161,6 +161,11 @@ impl<D: Disk> Zone<D> {
         Self { disk: Some(disk), base, segment_blocks, ..zone }
     }
 
+    /// Bytes that its segments hold together.
+    pub(super) fn capacity_bytes(&self) -> u64 {
+        self.segments.borrow().table.len() as u64 * u64::from(self.segment_blocks) * BLOCK_BYTES as u64
+    }
+
     /// The place of a device that does not work.
     pub(super) fn absent(
         ordinal: u8,
