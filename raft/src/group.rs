@@ -13,11 +13,11 @@ use farside_codec::delta::ChunkRef;
 use farside_codec::ids::{GroupId, NodeId};
 use farside_io::disk::Disk;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use openraft::storage::Snapshot;
 use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +75,9 @@ pub enum ProposeError {
     Busy,
     /// A command is larger than a record may be.
     TooLarge,
+    /// This node led when it took the command in, and another one leads now: the command may have been committed or not,
+    /// and may still be.
+    Superseded(Option<NodeId>),
     /// The group has stopped on this node. Whether the command was committed is unknown.
     Stopped,
 }
@@ -86,12 +89,47 @@ impl std::fmt::Display for ProposeError {
             Self::NotLeader(None) => f.write_str("the group has no leader now"),
             Self::Busy => f.write_str("too many proposals wait for this group"),
             Self::TooLarge => f.write_str("the command is larger than a log record may be"),
+            Self::Superseded(_) => f.write_str("the group changed its leader while it was at this command: try again"),
             Self::Stopped => f.write_str("the group has stopped on this node"),
         }
     }
 }
 
 impl std::error::Error for ProposeError {}
+
+/// Why the members of a group were not changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MembershipError {
+    /// Another node leads; ask it, if it is known.
+    NotLeader(Option<NodeId>),
+    /// Not now: a change is under way, or the leader is new. Or never: a voter that does not receive the log, or none at
+    /// all.
+    Refused(String),
+    /// The group has stopped on this node.
+    Stopped,
+}
+
+impl std::fmt::Display for MembershipError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotLeader(leader) => ProposeError::NotLeader(*leader).fmt(f),
+            Self::Refused(reason) => write!(f, "the group's members can't be changed now: {reason}"),
+            Self::Stopped => ProposeError::Stopped.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for MembershipError {}
+
+fn membership_error(error: RaftError<Types, ClientWriteError<Types>>) -> MembershipError {
+    match error {
+        RaftError::APIError(
+            ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
+        ) => MembershipError::NotLeader(forward.leader_id.map(NodeId)),
+        RaftError::APIError(error) => MembershipError::Refused(error.to_string()),
+        RaftError::Fatal(_) => MembershipError::Stopped,
+    }
+}
 
 /// How a group stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +144,12 @@ pub struct GroupStatus {
     pub applied_index: Option<u64>,
     /// Index of the last entry in the newest snapshot.
     pub snapshot_index: Option<u64>,
+    /// Who votes, as far as this node knows; in the middle of a change, who does so before or after it.
+    pub voters: BTreeSet<NodeId>,
+    /// Who receives the log without a vote.
+    pub learners: BTreeSet<NodeId>,
+    /// Who is known to have which part of the log, by the index of its last entry. Empty unless this node leads.
+    pub replicated: BTreeMap<NodeId, u64>,
     /// It runs.
     pub running: bool,
 }
@@ -116,6 +160,7 @@ pub struct Group<D: Disk, S: StateMachine, P: SnapshotStore> {
     machine: Machine<D, S, P>,
     id: GroupId,
     node: NodeId,
+    settings: GroupSettings,
     waiting: Rc<Cell<usize>>,
     /// Pieces of a snapshot that is being received.
     pieces: Rc<RefCell<Vec<ChunkRef>>>,
@@ -130,6 +175,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Clone for Group<D, S, P> {
             machine: self.machine.clone(),
             id: self.id,
             node: self.node,
+            settings: self.settings,
             waiting: self.waiting.clone(),
             pieces: self.pieces.clone(),
             rebuilt: self.rebuilt,
@@ -169,7 +215,8 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         let factory = Factory { group: id, peers, snapshots };
         let raft = Raft::new(node.0, Arc::new(config), factory, storage, machine.clone()).await;
         let raft = raft.map_err(|error| GroupError::Storage(std::io::Error::other(error.to_string())))?;
-        Ok(Self { raft, machine, id, node, waiting: Rc::default(), pieces: Rc::default(), rebuilt })
+        let (waiting, pieces) = (Rc::default(), Rc::default());
+        Ok(Self { raft, machine, id, node, settings, waiting, pieces, rebuilt })
     }
 
     /// Makes the group's first voters known; harmless when that was done before.
@@ -212,8 +259,61 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(ProposeError::NotLeader(forward.leader_id.map(NodeId)))
             }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(forward))) => {
+                Err(ProposeError::Superseded(forward.leader_id.map(NodeId)))
+            }
             Err(_) => Err(ProposeError::Stopped),
         }
+    }
+
+    /// Lets a node receive the log without a vote. Harmless where it does already.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), MembershipError> {
+        let added = self.raft.add_learner(node.0, openraft::EmptyNode {}, false).await;
+        added.map(drop).map_err(membership_error)
+    }
+
+    /// Makes these nodes the voters, by joint consensus (Ongaro 2014, 4.3): at each moment between, both the old and the
+    /// new majority decide. Whoever is to vote must receive the log already ([`Group::add_learner`]) and should have most
+    /// of it ([`GroupStatus::replicated`]), or the group waits for it. Who votes no more leaves the group, unless
+    /// `keep`. A leader that is to leave hands over first.
+    pub async fn change_voters(&self, voters: &BTreeSet<NodeId>, keep: bool) -> Result<(), MembershipError> {
+        // A leader that votes itself out leads on until that is committed, and openraft (0.10.0-alpha.37) stops the group
+        // on its node if it is asked for another change just then.
+        if !voters.contains(&self.node) {
+            return Err(MembershipError::Refused(format!("node {} leads, and would not vote any more", self.node)));
+        }
+        let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
+        self.raft.change_membership(voters, keep).await.map(drop).map_err(membership_error)
+    }
+
+    /// Lets another voter lead from now on. It must have the log up to now: from here on this node takes nothing in. If it
+    /// leads all the same when the longest election is over, because the other one did not stand or did not win, it
+    /// stands again itself.
+    pub async fn hand_over(&self, to: NodeId) -> Result<(), MembershipError> {
+        let status = self.status();
+        if !self.is_leader() {
+            return Err(MembershipError::NotLeader(status.leader));
+        }
+        // openraft would stop taking proposals for somebody who can never be elected.
+        if to == self.node || !status.voters.contains(&to) {
+            return Err(MembershipError::Refused(format!("node {to} is no other voter")));
+        }
+        if status.replicated.get(&to).copied() < status.last_index {
+            return Err(MembershipError::Refused(format!("node {to} has not got the whole log")));
+        }
+        let stopped = |_| MembershipError::Stopped;
+        self.raft.trigger().transfer_leader(to.0).await.map_err(stopped)?;
+        let deadline = self.settings.election_max * 2;
+        let changed = async {
+            while self.is_leader() {
+                tokio::time::sleep(self.settings.heartbeat / 4).await;
+            }
+        };
+        if tokio::time::timeout(deadline, changed).await.is_err() {
+            self.raft.trigger().elect(false).await.map_err(stopped)?;
+            return Err(MembershipError::Refused(format!("node {to} did not take over")));
+        }
+        Ok(())
     }
 
     /// Waits until this node is sure that it leads and has applied everything committed before: a linearizable read
@@ -239,7 +339,13 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
     /// How it stands.
     pub fn status(&self) -> GroupStatus {
         let metrics = openraft::async_runtime::WatchReceiver::borrow_watched(&self.raft.metrics()).clone();
+        let membership = metrics.membership_config.membership();
+        let replicated = metrics.replication.iter().flatten();
+        let replicated = replicated.filter_map(|(node, upto)| upto.as_ref().map(|upto| (NodeId(*node), upto.index)));
         GroupStatus {
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            replicated: replicated.collect(),
             leader: metrics.current_leader.map(NodeId),
             term: metrics.current_term,
             last_index: metrics.last_log_index,
@@ -315,6 +421,15 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
             Ask::PreVote(request) => self.answer_vote(request, true).await,
             Ask::Piece(piece) => self.keep_piece(piece).await,
             Ask::Install(end) => self.install(end).await,
+            Ask::HandOver(order) => {
+                let last = order.last.map(types::log_id);
+                let request = TransferLeaderRequest::new(types::vote(order.vote), order.to.0, last);
+                match self.raft.handle_transfer_leader(request).await {
+                    Ok(Ok(())) => Answer::HandedOver,
+                    Ok(Err(_)) => Answer::NotReady,
+                    Err(_) => Answer::Stopped,
+                }
+            }
         }
     }
 

@@ -13,7 +13,7 @@ mod storage;
 mod types;
 pub mod wal;
 
-pub use group::{Group, GroupError, GroupSettings, GroupStatus, ProposeError};
+pub use group::{Group, GroupError, GroupSettings, GroupStatus, MembershipError, ProposeError};
 pub use machine::{Applied, SnapshotError, SnapshotPieces, SnapshotStore, StateError, StateMachine};
 pub use network::{Alone, PeerError, PeerNetwork};
 pub use runtime::seed_thread;

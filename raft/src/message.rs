@@ -1,6 +1,7 @@
 //! What the nodes of a group say to one another. Hand-laid like everything; WIRE.md holds the tables.
 
 use bytes::Bytes;
+use farside_codec::ids::NodeId;
 use farside_codec::record::wal::{Entry, LogPosition, StoredMembership, Vote};
 use farside_codec::{choice, record};
 
@@ -51,6 +52,18 @@ record!(
     }
 );
 
+record!(
+    /// A leader hands over.
+    HandOver {
+        /// The leader's vote.
+        vote: Vote,
+        /// Who is to lead.
+        to: NodeId,
+        /// The leader's last entry: nobody may take over without it.
+        last: Option<LogPosition>,
+    }
+);
+
 choice!(
     /// What one node of a group asks another.
     Ask {
@@ -64,6 +77,8 @@ choice!(
         Piece(SnapshotPiece) = 4,
         /// Install the snapshot.
         Install(SnapshotEnd) = 5,
+        /// Somebody else is to lead.
+        HandOver(HandOver) = 6,
     }
 );
 
@@ -98,5 +113,9 @@ choice!(
         Kept = 6,
         /// Installed.
         Installed(Vote) = 7,
+        /// Heard who is to lead; whoever it is stands for election.
+        HandedOver = 8,
+        /// Who is to lead has not got the last entry, or knows another vote.
+        NotReady = 9,
     }
 );

@@ -1,7 +1,7 @@
 //! openraft's network on whatever carries bytes between nodes.
 
 use crate::machine::SnapshotStore;
-use crate::message::{Answer, AppendEntries, Ask, RequestVote, SnapshotEnd, SnapshotPiece};
+use crate::message::{Answer, AppendEntries, Ask, HandOver, RequestVote, SnapshotEnd, SnapshotPiece};
 use crate::storage::Pieces;
 use crate::types::{self, Types, Vote};
 use bytes::Bytes;
@@ -10,7 +10,10 @@ use farside_codec::ids::{GroupId, NodeId};
 use futures_util::future::LocalBoxFuture;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
 use std::rc::Rc;
 
 /// Why another node did not answer.
@@ -163,6 +166,26 @@ impl<P: SnapshotStore> RaftNetworkV2<Types> for Link<P> {
         _: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask_for_vote(rpc, true).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<Types>,
+        _: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let request = HandOver {
+            vote: types::wal_vote(rpc.from_leader()),
+            to: NodeId(*rpc.to_node_id()),
+            last: rpc.last_log_id().map(types::position),
+        };
+        match self.ask(Ask::HandOver(request)).await.map_err(failed)? {
+            Answer::HandedOver => Ok(Ok(())),
+            Answer::NotReady => {
+                let (expected, actual) = (rpc.last_log_id().cloned(), None);
+                Ok(Err(TransferLeaderError::LogNotFlushed { expected, actual }))
+            }
+            _ => Err(failed(PeerError::Garbled(self.target))),
+        }
     }
 
     async fn full_snapshot(

@@ -9,20 +9,20 @@ use openraft::rt::{AsyncRuntime, Watch, WatchReceiver, WatchSender};
 use openraft::{OptionalSend, OptionalSync};
 use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 use rand::TryRng;
-use std::cell::{Cell, OnceCell, Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
 thread_local! {
-    static STREAM: OnceCell<SeededEntropy> = const { OnceCell::new() };
+    static STREAM: RefCell<Option<SeededEntropy>> = const { RefCell::new(None) };
 }
 
-/// Makes this thread's election timeouts follow from `seed`. Answers whether it came in time: once a group of the
-/// thread has drawn a number, the stream stays what it is.
+/// Makes this thread's election timeouts follow from `seed` from now on. Answers whether it came first: no number was
+/// drawn before.
 pub fn seed_thread(seed: u64) -> bool {
-    STREAM.with(|stream| stream.set(SeededEntropy::new(seed)).is_ok())
+    STREAM.replace(Some(SeededEntropy::new(seed))).is_none()
 }
 
 /// This thread's stream. Elections need no secrets.
@@ -32,7 +32,7 @@ pub(crate) struct ThreadStream;
 impl ThreadStream {
     fn draw() -> u64 {
         let begin = || SeededEntropy::new(u64::from_le_bytes(random(&SystemEntropy)));
-        STREAM.with(|stream| stream.get_or_init(begin).next_u64())
+        STREAM.with_borrow_mut(|stream| stream.get_or_insert_with(begin).next_u64())
     }
 }
 

@@ -158,11 +158,21 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Machine<D, S, P> {
         self.state.borrow_mut().install_finish(&applied).map_err(state_failed)
     }
 
-    async fn record(&self, snapshot: SnapshotRecord) -> io::Result<()> {
+    /// Makes a snapshot the group's own, unless a newer one is: one that was received while this one was still being
+    /// built, after which the log between the two is gone. Answers the one that counts.
+    async fn record(&self, snapshot: SnapshotRecord) -> io::Result<SnapshotRecord> {
+        let index = |snapshot: &SnapshotRecord| snapshot.last.map(|last| last.index);
+        let newest = || self.storage.wal.group(self.storage.group, |log| log.snapshot().cloned());
+        if let Some(known) = newest().filter(|known| index(known) > index(&snapshot)) {
+            return Ok(known);
+        }
         let record = WalRecord::Snapshot((self.storage.group, snapshot.clone()));
         self.storage.wal.append_durably(&[record]).await.map_err(wal_failed)?;
-        self.snapshots.keep(self.storage.group, &snapshot.pieces);
-        Ok(())
+        // One that was recorded meanwhile lets go of the pieces before it, once it is durable itself.
+        if newest().as_ref() == Some(&snapshot) {
+            self.snapshots.keep(self.storage.group, &snapshot.pieces);
+        }
+        Ok(snapshot)
     }
 
     /// Applies a run of commands, and answers their proposers.
@@ -248,7 +258,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> RaftStateMachine<Types> for Mac
             pieces,
         };
         self.install(&snapshot).await?;
-        self.record(snapshot).await
+        self.record(snapshot).await.map(drop)
     }
 
     async fn get_current_snapshot(
@@ -299,7 +309,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> RaftSnapshotBuilder<Types> for 
             pieces.push(self.keep(piece).await);
         }
         let record = SnapshotRecord { last: applied.last, membership: applied.membership, pieces };
-        self.machine.record(record.clone()).await?;
-        Ok(Snapshot { meta: meta(&record), snapshot: record.pieces })
+        let counts = self.machine.record(record).await?;
+        Ok(Snapshot { meta: meta(&counts), snapshot: counts.pieces })
     }
 }

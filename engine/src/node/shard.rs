@@ -99,7 +99,9 @@ pub(crate) fn state_refusal(error: StateError) -> Refusal {
 
 fn propose_refusal(error: ProposeError) -> Refusal {
     match error {
-        ProposeError::NotLeader(_) => Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()),
+        ProposeError::NotLeader(_) | ProposeError::Superseded(_) => {
+            Refusal::retry(RefusalCode::NotLeader, 100, error.to_string())
+        }
         ProposeError::Busy => Refusal::retry(RefusalCode::Busy, 50, error.to_string()),
         ProposeError::TooLarge => Refusal::new(RefusalCode::BadRequest, error.to_string()),
         ProposeError::Stopped => Refusal::new(RefusalCode::Unavailable, error.to_string()),

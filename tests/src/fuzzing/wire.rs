@@ -23,7 +23,7 @@ use farside_codec::message::{
 };
 use farside_codec::record::wal::{EntryPayload, Vote};
 use farside_codec::{Field, FrameHeader};
-use farside_raft::message::{Answer, AppendEntries, Ask, RequestVote, SnapshotEnd, SnapshotPiece, Voted};
+use farside_raft::message::{Answer, AppendEntries, Ask, HandOver, RequestVote, SnapshotEnd, SnapshotPiece, Voted};
 use farside_transport::hello::common_version;
 use std::fmt::Debug;
 
@@ -390,6 +390,7 @@ pub fn raft_message_seeds() -> Vec<Seed> {
         ("vote", Ask::Vote(RequestVote { vote, last, transfer: true })),
         ("pre-vote", Ask::PreVote(RequestVote { vote, last: None, transfer: false })),
         ("piece", Ask::Piece(SnapshotPiece { number: 1, bytes: Bytes::from_static(b"piece") })),
+        ("hand-over", Ask::HandOver(HandOver { vote, to: NodeId(2), last })),
         ("install", Ask::Install(SnapshotEnd { vote, pieces: 2, last, membership })),
     ];
     let answers = [
@@ -398,6 +399,7 @@ pub fn raft_message_seeds() -> Vec<Seed> {
         ("higher-vote", Answer::HigherVote(vote)),
         ("voted", Answer::Voted(Voted { vote, granted: true, last })),
         ("installed", Answer::Installed(vote)),
+        ("handed-over", Answer::HandedOver),
     ];
     let asks = asks.into_iter().map(|(name, ask)| (name, [&[0], &ask.to_bytes()[..]].concat()));
     asks.chain(answers.into_iter().map(|(name, answer)| (name, [&[1], &answer.to_bytes()[..]].concat()))).collect()

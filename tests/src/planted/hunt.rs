@@ -46,7 +46,7 @@ pub fn run(program: &Path, hunter: Hunter, seeds: u64, threads: u64) -> Result<H
             command.args(["sim", "--seeds", &count, "--threads", &threads, "--until-found"]);
             SILENCE
         }
-        Hunter::Store | Hunter::Wal => {
+        Hunter::Store | Hunter::Wal | Hunter::Group => {
             command.args(["--nocapture", "--test-threads=1"]);
             command.env("FARSIDE_SEED", "1").env("FARSIDE_HISTORIES", &count);
             HISTORIES_END
@@ -57,7 +57,7 @@ pub fn run(program: &Path, hunter: Hunter, seeds: u64, threads: u64) -> Result<H
     let seconds = begun.elapsed().as_secs_f64();
     let found = match hunter {
         Hunter::Sim => of_simulator(&heard),
-        Hunter::Store | Hunter::Wal => of_histories(&heard),
+        Hunter::Store | Hunter::Wal | Hunter::Group => of_histories(&heard),
     };
     let found = match (found, ended) {
         (None, Ended::Silent) => Some(Found { seed: first_unheard(&heard), what: "a seed that does not end".into() }),

@@ -20,17 +20,20 @@ pub enum Hunter {
     Store,
     /// Random histories of a write-ahead log.
     Wal,
+    /// Random histories of a group of several nodes.
+    Group,
 }
 
 impl Hunter {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Sim, Self::Store, Self::Wal];
+    pub const ALL: [Self; 4] = [Self::Sim, Self::Store, Self::Wal, Self::Group];
 
     fn name(self) -> &'static str {
         match self {
             Self::Sim => "sim",
             Self::Store => "store",
             Self::Wal => "wal",
+            Self::Group => "group",
         }
     }
 
@@ -43,7 +46,7 @@ impl Hunter {
         match self {
             Self::Sim => 10,
             Self::Store => 200,
-            Self::Wal => 100,
+            Self::Wal | Self::Group => 100,
         }
     }
 }

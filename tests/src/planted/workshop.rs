@@ -81,6 +81,7 @@ impl Workshop {
             }
             Hunter::Store => self.build_test("store_histories"),
             Hunter::Wal => self.build_test("wal_histories"),
+            Hunter::Group => self.build_test("group_histories"),
         }
     }
 

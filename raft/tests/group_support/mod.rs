@@ -1,0 +1,6 @@
+//! What the group's histories are made of: a ledger as the state machine, nodes that die and come back, the room between
+//! them, and the history that drives them.
+
+pub(crate) mod history;
+pub(crate) mod ledger;
+pub(crate) mod room;
