@@ -135,11 +135,16 @@ impl World {
                 }
             }
             5 => {
-                note!(self, "everybody loses power");
-                for id in self.ids() {
-                    self.room.end(id, End::PowerCut).await;
+                // Often twice within an election, in the middle of which nobody may vote twice.
+                for _ in 0..dice.between(1, 3) {
+                    let lost: Vec<NodeId> = self.ids().into_iter().filter(|_| dice.percent(80)).collect();
+                    note!(self, "{lost:?} lose power");
+                    for id in &lost {
+                        self.room.end(*id, End::PowerCut).await;
+                    }
+                    lost.iter().for_each(|id| self.room.start(*id));
+                    tokio::time::sleep(Duration::from_millis(dice.below(1200))).await;
                 }
-                self.ids().into_iter().for_each(|id| self.room.start(id));
             }
             6..8 => {
                 let (from, to) = (self.any(), self.any());
@@ -152,6 +157,17 @@ impl World {
                 self.room.cuts.borrow_mut().clear();
                 self.room.loss_percent.set(0);
                 self.room.delay.set(Duration::from_millis(2));
+                if dice.percent(40) {
+                    // Whoever was behind makes one of its own while the leader's is on its way.
+                    note!(self, "everybody makes a snapshot, the leader first");
+                    if let Some(leader) = self.leader() {
+                        leader.snapshot().await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(dice.below(400))).await;
+                    for group in self.ids().into_iter().filter_map(|id| self.room.group(id)) {
+                        group.snapshot().await;
+                    }
+                }
             }
             11 => {
                 let (loss, delay) = (dice.below(30), Duration::from_millis(dice.pick(&[5, 60, 250])));

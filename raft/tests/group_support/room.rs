@@ -61,9 +61,16 @@ pub(crate) struct Room {
 impl Room {
     pub(crate) fn new(dice: Dice, count: u64) -> Rc<Self> {
         let truth = Truth::default();
+        // Where flushes take no time nothing is ever under way when the power goes.
+        let slowest = Duration::from_millis(dice.pick(&[0, 3, 15, 60]));
         let node = |_| {
             let mirrors = dice.between(1, 2);
-            let disks = (0..mirrors).map(|_| SimDisk::new(MIN_REGION_BYTES, dice.seed())).collect();
+            let disk = || {
+                let disk = SimDisk::new(MIN_REGION_BYTES, dice.seed());
+                disk.slow_down(slowest);
+                disk
+            };
+            let disks = (0..mirrors).map(|_| disk()).collect();
             let kept = Ledger::new(&truth);
             RefCell::new(Node { disks, shelf: Shelf::default(), kept, running: None })
         };
