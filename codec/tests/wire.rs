@@ -18,6 +18,8 @@ use std::fmt::Write;
 
 const MESSAGES: &str = include_str!("../src/message.rs");
 const DELTAS: &str = include_str!("../src/delta.rs");
+/// What Raft says lies beside the group that says it, further down the road; one page describes the wire.
+const RAFT: &str = include_str!("../../raft/src/message.rs");
 const BEGIN: &str = "<!-- tables: made by codec/tests/wire.rs -->\n";
 const END: &str = "<!-- end of tables -->";
 
@@ -84,7 +86,12 @@ fn row_of(choice: bool, row: &str, about: String) -> [String; 3] {
 
 fn tables() -> String {
     let mut out = String::new();
-    for (heading, source) in [("Requests, replies and what they carry", MESSAGES), ("Deltas", DELTAS)] {
+    let sources = [
+        ("Requests, replies and what they carry", MESSAGES),
+        ("Deltas", DELTAS),
+        ("Between the nodes of a group", RAFT),
+    ];
+    for (heading, source) in sources {
         write!(out, "\n### {heading}\n").expect("text grows");
         for declaration in declarations(source) {
             let head = if declaration.choice { "| number | variant | |" } else { "| field | type | |" };
