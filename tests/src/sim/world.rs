@@ -1,6 +1,8 @@
 //! The world: sites that are peers, a KMS, clients; what can be done to it, and how it is made whole again.
 
-use super::faults::{Fault, Harm, Kms, Order, Planned, State, Targets, Whose, Wrong, harm_device};
+mod kms;
+
+use super::faults::{Fault, Harm, Order, Planned, State, Targets, Whose, Wrong, harm_device};
 use super::history::History;
 use super::host::Host;
 use super::network::{Network, Weather};
@@ -10,14 +12,13 @@ use super::trace::Trace;
 use super::violation::Violations;
 use super::work::{Objects, Shared, Worker};
 use farside::client::Client;
-use farside::kms::FileKms;
 use farside_codec::delta::LogPolicy;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::Label;
 use farside_codec::message::{FailedOver, Failover, PeerAction, Reply, Request, SetPeer, SetPolicy};
 use farside_io::entropy::SeededEntropy;
 use std::cell::{Cell, RefCell};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -424,42 +425,6 @@ impl World {
         clock.set_wrong_by(0);
     }
 
-    /// Puts the good KMS aside, the first time, and what is to be met instead in its place.
-    fn trouble_kms(&self, trouble: Kms) {
-        let kms = &self.0.shared.kms;
-        self.0.kms_troubles.set(self.0.kms_troubles.get() + 1);
-        if !away(kms).exists() {
-            self.expect_kms(std::fs::rename(kms, away(kms)));
-        }
-        // Whatever was met until now.
-        let _ = std::fs::remove_dir_all(kms);
-        let spoilt = match trouble {
-            Kms::Away => Ok(()),
-            Kms::Lies => FileKms::parse(&format!("file:{}", kms.display()))
-                .and_then(|other| other.create_key(&self.0.shared.tenant, &self.0.random).map(drop))
-                .map_err(|error| std::io::Error::other(error.to_string())),
-            Kms::Damaged => damage_all(&away(kms), kms, self.0.random.next_u64()),
-        };
-        self.expect_kms(spoilt);
-    }
-
-    /// Puts the good KMS back once the last trouble is over.
-    fn mend_kms(&self) {
-        let kms = &self.0.shared.kms;
-        self.0.kms_troubles.set(self.0.kms_troubles.get().saturating_sub(1));
-        if self.0.kms_troubles.get() == 0 && away(kms).exists() {
-            // There is nothing where it is only away.
-            let _ = std::fs::remove_dir_all(kms);
-            self.expect_kms(std::fs::rename(away(kms), kms));
-        }
-    }
-
-    fn expect_kms(&self, done: std::io::Result<()>) {
-        if let Err(error) = done {
-            self.violations().add(format!("the simulator could not do to the KMS what it wanted: {error}"));
-        }
-    }
-
     async fn order(&self, site: usize, order: Order) {
         let Ok(client) = self.client(site).await else { return };
         let number = self.0.made.replace(self.0.made.get() + 1);
@@ -600,23 +565,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-fn away(kms: &Path) -> PathBuf {
-    kms.with_extension("away")
-}
-
-/// Copies a directory of keys, with a bit of each flipped.
-fn damage_all(from: &Path, to: &Path, at: u64) -> std::io::Result<()> {
-    std::fs::create_dir(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let mut bytes = std::fs::read(entry.path())?;
-        if !bytes.is_empty() {
-            let place = at as usize % bytes.len();
-            bytes[place] ^= 1 << (at % 8);
-        }
-        std::fs::write(to.join(entry.file_name()), bytes)?;
-    }
-    Ok(())
 }
