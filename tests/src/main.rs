@@ -56,7 +56,7 @@ struct Sim {
     /// Goes on until so many minutes have passed, whatever --seeds says.
     #[arg(long)]
     minutes: Option<u64>,
-    /// Which faults there are; `--scenario help` says what each is for.
+    /// Which faults there are; `sim --help` says what each is for.
     #[arg(long, default_value = "everything", value_parser = scenario_parser())]
     scenario: String,
     /// Simulated seconds during which things go wrong.
