@@ -439,20 +439,20 @@ impl World {
                 let policy = LogPolicy { lag_bound_seconds, ..info.descriptor.policy };
                 drop(client.control(&Request::SetPolicy(SetPolicy { log: info.descriptor.log, policy })).await);
             }
-            // A log that is made while its KMS lies is one of that other KMS for ever: nobody has told the client which
-            // key is the right one.
-            Order::Log if self.0.kms_troubles.get() == 0 => {
+            // Whatever is wrong with the KMS: the tenant's epoch says which key is the right one.
+            Order::Log => {
                 if let Some(name) = label("spare") {
                     drop(client.create_log(&self.0.shared.tenant, &name).await);
                 }
             }
+            // A tenant that is made while its KMS lies is that other KMS's for ever: nothing says yet which key is right.
             Order::Tenant if self.0.kms_troubles.get() == 0 => {
                 if let Some(name) = label("tenant") {
                     drop(client.create_tenant(&name, &format!("file:{}", self.0.shared.kms.display())).await);
                 }
             }
             Order::Token => drop(client.control(&Request::PeerToken).await),
-            Order::Lists | Order::Log | Order::Tenant => {
+            Order::Lists | Order::Tenant => {
                 for list in [Request::ListTenants, Request::ListLogs, Request::PeerList, Request::Status] {
                     drop(client.control(&list).await);
                 }
