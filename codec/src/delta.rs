@@ -152,6 +152,24 @@ record!(
 );
 
 impl Proposal {
+    /// One that names no chunks and carries nothing: what is written without contents begins with this.
+    pub fn without_chunks(operation: OperationId, kind: DeltaKind, name: BlindName, key_epoch: EpochId) -> Self {
+        Self {
+            operation,
+            kind,
+            name,
+            key_epoch,
+            gc_epoch: u64::MAX,
+            placement_epoch: 0,
+            condition: None,
+            size_bytes: 0,
+            chunks: Vec::new(),
+            extent: None,
+            payload: Bytes::new(),
+            inline: Bytes::new(),
+        }
+    }
+
     /// Checks every bound that a log group relies on.
     pub fn check(&self) -> Result<(), DecodeError> {
         bounded("chunks of a delta", limits::MAX_CHUNKS_PER_DELTA, self.chunks.len())?;

@@ -12,7 +12,7 @@ mod group_support;
 use farside_io::sim::histories;
 use group_support::history;
 
-/// About half a minute on one core.
+/// About a quarter of a minute on one core.
 const HISTORIES: u64 = 150;
 
 #[test]

@@ -1,9 +1,9 @@
 //! Long runs of the test world: `cargo run --release -p farside-tests -- sim --help`.
 
-use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use farside_tests::planted;
-use farside_tests::sim::scenarios::{self, SCENARIOS};
+use farside_tests::sim::scenarios::{self, SCENARIOS, Scenario};
 use farside_tests::sim::{self, Options, Report};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,7 +58,7 @@ struct Sim {
     minutes: Option<u64>,
     /// Which faults there are; `sim --help` says what each is for.
     #[arg(long, default_value = "everything", value_parser = scenario_parser())]
-    scenario: String,
+    scenario: &'static Scenario,
     /// Simulated seconds during which things go wrong.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -77,8 +77,9 @@ struct Sim {
 }
 
 /// Knows every scenario by its name.
-fn scenario_parser() -> PossibleValuesParser {
-    PossibleValuesParser::new(SCENARIOS.iter().map(|scenario| PossibleValue::new(scenario.name).help(scenario.about)))
+fn scenario_parser() -> impl TypedValueParser<Value = &'static Scenario> {
+    let names = SCENARIOS.iter().map(|scenario| PossibleValue::new(scenario.name).help(scenario.about));
+    PossibleValuesParser::new(names).try_map(|name| scenarios::find(&name).ok_or("there is no such scenario"))
 }
 
 fn main() -> ExitCode {
@@ -110,8 +111,7 @@ fn plant(planted: Planted) -> ExitCode {
 }
 
 fn simulate(sim: &Sim) -> ExitCode {
-    let scenario = scenarios::find(&sim.scenario).unwrap_or_else(scenarios::everything);
-    let options = Options { print: sim.print, scenario, ..Options::of(sim.seconds) };
+    let options = Options { print: sim.print, scenario: sim.scenario, ..Options::of(sim.seconds) };
     let begun = Instant::now();
     let (next, failed, done) = (AtomicU64::new(sim.seed), AtomicU64::new(0), AtomicU64::new(0));
     let (simulated, found) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -177,8 +177,8 @@ fn tell(report: &Report, again: Option<&Report>, sim: &Sim) -> bool {
     if sim.seconds != 60 {
         options += &format!(" --seconds {}", sim.seconds);
     }
-    if sim.scenario != scenarios::everything().name {
-        options += &format!(" --scenario {}", sim.scenario);
+    if sim.scenario.name != scenarios::everything().name {
+        options += &format!(" --scenario {}", sim.scenario.name);
     }
     eprintln!("replay: cargo run --release -p farside-tests -- sim {options} --print");
     false

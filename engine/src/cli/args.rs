@@ -1,8 +1,15 @@
 //! The command line, as cli.md promises it.
 
+use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
+use farside_transport::limits::{MAX_MTU, MIN_MTU};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+/// A UDP payload that the transport can do.
+fn mtu_parser() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(i64::from(MIN_MTU)..=i64::from(MAX_MTU))
+}
 
 /// Replicates sealed data between storage sites. When one dies, the far side already has everything and takes over.
 #[derive(Debug, Parser)]
@@ -169,7 +176,7 @@ pub(super) struct Init {
     #[arg(long, value_delimiter = ',')]
     pub(super) cores: Vec<usize>,
     /// Largest UDP payload that the network carries
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1200..=65000))]
+    #[arg(long, value_parser = mtu_parser())]
     pub(super) mtu: Option<u16>,
 }
 
@@ -306,7 +313,7 @@ pub(super) enum BenchCommand {
         #[arg(long, default_value = "4GiB", value_parser = super::sizes::parse_bytes)]
         size: u64,
         /// Largest UDP payload
-        #[arg(long, default_value_t = 1452, value_parser = clap::value_parser!(u16).range(1200..=65000))]
+        #[arg(long, default_value_t = 1452, value_parser = mtu_parser())]
         mtu: u16,
         /// Where to make the two sites; the system's temporary directory unless given
         #[arg(long, value_name = "DIR")]

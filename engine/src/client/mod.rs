@@ -254,20 +254,8 @@ impl Log {
         if self.version(name, &at).await?.is_none() {
             return Err(self.no_such(name));
         }
-        let proposal = Proposal {
-            operation: OperationId(self.client.random()),
-            kind: DeltaKind::Remove,
-            name: self.blind(name),
-            key_epoch: self.info.descriptor.first_epoch.epoch,
-            gc_epoch: u64::MAX,
-            placement_epoch: 0,
-            condition: None,
-            size_bytes: 0,
-            chunks: Vec::new(),
-            extent: None,
-            payload: Default::default(),
-            inline: Default::default(),
-        };
+        let (operation, epoch) = (OperationId(self.client.random()), self.info.descriptor.first_epoch.epoch);
+        let proposal = Proposal::without_chunks(operation, DeltaKind::Remove, self.blind(name), epoch);
         let receipts = self.propose(vec![proposal]).await?;
         let receipt = receipts.into_iter().next().ok_or(ClientError::Failed("no receipt came back".into()))?;
         let receipt = receipt.map_err(ClientError::from)?;

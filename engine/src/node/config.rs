@@ -1,5 +1,6 @@
 //! `node.toml`: what an operator may change about a node between two starts.
 
+use farside_transport::limits::{MAX_MTU, MIN_MTU};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
@@ -140,8 +141,8 @@ impl NodeConfig {
         if self.advertise.is_some_and(|address| address.ip().is_unspecified() || address.port() == 0) {
             return Err("`advertise` names no address that anybody could reach".into());
         }
-        if !(1200..=65_000).contains(&self.mtu) {
-            return Err("`mtu` is outside 1200 to 65000".into());
+        if !(MIN_MTU..=MAX_MTU).contains(&self.mtu) {
+            return Err(format!("`mtu` is outside {MIN_MTU} to {MAX_MTU}"));
         }
         if self.pool_bytes < super::limits::MIN_POOL_BYTES as u64 {
             return Err(format!("`pool_bytes` is below {}, the least that works", super::limits::MIN_POOL_BYTES));

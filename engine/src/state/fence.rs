@@ -53,20 +53,8 @@ pub(super) fn promote(work: &Work<'_>, promote: Promote) -> Done {
 fn promoted(promote: &Promote) -> Proposal {
     let mut operation = [0; 16];
     operation.copy_from_slice(&blake3::hash(&promote.generation.to_bytes()).as_bytes()[..16]);
-    Proposal {
-        operation: OperationId(operation),
-        kind: DeltaKind::Promoted(promote.generation),
-        name: BlindName::default(),
-        key_epoch: EpochId::default(),
-        gc_epoch: u64::MAX,
-        placement_epoch: 0,
-        condition: None,
-        size_bytes: 0,
-        chunks: Vec::new(),
-        extent: None,
-        payload: Default::default(),
-        inline: Default::default(),
-    }
+    let kind = DeltaKind::Promoted(promote.generation);
+    Proposal::without_chunks(OperationId(operation), kind, BlindName::default(), EpochId::default())
 }
 
 pub(super) fn fence(work: &Work<'_>, fence: Fence) -> Done {

@@ -23,7 +23,7 @@ pub(super) struct Candidate {
 
 impl Candidate {
     /// One of several places on this device.
-    fn place(&self, number: usize) -> MapDevice {
+    fn on_map(&self, number: usize) -> MapDevice {
         let mut device = self.device;
         device.0[15] ^= number as u8;
         MapDevice { device, domain: u32::from(self.ordinal), weight: self.weight, joined: 0, left: None }
@@ -45,7 +45,7 @@ pub(super) fn place(
     most: usize,
 ) -> Vec<(usize, u8)> {
     let map: Vec<MapDevice> =
-        candidates.iter().flat_map(|candidate| (0..most).map(|number| candidate.place(number))).collect();
+        candidates.iter().flat_map(|candidate| (0..most).map(|number| candidate.on_map(number))).collect();
     let wanted = stripe(chunk, total, &map);
     let mut plan = Vec::with_capacity(missing.len());
     let mut late = Vec::new();
@@ -61,7 +61,7 @@ pub(super) fn place(
     }
     for fragment in late {
         let open = candidates.iter_mut().filter(|candidate| candidate.takes && candidate.load < most);
-        if let Some(winner) = open.max_by_key(|candidate| Draw::of(chunk, &candidate.place(0))) {
+        if let Some(winner) = open.max_by_key(|candidate| Draw::of(chunk, &candidate.on_map(0))) {
             winner.load += 1;
             plan.push((fragment, winner.ordinal));
         }

@@ -245,20 +245,8 @@ pub(crate) fn chunk(number: u8) -> ChunkId {
 
 /// A proposal without chunks.
 pub(crate) fn proposal(operation_number: u64, kind: DeltaKind, name_number: u8) -> Proposal {
-    Proposal {
-        operation: operation(operation_number),
-        kind,
-        name: name(name_number),
-        key_epoch: EpochId([1; 16]),
-        gc_epoch: u64::MAX,
-        placement_epoch: 0,
-        condition: None,
-        size_bytes: 0,
-        chunks: Vec::new(),
-        extent: None,
-        payload: Bytes::from_static(b"sealed"),
-        inline: Bytes::new(),
-    }
+    let bare = Proposal::without_chunks(operation(operation_number), kind, name(name_number), EpochId([1; 16]));
+    Proposal { payload: Bytes::from_static(b"sealed"), ..bare }
 }
 
 pub(crate) fn with_chunks(mut proposal: Proposal, chunks: &[u8], gc_epoch: u64) -> Proposal {

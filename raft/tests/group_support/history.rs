@@ -1,6 +1,6 @@
 //! One history: a group that is worked with while its nodes and the ways between them fail and its members change.
 
-use super::room::{End, Room};
+use super::room::{End, Room, TestGroup};
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::ids::NodeId;
@@ -90,7 +90,7 @@ impl World {
         self.journal.note(format_args!("{:>8.3}  {what}", self.begun.elapsed().as_secs_f64()));
     }
 
-    async fn first_group(&self) -> super::room::TestGroup {
+    async fn first_group(&self) -> TestGroup {
         loop {
             if let Some(group) = self.room.group(NodeId(1)) {
                 return group;
@@ -108,9 +108,9 @@ impl World {
     }
 
     /// Somebody who says that he leads.
-    fn leader(&self) -> Option<super::room::TestGroup> {
+    fn leader(&self) -> Option<TestGroup> {
         let groups = self.ids().into_iter().filter_map(|id| self.room.group(id));
-        groups.filter(super::room::TestGroup::is_leader).max_by_key(|group| group.status().term)
+        groups.filter(TestGroup::is_leader).max_by_key(|group| group.status().term)
     }
 
     async fn do_something(self: &Rc<Self>) {
@@ -154,9 +154,7 @@ impl World {
             8 => self.part(),
             9..11 => {
                 note!(self, "healed");
-                self.room.cuts.borrow_mut().clear();
-                self.room.loss_percent.set(0);
-                self.room.delay.set(Duration::from_millis(2));
+                self.room.heal();
                 if dice.percent(40) {
                     // Whoever was behind makes one of its own while the leader's is on its way.
                     note!(self, "everybody makes a snapshot, the leader first");
@@ -233,9 +231,7 @@ impl World {
 
     fn make_peace(&self) {
         note!(self, "peace");
-        self.room.cuts.borrow_mut().clear();
-        self.room.loss_percent.set(0);
-        self.room.delay.set(Duration::from_millis(2));
+        self.room.heal();
         for id in self.ids() {
             self.room.start(id);
         }
@@ -274,7 +270,7 @@ impl World {
     }
 
     /// Proposes the next command; answers its place if it was acknowledged.
-    async fn propose(&self, group: &super::room::TestGroup) -> Option<u64> {
+    async fn propose(&self, group: &TestGroup) -> Option<u64> {
         let number = {
             let mut told = self.told.borrow_mut();
             told.asked += 1;

@@ -89,13 +89,11 @@ impl StateMachine for Ledger {
     }
 }
 
-/// A node's snapshots, as the engine keeps them: pieces of the newest one, and of those that are being made. What is
-/// neither is gone.
+/// A node's snapshots, as the engine keeps them: once a newer one is kept, the pieces of the one before are gone.
 #[derive(Default)]
 struct Pile {
     pieces: HashMap<ChunkId, Bytes>,
     kept: Vec<ChunkId>,
-    building: Vec<ChunkId>,
     made: u32,
 }
 
@@ -117,9 +115,7 @@ impl SnapshotStore for Shelf {
             let mut id = [0; 32];
             id[..4].copy_from_slice(&number.to_le_bytes());
             let reference = ChunkRef { chunk: ChunkId(id), sealed_bytes: piece.len() as u32 };
-            let mut pile = self.0.borrow_mut();
-            pile.pieces.insert(reference.chunk, piece);
-            pile.building.push(reference.chunk);
+            self.0.borrow_mut().pieces.insert(reference.chunk, piece);
             Ok(reference)
         })
     }
@@ -134,7 +130,6 @@ impl SnapshotStore for Shelf {
         let kept: Vec<ChunkId> = pieces.iter().map(|piece| piece.chunk).collect();
         let gone: Vec<ChunkId> = pile.kept.iter().filter(|chunk| !kept.contains(chunk)).copied().collect();
         gone.iter().for_each(|chunk| drop(pile.pieces.remove(chunk)));
-        pile.building.clear();
         pile.kept = kept;
     }
 }

@@ -20,6 +20,8 @@ use tokio::task::{JoinHandle, LocalSet};
 pub(crate) const GROUP: GroupId = GroupId(1);
 /// How long a caller waits for an answer that never comes.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a letter takes at most while nothing is wrong.
+const USUAL_DELAY: Duration = Duration::from_millis(2);
 
 pub(crate) type TestGroup = Group<SimDisk, Ledger, Shelf>;
 type Letter = (Bytes, oneshot::Sender<Bytes>);
@@ -80,7 +82,7 @@ impl Room {
             truth,
             cuts: RefCell::default(),
             loss_percent: Cell::new(0),
-            delay: Cell::new(Duration::from_millis(2)),
+            delay: Cell::new(USUAL_DELAY),
             pool: Pool::new(48 << 20).expect("an arena"),
             dice,
         })
@@ -95,7 +97,14 @@ impl Room {
         self.node(id).borrow().running.as_ref().and_then(|running| running.group.borrow().clone())
     }
 
-    pub(crate) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+    /// Nothing is wrong with any way any more.
+    pub(crate) fn heal(&self) {
+        self.cuts.borrow_mut().clear();
+        self.loss_percent.set(0);
+        self.delay.set(USUAL_DELAY);
+    }
+
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.cuts.borrow().contains(&(from, to))
     }
 

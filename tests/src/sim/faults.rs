@@ -253,11 +253,11 @@ fn draw_kind(random: &SeededEntropy, scenario: &Scenario) -> Option<Kind> {
 }
 
 fn draw(random: &SeededEntropy, kind: Kind, Targets { sites, victims, clients }: Targets) -> Fault {
-    let site = below(random, sites) as usize;
-    let other = (site + 1) % sites as usize;
-    let victim = below(random, victims) as usize;
-    let how = if below(random, 2) == 0 { End::Kill } else { End::PowerCut };
     let pick = |count: u64| below(random, count);
+    let site = pick(sites) as usize;
+    let other = (site + 1) % sites as usize;
+    let victim = pick(victims) as usize;
+    let how = if pick(2) == 0 { End::Kill } else { End::PowerCut };
     match kind {
         Kind::Restart => {
             let state = match pick(6) {

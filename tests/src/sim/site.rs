@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, LocalSet};
 /// Port of shard 0, everywhere.
 const PORT: u16 = 7400;
 /// Devices hold only what was written, so their size costs nothing.
-pub const DEVICE_BYTES: u64 = 256 << 20;
+const DEVICE_BYTES: u64 = 256 << 20;
 /// A shard's zone where devices are to fill up: the smallest write-ahead log, and some small segments, of
 /// which the engine keeps a part for snapshots.
 const CRAMPED_ZONE_BYTES: u64 = 60 << 20;

@@ -113,20 +113,7 @@ fn descriptor(log: LogId) -> LogDescriptor {
 }
 
 fn proposal(write: u8) -> Proposal {
-    Proposal {
-        operation: OperationId([write; 16]),
-        kind: DeltaKind::Put,
-        name: BlindName([1; 32]),
-        key_epoch: EpochId([1; 16]),
-        gc_epoch: u64::MAX,
-        placement_epoch: 0,
-        condition: None,
-        size_bytes: 0,
-        chunks: Vec::new(),
-        extent: None,
-        payload: Default::default(),
-        inline: Default::default(),
-    }
+    Proposal::without_chunks(OperationId([write; 16]), DeltaKind::Put, BlindName([1; 32]), EpochId([1; 16]))
 }
 
 impl World {
