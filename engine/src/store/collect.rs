@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 /// Where a walk over the chunks stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CollectCursor(usize);
+pub struct CollectCursor(pub(super) usize);
 
 /// What a step of compaction did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -115,7 +115,7 @@ impl<D: Disk> Store<D> {
 
 impl<D: Disk> Inner<D> {
     /// GC epoch in which a chunk was last touched.
-    fn touched(&self, known: &Known) -> u64 {
+    pub(super) fn touched(&self, known: &Known) -> u64 {
         u64::from(known.touched.max(self.first_epoch.get()))
     }
 

@@ -1,5 +1,6 @@
 //! Why the store did not do what it was asked, sorted by who is to blame.
 
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::ChunkId;
 
 /// Why a chunk was not stored, read or forgotten.
@@ -19,12 +20,31 @@ pub enum StoreError {
     },
     /// The bytes are not the chunk that they were announced as.
     Mismatch(ChunkId),
+    /// No fragment is named, one is named twice, or one that is not in its stripe.
+    Fragments {
+        /// Fragments of the stripe.
+        total: usize,
+    },
+    /// The store keeps fragments of its own geometry only.
+    Geometry {
+        /// That of the fragments.
+        got: Geometry,
+        /// That of the store.
+        own: Geometry,
+    },
+    /// The chunk is here with another length or geometry than it was announced with.
+    Contradiction(ChunkId),
+    /// The range is empty, or ends past the fragment's end.
+    FragmentRange {
+        /// Bytes of the fragment.
+        fragment_bytes: usize,
+    },
     /// The range begins or ends past the chunk's end.
     Range {
         /// Bytes of the chunk.
         sealed_bytes: u32,
     },
-    /// No such chunk.
+    /// No such chunk, or not the fragment of it that was asked for.
     NotFound(ChunkId),
     /// The devices have no space left that a chunk of this priority may take.
     Full,
@@ -49,6 +69,18 @@ impl std::fmt::Display for StoreError {
             }
             Self::Length { announced, got } => write!(f, "the chunk was announced with {announced} bytes, {got} came"),
             Self::Mismatch(chunk) => write!(f, "the bytes are not chunk {chunk}"),
+            Self::Fragments { total } => {
+                write!(f, "fragments are named by number, each once and at least one, below {total}")
+            }
+            Self::Geometry { got, own } => {
+                write!(f, "fragments of {got} can't be kept here: this node's devices were formatted for {own}")
+            }
+            Self::Contradiction(chunk) => {
+                write!(f, "chunk {chunk} is here with another length or geometry; one of the two is wrong")
+            }
+            Self::FragmentRange { fragment_bytes } => {
+                write!(f, "the range is empty or ends past the fragment's {fragment_bytes} bytes")
+            }
             Self::Range { sealed_bytes } => write!(f, "the range ends past the chunk's {sealed_bytes} bytes"),
             Self::NotFound(chunk) => write!(f, "chunk {chunk} is not here"),
             Self::Full => f.write_str("the devices are full; delete objects and wait for GC, or add devices"),

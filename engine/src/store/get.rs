@@ -7,6 +7,7 @@
 //! All buffers of one attempt are taken together, and given back before the next attempt takes its own, so that reads
 //! never wait for one another's memory.
 
+use super::decode::{Space, Wanted, block_aligned};
 use super::index::{Known, Location};
 use super::zone::Zone;
 use super::{Inner, Store, StoreError, StoreEvent, limits};
@@ -36,7 +37,8 @@ impl<D: Disk> Store<D> {
     pub async fn get(&self, chunk: ChunkId, offset: u32, length: u32) -> Result<ChunkRead, StoreError> {
         let inner = &self.0;
         let _permit = inner.reading.acquire().await.map_err(|_| StoreError::Stopped)?;
-        let known = inner.index.borrow().get(&chunk).ok_or(StoreError::NotFound(chunk))?;
+        let known = inner.index.borrow().get(&chunk).filter(|known| inner.may_be_whole(known));
+        let known = known.ok_or(StoreError::NotFound(chunk))?;
         let sealed_bytes = known.sealed_bytes;
         let length = if length == 0 { sealed_bytes.saturating_sub(offset) } else { length };
         let end = offset.checked_add(length).filter(|end| *end <= sealed_bytes && length > 0);
@@ -56,6 +58,32 @@ impl<D: Disk> Store<D> {
     }
 }
 
+impl<D: Disk> Store<D> {
+    /// Reads a range of one fragment of a chunk, in bytes of the fragment, checked as every read is. `NotFound`: it is not
+    /// here, is damaged, or its device refuses; `Fragments`: the stripe has no such fragment; `FragmentRange`.
+    pub async fn read_fragment(
+        &self,
+        chunk: ChunkId,
+        fragment: usize,
+        range: Range<usize>,
+    ) -> Result<Bytes, StoreError> {
+        let inner = &self.0;
+        let _permit = inner.reading.acquire().await.map_err(|_| StoreError::Stopped)?;
+        let layout = inner.index.borrow().get(&chunk).ok_or(StoreError::NotFound(chunk))?.layout();
+        let (total, fragment_bytes) = (layout.geometry().total(), layout.fragment_bytes());
+        if fragment >= total {
+            return Err(StoreError::Fragments { total });
+        }
+        if range.is_empty() || range.end > fragment_bytes {
+            return Err(StoreError::FragmentRange { fragment_bytes });
+        }
+        let read = ChunkGet { inner, chunk, layout, range }.read_fragment(fragment).await;
+        inner.counters.borrow_mut().reads += 1;
+        read
+    }
+}
+
+/// A read of a chunk, or of one of its fragments: then the range is that of the fragment.
 struct ChunkGet<'a, D: Disk> {
     inner: &'a Inner<D>,
     chunk: ChunkId,
@@ -82,10 +110,6 @@ enum PartError {
     Mismatch,
 }
 
-fn block_aligned(range: &Range<usize>) -> Range<usize> {
-    range.start / BLOCK_BYTES * BLOCK_BYTES..range.end.next_multiple_of(BLOCK_BYTES)
-}
-
 impl<D: Disk> ChunkGet<'_, D> {
     async fn run(&self) -> Result<Vec<Bytes>, StoreError> {
         if let Some(pieces) = self.read_straight().await? {
@@ -96,7 +120,8 @@ impl<D: Disk> ChunkGet<'_, D> {
     }
 
     fn known(&self) -> Result<Known, StoreError> {
-        self.inner.index.borrow().get(&self.chunk).ok_or(StoreError::NotFound(self.chunk))
+        let known = self.inner.index.borrow().get(&self.chunk);
+        known.filter(|known| known.layout() == self.layout).ok_or(StoreError::NotFound(self.chunk))
     }
 
     /// Reads the data fragments that hold the range. `None`: one of them is missing or bad.
@@ -132,21 +157,17 @@ impl<D: Disk> ChunkGet<'_, D> {
 
     /// Reads the same columns of any k fragments and computes those that are wanted.
     async fn read_degraded(&self) -> Result<Vec<Bytes>, StoreError> {
-        let wanted: Vec<(usize, Range<usize>)> = self.layout.locate(self.range.clone()).collect();
-        let aligned = wanted.iter().map(|(_, range)| block_aligned(range));
-        let (start, end) =
-            aligned.fold((usize::MAX, 0), |(start, end), range| (start.min(range.start), end.max(range.end)));
+        let wanted = Wanted::new(self.layout, self.range.clone());
+        let coder = self.inner.coder(self.layout.geometry());
         let mut bad = vec![false; self.layout.geometry().total()];
         // Every attempt but the last finds another bad fragment, or one that was moved meanwhile.
         for _ in 0..bad.len() + limits::MAX_READ_RESTARTS {
             let known = self.known()?;
-            let parts = self.choose(&known, &bad, &wanted, start..end)?;
-            let missing: Vec<usize> = wanted.iter().map(|(fragment, _)| *fragment).collect();
-            let missing: Vec<usize> =
-                missing.into_iter().filter(|wanted| parts.iter().all(|part| part.fragment != *wanted)).collect();
-            let (read, mut rebuilt) = self.read_and_take(&parts, missing.len(), end - start).await?;
+            let parts = self.choose(&known, &bad, &wanted)?;
+            let missing = wanted.missing(parts.iter().map(|part| part.fragment));
+            let (read, space) = self.read_and_take(&parts, missing.len(), wanted.columns.len()).await?;
             if read.iter().any(Result::is_err) {
-                drop(rebuilt);
+                drop(space);
                 let failed = parts.iter().zip(&read).filter(|(_, read)| read.is_err());
                 let failed: Vec<usize> = failed.map(|(part, _)| part.fragment).collect();
                 if !self.settle(&parts, &read).await {
@@ -154,41 +175,24 @@ impl<D: Disk> ChunkGet<'_, D> {
                 }
                 continue;
             }
-            let read: Vec<Slice> = read.into_iter().flatten().collect();
-            let present: Vec<(usize, &[u8])> =
-                parts.iter().zip(&read).map(|(part, data)| (part.fragment, &data[..])).collect();
-            let mut outputs: Vec<(usize, &mut [u8])> =
-                missing.iter().copied().zip(rebuilt.iter_mut().map(|buffer| &mut buffer[..])).collect();
-            let coder = self.inner.coder(self.layout.geometry());
-            coder.reconstruct(&present, &mut outputs).map_err(|_| StoreError::Corrupt(self.chunk))?;
-            let rebuilt: Vec<Slice> = rebuilt.into_iter().map(Buffer::share).collect();
-            let slice_of = |fragment: usize| {
-                let held = parts.iter().position(|part| part.fragment == fragment).map(|at| &read[at]);
-                held.or_else(|| missing.iter().position(|missing| *missing == fragment).map(|at| &rebuilt[at]))
-            };
-            let pieces = wanted.iter().filter_map(|(fragment, range)| {
-                Some(slice_of(*fragment)?.slice(range.start - start..range.end - start).into_bytes())
-            });
-            return self.check_whole(pieces.collect());
+            let read = parts.iter().zip(read.into_iter().flatten());
+            let present: Vec<(usize, Bytes)> = read.map(|(part, data)| (part.fragment, data.into_bytes())).collect();
+            let space = space.into_iter().map(Space::Pooled).collect();
+            return wanted.assemble(&self.chunk, &coder, &present, &missing, space);
         }
         Err(StoreError::Corrupt(self.chunk))
     }
 
     /// k fragments that are not known to be bad: those that are wanted first, and on devices that work before others.
-    fn choose(
-        &self,
-        known: &Known,
-        bad: &[bool],
-        wanted: &[(usize, Range<usize>)],
-        columns: Range<usize>,
-    ) -> Result<Vec<Part>, StoreError> {
+    fn choose(&self, known: &Known, bad: &[bool], wanted: &Wanted) -> Result<Vec<Part>, StoreError> {
         let index = self.inner.index.borrow();
+        let Range { start, end } = wanted.columns;
         let mut parts: Vec<Part> = index
             .locations(known)
             .filter(|(fragment, _)| !bad[*fragment])
-            .map(|(fragment, location)| Part { fragment, location, start: columns.start, end: columns.end })
+            .map(|(fragment, location)| Part { fragment, location, start, end })
             .collect();
-        let is_wanted = |part: &Part| wanted.iter().any(|(fragment, _)| *fragment == part.fragment);
+        let is_wanted = |part: &Part| wanted.pieces.iter().any(|(fragment, _)| *fragment == part.fragment);
         let works = |part: &Part| self.inner.zones[usize::from(part.location.device)].works();
         parts.sort_by_key(|part| (!works(part), !is_wanted(part), part.fragment));
         parts.truncate(known.geometry.data());
@@ -196,19 +200,23 @@ impl<D: Disk> ChunkGet<'_, D> {
         if parts.len() == needed { Ok(parts) } else { Err(StoreError::Corrupt(self.chunk)) }
     }
 
-    /// A whole chunk that was rebuilt must be the chunk.
-    fn check_whole(&self, pieces: Vec<Bytes>) -> Result<Vec<Bytes>, StoreError> {
-        if self.range != (0..self.layout.sealed_bytes()) {
-            return Ok(pieces);
+    /// Reads a range of one fragment.
+    async fn read_fragment(&self, fragment: usize) -> Result<Bytes, StoreError> {
+        let Range { start, end } = block_aligned(&self.range);
+        for _ in 0..limits::MAX_READ_RESTARTS {
+            let known = self.known()?;
+            let location = self.inner.index.borrow().location(&known, fragment);
+            let location = location.ok_or(StoreError::NotFound(self.chunk))?;
+            let parts = [Part { fragment, location, start, end }];
+            let read = self.read_parts(&parts).await?;
+            if let [Ok(data)] = &read[..] {
+                return Ok(data.slice(self.range.start - start..self.range.end - start).into_bytes());
+            }
+            if !self.settle(&parts, &read).await {
+                break;
+            }
         }
-        let mut hasher = blake3::Hasher::new();
-        for piece in &pieces {
-            hasher.update(piece);
-        }
-        match *hasher.finalize().as_bytes() == self.chunk.0 {
-            true => Ok(pieces),
-            false => Err(StoreError::Corrupt(self.chunk)),
-        }
+        Err(StoreError::NotFound(self.chunk))
     }
 
     async fn read_parts(&self, parts: &[Part]) -> Result<Vec<Result<Slice, PartError>>, StoreError> {
@@ -323,6 +331,12 @@ impl<D: Disk> ChunkGet<'_, D> {
 }
 
 impl<D: Disk> Inner<D> {
+    /// Whether this node alone may be asked for a chunk. Where chunks are spread, one of which too few fragments are here
+    /// is not damaged: the others lie on other nodes.
+    fn may_be_whole(&self, known: &Known) -> bool {
+        !self.spread.get() || self.index.borrow().locations(known).count() >= known.geometry.data()
+    }
+
     /// Takes note of a read that a device refused.
     fn read_failed(&self, zone: &Zone<D>, error: DiskError) {
         self.counters.borrow_mut().read_errors += 1;

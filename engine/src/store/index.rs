@@ -225,9 +225,9 @@ impl Index {
         entry.touched = entry.touched.max(epoch);
     }
 
-    /// Where a fragment lies.
+    /// Where a fragment lies. What a stripe of this width has not lies nowhere.
     pub(super) fn location(&self, known: &Known, fragment: usize) -> Option<Location> {
-        Location::unpack(self.run(known)[fragment])
+        self.run(known).get(fragment).and_then(|packed| Location::unpack(*packed))
     }
 
     /// Every fragment that is here, with where it lies.

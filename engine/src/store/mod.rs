@@ -1,7 +1,7 @@
 //! The chunk store of one shard: sealed chunks as erasure-coded fragments over one zone of every device of the node.
 //!
 //! Where to start: [`devices`] for what a node's devices are, [`Store`] for what can be asked, `put` and `get` for the
-//! life of a chunk, `zone` for how a device's space is used, `recovery` for what a start makes of it, `collect` for GC.
+//! life of a chunk, `fragments`, `stripe`, `decode` and `held` for a chunk that is spread over several nodes, `zone` for how a device's space is used, `recovery` for what a start makes of it, `collect` for GC.
 //! DISK.md holds the tables.
 //!
 //! Invariants: what a [`ChunkReceipt`] acknowledges is durable on as many devices as it says; every byte that a read
@@ -13,25 +13,33 @@
 //! restart, untouched, until GC removes it again.
 
 mod collect;
+mod decode;
 pub mod devices;
 mod error;
+mod fragments;
 mod get;
+mod held;
 mod index;
 pub mod limits;
 mod placement;
 mod put;
 mod recovery;
 mod status;
+mod stripe;
 mod zone;
 
 pub use collect::{CollectCursor, CompactStep};
+pub use decode::columns;
 pub use devices::{Candidate, DeviceSet, FormatError, FormatOptions, OpenDevicesError, Slot, Stranger, WalRegion};
 pub use devices::{format_devices, open_devices};
 pub use error::StoreError;
+pub use fragments::FragmentsWriter;
 pub use get::ChunkRead;
+pub use held::HeldFragments;
 pub(crate) use placement::most_per_device;
 pub use put::ChunkWriter;
 pub use status::{Counters, DeviceState, DeviceStatus, RecoveryReport, StoreEvent, StoreStatus};
+pub use stripe::Stripe;
 
 use farside_codec::delta::ChunkReceipt;
 use farside_codec::erasure::{Coder, Geometry};
@@ -40,6 +48,7 @@ use farside_codec::limits::{BLOCK_BYTES, DEFAULT_CHUNK_PLAIN_BYTES};
 use farside_codec::record::segment::{IndexEntry, SegmentUse, index_bytes};
 use farside_codec::stripe::StripeLayout;
 use farside_io::disk::{Disk, DiskError};
+use farside_io::limits::UNIT_BYTES;
 use farside_io::pool::{Pool, PoolError};
 use futures_util::{StreamExt, stream};
 use index::{Index, Known, Location};
@@ -47,6 +56,7 @@ use recovery::Examined;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore};
 use zone::{Priority, Zone};
 
@@ -70,6 +80,10 @@ struct Inner<D: Disk> {
     /// Chunks that are being written, each with those who wait for it.
     putting: RefCell<BTreeMap<ChunkId, Rc<Notify>>>,
     reading: Semaphore,
+    /// Units of the pool that stripes may take whose fragments go to other nodes.
+    lent: Arc<Semaphore>,
+    /// The site has several nodes, and clients' chunks are spread over them.
+    spread: Cell<bool>,
     /// Segments being emptied, so that only one compaction runs.
     compacting: tokio::sync::Mutex<collect::Progress>,
     gc_epoch: Cell<u32>,
@@ -111,6 +125,7 @@ impl<D: Disk> Store<D> {
         }
         recovery.chunks = index.chunks() as u64;
         recovery.fragments = index.fragments();
+        let lent = Arc::new(Semaphore::new(lent_units(&pool)));
         let store = Self(Rc::new(Inner {
             pool,
             geometry: devices.geometry,
@@ -121,6 +136,8 @@ impl<D: Disk> Store<D> {
             coders: RefCell::default(),
             putting: RefCell::default(),
             reading: Semaphore::new(limits::MAX_READS),
+            lent,
+            spread: Cell::new(false),
             compacting: tokio::sync::Mutex::default(),
             gc_epoch: Cell::new(0),
             first_epoch: Cell::new(0),
@@ -173,6 +190,12 @@ impl<D: Disk> Store<D> {
         self.0.placement_epoch.set(epoch);
     }
 
+    /// Says whether the site has several nodes, over which the fragments of clients' chunks are spread. Then the store
+    /// can't tell which fragments belong here, and [`StoreStatus`] counts what it knows of alone.
+    pub fn set_spread(&self, spread: bool) {
+        self.0.spread.set(spread);
+    }
+
     /// Keeps room for so many bytes of the system's own chunks, which clients' chunks leave alone from now on.
     pub fn keep_free(&self, bytes: u64) {
         let geometry = self.0.geometry;
@@ -181,9 +204,15 @@ impl<D: Disk> Store<D> {
         self.0.zones.iter().for_each(|zone| zone.keep_free(of_each));
     }
 
-    /// Whether a client's chunk of the default size would find space and enough devices now.
+    /// Whether a client's chunk of the default size would find space and enough devices now; where chunks are spread,
+    /// whether one fragment of it would.
     pub fn takes_writes(&self) -> Result<(), StoreError> {
-        self.0.find_room(DEFAULT_CHUNK_PLAIN_BYTES.min(self.0.largest_chunk), Priority::Client)
+        let sealed_bytes = DEFAULT_CHUNK_PLAIN_BYTES.min(self.0.largest_chunk);
+        let layout = StripeLayout::new(self.0.geometry, sealed_bytes);
+        match self.0.spread.get() {
+            true => self.0.find_place(&layout, Priority::Client),
+            false => self.0.find_room(&layout, Priority::Client),
+        }
     }
 
     /// Which of these chunks are here with at least as many fragments as a put acknowledges, and touches those.
@@ -208,12 +237,21 @@ impl<D: Disk> Store<D> {
         let inner = &self.0;
         let index = inner.index.borrow();
         let mut devices: Vec<DeviceStatus> = inner.zones.iter().map(|zone| zone.status()).collect();
-        let (mut fragments, mut bytes) = (0, 0);
-        for zone in inner.zones.iter().filter(|zone| zone.works()) {
-            let (zone_fragments, zone_bytes) = zone.live();
-            fragments += zone_fragments;
-            bytes += zone_bytes;
-        }
+        let live = |works: bool| {
+            let zones = inner.zones.iter().filter(|zone| zone.works() == works).map(|zone| zone.live());
+            zones.fold((0, 0), |(fragments, bytes), zone| (fragments + zone.0, bytes + zone.1))
+        };
+        let (fragments, bytes) = live(true);
+        let mut recovery = inner.recovery;
+        let (owed_fragments, owed_bytes) = match inner.spread.get() {
+            true => {
+                (recovery.partial_chunks, recovery.unreadable_chunks) = (0, 0);
+                live(false)
+            }
+            false => {
+                (index.expected_fragments().saturating_sub(fragments), index.expected_bytes().saturating_sub(bytes))
+            }
+        };
         devices.extend(inner.strangers.iter().map(|stranger| DeviceStatus {
             id: None,
             label: stranger.label.clone(),
@@ -227,12 +265,12 @@ impl<D: Disk> Store<D> {
             devices,
             chunks: index.chunks() as u64,
             fragments,
-            owed_fragments: index.expected_fragments().saturating_sub(fragments),
-            owed_bytes: index.expected_bytes().saturating_sub(bytes),
+            owed_fragments,
+            owed_bytes,
             index_bytes: index.memory_bytes() as u64,
             writable: self.takes_writes().is_ok(),
             counters: *inner.counters.borrow(),
-            recovery: inner.recovery,
+            recovery,
         }
     }
 
@@ -240,6 +278,11 @@ impl<D: Disk> Store<D> {
     pub fn take_events(&self) -> Vec<StoreEvent> {
         self.0.events.borrow_mut().take()
     }
+}
+
+/// Units of the pool that stripes may take whose fragments go to other nodes: half of it.
+fn lent_units(pool: &Pool) -> usize {
+    pool.total_bytes() / UNIT_BYTES / 2
 }
 
 /// Fragments without which a put is not acknowledged: one loss must be survivable where the geometry has parity.

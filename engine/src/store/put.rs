@@ -6,20 +6,24 @@
 //! been given to somebody else.
 
 use super::placement::{self, most_per_device, place};
+use super::stripe::Stripe;
 use super::zone::{NoSpace, Priority, Reservation, Zone};
 use super::{Inner, Store, StoreError, blocks_of, limits, needed_fragments, uncancelled};
 use farside_codec::checksum::block_checksums;
 use farside_codec::delta::ChunkReceipt;
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::ChunkId;
 use farside_codec::limits::{BLOCK_BYTES, MAX_CHUNK_SEALED_BYTES};
 use farside_codec::record::fragment::{FragmentHeader, set_checksum};
 use farside_codec::record::segment::IndexEntry;
 use farside_codec::stripe::StripeLayout;
 use farside_io::disk::{Disk, DiskError};
+use farside_io::limits::UNIT_BYTES;
 use farside_io::pool::{Buffer, Slice};
 use futures_util::future::join_all;
+use std::ops::Range;
 use std::rc::Rc;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 /// A chunk that is being received. Dropped, it leaves nothing behind.
 pub struct ChunkWriter<D: Disk> {
@@ -29,6 +33,8 @@ pub struct ChunkWriter<D: Disk> {
     priority: Priority,
     /// `None`: the chunk is here already, and its bytes are counted and let go.
     stripe: Option<Buffer>,
+    /// Its part of the memory that stripes may take while other nodes are waited for.
+    share: Option<OwnedSemaphorePermit>,
     hasher: blake3::Hasher,
     received: usize,
     /// Bytes that the hash and the checksums have seen; whole blocks until the end.
@@ -54,6 +60,33 @@ impl<D: Disk> Store<D> {
         writer.commit().await
     }
 
+    /// Takes room in memory for a chunk whose fragments go to several nodes, for [`ChunkWriter::encode`]. Whether the chunk
+    /// or space for it is here is not asked.
+    ///
+    /// Stripes begun this way take half of the pool at most: they wait for other nodes, whose stripes may wait for this
+    /// one, and the other half is where the fragments that those send are received.
+    pub async fn begin_stripe(
+        &self,
+        chunk: ChunkId,
+        geometry: Geometry,
+        sealed_bytes: usize,
+    ) -> Result<ChunkWriter<D>, StoreError> {
+        let (inner, too_large) = (&self.0, StoreError::Size { sealed_bytes });
+        if sealed_bytes == 0 || sealed_bytes > MAX_CHUNK_SEALED_BYTES {
+            return Err(too_large);
+        }
+        let layout = StripeLayout::new(geometry, sealed_bytes);
+        let units = layout.buffer_bytes().div_ceil(UNIT_BYTES);
+        if units > super::lent_units(&inner.pool) {
+            return Err(too_large);
+        }
+        let share = inner.lent.clone().acquire_many_owned(units as u32).await.map_err(|_| StoreError::Stopped)?;
+        let stripe = inner.pool.take(layout.buffer_bytes()).await.map_err(|_| too_large)?;
+        let (store, hasher, priority) = (self.clone(), blake3::Hasher::new(), Priority::Client);
+        let (stripe, share) = (Some(stripe), Some(share));
+        Ok(ChunkWriter { store, chunk, layout, priority, stripe, share, hasher, received: 0, hashed: 0 })
+    }
+
     async fn begin_as(&self, chunk: ChunkId, bytes: usize, priority: Priority) -> Result<ChunkWriter<D>, StoreError> {
         let inner = &self.0;
         if bytes == 0 || bytes > inner.largest_chunk || bytes > MAX_CHUNK_SEALED_BYTES {
@@ -62,7 +95,7 @@ impl<D: Disk> Store<D> {
         let layout = StripeLayout::new(inner.geometry, bytes);
         let present = self.held(&chunk, bytes)?.is_some();
         if !present {
-            inner.find_room(bytes, priority)?;
+            inner.find_room(&layout, priority)?;
         }
         let stripe = match present {
             true => None,
@@ -72,7 +105,7 @@ impl<D: Disk> Store<D> {
             }
         };
         let (store, hasher) = (self.clone(), blake3::Hasher::new());
-        Ok(ChunkWriter { store, chunk, layout, priority, stripe, hasher, received: 0, hashed: 0 })
+        Ok(ChunkWriter { store, chunk, layout, priority, stripe, share: None, hasher, received: 0, hashed: 0 })
     }
 
     /// The receipt of a chunk that is here with enough fragments.
@@ -143,21 +176,40 @@ impl<D: Disk> ChunkWriter<D> {
         uncancelled(self.store_stripe()).await
     }
 
-    async fn store_stripe(mut self) -> Result<ChunkReceipt, StoreError> {
-        let Some(mut stripe) = self.stripe.take() else { return Err(StoreError::NotFound(self.chunk)) };
-        finish_data(&mut stripe, &self.layout, &mut self.hasher, self.hashed);
-        if *self.hasher.finalize().as_bytes() != self.chunk.0 {
-            return Err(StoreError::Mismatch(self.chunk));
+    /// Computes the parity fragments and gives the stripe to whoever sends its fragments to where they belong. Only for a
+    /// writer of [`Store::begin_stripe`]; one that found its chunk present has no bytes to give: `NotFound`.
+    pub fn encode(mut self) -> Result<Stripe, StoreError> {
+        let announced = self.layout.sealed_bytes();
+        if self.received != announced {
+            return Err(StoreError::Length { announced, got: self.received });
         }
+        let mut stripe = self.finish()?;
+        encode(&mut stripe, &self.layout, &self.store.0)?;
+        Ok(Stripe::new(self.chunk, self.layout, stripe, self.share))
+    }
+
+    /// The stripe with all data fragments, which are the chunk that was announced.
+    fn finish(&mut self) -> Result<Buffer, StoreError> {
+        let mut stripe = self.stripe.take().ok_or(StoreError::NotFound(self.chunk))?;
+        finish_data(&mut stripe, &self.layout, &mut self.hasher, self.hashed);
+        match *self.hasher.finalize().as_bytes() == self.chunk.0 {
+            true => Ok(stripe),
+            false => Err(StoreError::Mismatch(self.chunk)),
+        }
+    }
+
+    async fn store_stripe(mut self) -> Result<ChunkReceipt, StoreError> {
+        let mut stripe = self.finish()?;
         let _turn = Turn::take(&self.store.0, self.chunk).await;
         if let Some(receipt) = self.store.held(&self.chunk, self.layout.sealed_bytes())? {
             self.store.0.counters.borrow_mut().chunks_deduplicated += 1;
             return Ok(receipt);
         }
+        self.store.0.make_way(&self.chunk, &self.layout)?;
         encode(&mut stripe, &self.layout, &self.store.0)?;
-        let stored =
-            StripeWrite { inner: &self.store.0, chunk: self.chunk, layout: self.layout, priority: self.priority };
-        stored.run(stripe).await
+        let layout = Slots { stripe: self.layout, of: SlotsOf::Stripe };
+        let write = StripeWrite { inner: &self.store.0, chunk: self.chunk, layout, priority: self.priority };
+        write.run(Memory::Own(stripe), StripeWrite::receipt).await
     }
 }
 
@@ -204,13 +256,13 @@ fn encode<D: Disk>(stripe: &mut Buffer, layout: &StripeLayout, inner: &Inner<D>)
 }
 
 /// Held while a chunk is written, so that one chunk is written once.
-struct Turn<'a, D: Disk> {
+pub(super) struct Turn<'a, D: Disk> {
     inner: &'a Inner<D>,
     chunk: ChunkId,
 }
 
 impl<'a, D: Disk> Turn<'a, D> {
-    async fn take(inner: &'a Inner<D>, chunk: ChunkId) -> Self {
+    pub(super) async fn take(inner: &'a Inner<D>, chunk: ChunkId) -> Self {
         loop {
             let Some(other) = inner.putting.borrow().get(&chunk).cloned() else { break };
             other.notified().await;
@@ -228,62 +280,134 @@ impl<D: Disk> Drop for Turn<'_, D> {
     }
 }
 
-/// A fragment with its place, ready to be written.
-type Placed<D> = (usize, Reservation<D>);
+/// A fragment with its place and, where its slot must not be touched, its header area: ready to be written.
+type Placed<D> = (usize, Reservation<D>, Option<Vec<u8>>);
 
-struct StripeWrite<'a, D: Disk> {
-    inner: &'a Inner<D>,
-    chunk: ChunkId,
-    layout: StripeLayout,
-    priority: Priority,
+/// The memory that slots are written from.
+pub(super) enum Memory {
+    /// Header areas are filled in place, and a fragment is one write.
+    Own(Buffer),
+    /// Others read it meanwhile, so header areas are written apart.
+    Lent(Slice),
+}
+
+/// Which fragments are written, and so which slots the memory holds.
+#[derive(Clone, Copy)]
+pub(super) enum SlotsOf<'a> {
+    /// All of the stripe.
+    Stripe,
+    /// These, whose slots lie one after the other.
+    Part(&'a [u8]),
+    /// These, from the slots of the whole stripe, which is lent.
+    Lent(&'a [u8]),
+}
+
+/// Where slots lie in the memory that they are written from.
+#[derive(Clone, Copy)]
+pub(super) struct Slots<'a> {
+    pub(super) stripe: StripeLayout,
+    pub(super) of: SlotsOf<'a>,
+}
+
+impl Slots<'_> {
+    /// The bytes of the memory that are one write to a fragment's place, behind a header area that was written apart.
+    fn slot(&self, fragment: usize) -> Range<usize> {
+        let before = |named: &[u8]| named.iter().take_while(|named| usize::from(**named) != fragment).count();
+        match self.of {
+            SlotsOf::Stripe => self.stripe.slot(fragment),
+            SlotsOf::Part(named) => self.stripe.slot(before(named)),
+            SlotsOf::Lent(_) => self.stripe.fragment(fragment),
+        }
+    }
+
+    /// The fragments that are named one by one.
+    pub(super) fn named(&self) -> &[u8] {
+        match self.of {
+            SlotsOf::Stripe => &[],
+            SlotsOf::Part(named) | SlotsOf::Lent(named) => named,
+        }
+    }
+
+    fn belongs(&self, fragment: usize) -> bool {
+        let whole = matches!(self.of, SlotsOf::Stripe);
+        whole || self.named().iter().any(|named| usize::from(*named) == fragment)
+    }
+}
+
+pub(super) struct StripeWrite<'a, D: Disk> {
+    pub(super) inner: &'a Inner<D>,
+    pub(super) chunk: ChunkId,
+    pub(super) layout: Slots<'a>,
+    pub(super) priority: Priority,
 }
 
 impl<D: Disk> StripeWrite<'_, D> {
-    /// Writes all fragments that are not here yet, gives those whose device failed to others, and enters what is
-    /// durable into the index.
-    async fn run(&self, mut stripe: Buffer) -> Result<ChunkReceipt, StoreError> {
+    /// Writes all fragments that belong here and are not, gives those whose device failed to others, and enters what is
+    /// durable into the index. `answer` is told whether a device was full.
+    pub(super) async fn run<T>(&self, mut memory: Memory, answer: impl FnOnce(&Self, bool) -> T) -> T {
         let mut refused = vec![false; self.inner.zones.len()];
         let mut full = false;
         for _ in 0..limits::MAX_PLACEMENT_ROUNDS {
-            let plan = self.inner.plan(&self.chunk, &self.missing(), &refused);
+            let plan = self.plan(&refused);
             if plan.is_empty() {
                 break;
             }
-            let (placed, no_space) = self.reserve(plan, &mut stripe, &mut refused).await;
+            let (placed, no_space) = self.reserve(plan, &mut memory, &mut refused).await;
             full |= no_space;
-            if no_space && self.inner.find_room(self.layout.sealed_bytes(), self.priority).is_err() {
+            if no_space && self.is_hopeless() {
                 break;
             }
-            let shared = stripe.share();
+            let shared = match memory {
+                Memory::Own(buffer) => buffer.share(),
+                Memory::Lent(slots) => slots,
+            };
             full |= self.write(placed, &shared, &mut refused).await;
-            match shared.try_unshare() {
-                Ok(buffer) => stripe = buffer,
-                // A device still holds on to a slot; what it was given is in flight and can't be written elsewhere.
-                Err(_) => break,
-            }
+            memory = match (self.layout.of, shared) {
+                (SlotsOf::Lent(_), shared) => Memory::Lent(shared),
+                (_, shared) => match shared.try_unshare() {
+                    Ok(buffer) => Memory::Own(buffer),
+                    // A device still holds on to a slot; what it was given is in flight and can't be written elsewhere.
+                    Err(_) => break,
+                },
+            };
         }
-        let result = self.answer(full);
+        let result = answer(self, full);
         self.seal().await;
         result
     }
 
-    /// Fragments that are on no device that works.
-    fn missing(&self) -> Vec<usize> {
-        let index = self.inner.index.borrow();
-        let Some(known) = index.get(&self.chunk) else { return (0..self.layout.geometry().total()).collect() };
-        let mut missing = vec![true; self.layout.geometry().total()];
-        self.inner.healthy(&index, &known).for_each(|(fragment, _)| missing[fragment] = false);
-        (0..missing.len()).filter(|fragment| missing[*fragment]).collect()
+    /// Without space for all of it a stripe is not begun; single fragments are taken as far as there is space.
+    fn is_hopeless(&self) -> bool {
+        let whole = matches!(self.layout.of, SlotsOf::Stripe);
+        whole && self.inner.find_room(&self.layout.stripe, self.priority).is_err()
+    }
+
+    /// Which device gets which of the fragments that belong here and are on no device that works.
+    fn plan(&self, refused: &[bool]) -> Vec<(usize, u8)> {
+        let total = self.layout.stripe.geometry().total();
+        let mut healthy = vec![false; total];
+        {
+            let index = self.inner.index.borrow();
+            if let Some(known) = index.get(&self.chunk) {
+                self.inner.healthy(&index, &known).for_each(|(fragment, _)| healthy[fragment] = true);
+            }
+        }
+        // As many as will be here share the devices, not as many as the stripe has: the others lie on other nodes.
+        let here = (0..total).filter(|fragment| healthy[*fragment] || self.layout.belongs(*fragment)).count();
+        let missing = (0..total).filter(|fragment| !healthy[*fragment] && self.layout.belongs(*fragment));
+        let missing: Vec<usize> = missing.collect();
+        self.inner.plan(&self.chunk, total, &missing, most_per_device(here, self.inner.zones.len()), refused)
     }
 
     /// Reserves space for each fragment of the plan and fills its header area.
     async fn reserve(
         &self,
         plan: Vec<(usize, u8)>,
-        stripe: &mut Buffer,
+        memory: &mut Memory,
         refused: &mut [bool],
     ) -> (Vec<Placed<D>>, bool) {
-        let blocks = (self.layout.slot_bytes() / BLOCK_BYTES) as u32;
+        let layout = self.layout.stripe;
+        let blocks = (layout.slot_bytes() / BLOCK_BYTES) as u32;
         let mut placed = Vec::with_capacity(plan.len());
         let mut full = false;
         // All at once: devices fill alike, so the next segment is often due on each of them.
@@ -293,19 +417,29 @@ impl<D: Disk> StripeWrite<'_, D> {
         for (fragment, ordinal, reserved) in join_all(reservations).await {
             match reserved {
                 Ok(reservation) => {
-                    let area = self.layout.slot(fragment).start;
                     let header = FragmentHeader {
                         chunk: self.chunk,
-                        geometry: self.layout.geometry(),
-                        sealed_bytes: self.layout.sealed_bytes() as u32,
+                        geometry: layout.geometry(),
+                        sealed_bytes: layout.sealed_bytes() as u32,
                         fragment: fragment as u8,
                         place: reservation.place(),
                         durable_block: reservation.durable_block,
                         placement_epoch: self.inner.placement_epoch.get(),
                         gc_epoch: u64::from(self.inner.gc_epoch.get()),
                     };
-                    header.write(&mut stripe[area..area + self.layout.header_bytes()]);
-                    placed.push((fragment, reservation));
+                    let apart = match memory {
+                        Memory::Own(slots) => {
+                            let area = self.layout.slot(fragment).start;
+                            header.write(&mut slots[area..area + layout.header_bytes()]);
+                            None
+                        }
+                        Memory::Lent(slots) => {
+                            let mut area = slots[layout.slot(fragment)][..layout.header_bytes()].to_vec();
+                            header.write(&mut area);
+                            Some(area)
+                        }
+                    };
+                    placed.push((fragment, reservation, apart));
                 }
                 Err((reason, error)) => {
                     let zone = &self.inner.zones[usize::from(ordinal)];
@@ -324,7 +458,12 @@ impl<D: Disk> StripeWrite<'_, D> {
 
     /// Writes and flushes all at once; what is durable enters the index. Answers whether a device was full.
     async fn write(&self, placed: Vec<Placed<D>>, shared: &Slice, refused: &mut [bool]) -> bool {
-        let writes = placed.into_iter().map(|(fragment, reservation)| async move {
+        let writes = placed.into_iter().map(|(fragment, mut reservation, apart)| async move {
+            if let Some(area) = apart
+                && let Err(error) = reservation.write_front(&area).await
+            {
+                return (fragment, reservation, Err(error));
+            }
             let slot = shared.slice(self.layout.slot(fragment));
             let written = match &reservation.zone.disk {
                 None => Err(DiskError::Failed),
@@ -353,7 +492,8 @@ impl<D: Disk> StripeWrite<'_, D> {
     }
 
     fn enter(&self, fragment: usize, reservation: Reservation<D>) {
-        let (geometry, sealed_bytes) = (self.layout.geometry(), self.layout.sealed_bytes() as u32);
+        let layout = self.layout.stripe;
+        let (geometry, sealed_bytes) = (layout.geometry(), layout.sealed_bytes() as u32);
         let mut index = self.inner.index.borrow_mut();
         let Some(known) = index.insert(self.chunk, geometry, sealed_bytes) else { return };
         index.touch(&known, self.inner.gc_epoch.get());
@@ -373,9 +513,9 @@ impl<D: Disk> StripeWrite<'_, D> {
         }
     }
 
-    fn answer(&self, full: bool) -> Result<ChunkReceipt, StoreError> {
+    fn receipt(&self, full: bool) -> Result<ChunkReceipt, StoreError> {
         let index = self.inner.index.borrow();
-        let needed = needed_fragments(self.layout.geometry());
+        let needed = needed_fragments(self.layout.stripe.geometry());
         let known = index.get(&self.chunk);
         let receipt = known.as_ref().and_then(|known| self.inner.receipt(&index, known, false));
         let fragments = known.map_or(0, |known| self.inner.healthy(&index, &known).count());
@@ -384,7 +524,7 @@ impl<D: Disk> StripeWrite<'_, D> {
                 self.inner.counters.borrow_mut().chunks_stored += 1;
                 Ok(receipt)
             }
-            None => Err(match self.inner.find_room(self.layout.sealed_bytes(), self.priority) {
+            None => Err(match self.inner.find_room(&self.layout.stripe, self.priority) {
                 // Devices failed meanwhile: space would not help.
                 Err(error @ StoreError::Unavailable { .. }) => error,
                 _ if full => StoreError::Full,
@@ -406,8 +546,15 @@ impl<D: Disk> StripeWrite<'_, D> {
 }
 
 impl<D: Disk> Inner<D> {
-    /// Which device gets which of the missing fragments.
-    fn plan(&self, chunk: &ChunkId, missing: &[usize], refused: &[bool]) -> Vec<(usize, u8)> {
+    /// Which device gets which of the missing fragments of a stripe of `total`, with up to `most` of it on each.
+    fn plan(
+        &self,
+        chunk: &ChunkId,
+        total: usize,
+        missing: &[usize],
+        most: usize,
+        refused: &[bool],
+    ) -> Vec<(usize, u8)> {
         let index = self.index.borrow();
         let loads = index.get(chunk).map(|known| self.loads(&index, &known));
         let candidate = |zone: &Rc<Zone<D>>| placement::Candidate {
@@ -418,14 +565,12 @@ impl<D: Disk> Inner<D> {
             load: loads.as_ref().map_or(0, |loads| loads[usize::from(zone.ordinal)]),
         };
         let mut candidates: Vec<_> = self.zones.iter().filter(|zone| zone.works()).map(candidate).collect();
-        let total = self.geometry.total();
-        place(chunk, total, missing, &mut candidates, most_per_device(total, self.zones.len()))
+        place(chunk, total, missing, &mut candidates, most)
     }
 
-    /// Whether a new chunk of this size would find as many devices with space as work.
-    pub(super) fn find_room(&self, sealed_bytes: usize, priority: Priority) -> Result<(), StoreError> {
-        let layout = StripeLayout::new(self.geometry, sealed_bytes);
-        let (total, needed) = (self.geometry.total(), needed_fragments(self.geometry));
+    /// Whether a new chunk would find as many devices with space as work.
+    pub(super) fn find_room(&self, layout: &StripeLayout, priority: Priority) -> Result<(), StoreError> {
+        let (total, needed) = (layout.geometry().total(), needed_fragments(layout.geometry()));
         let most = most_per_device(total, self.zones.len());
         let blocks = (layout.slot_bytes() / BLOCK_BYTES) as u32;
         let working = self.zones.iter().filter(|zone| zone.works()).count();
@@ -436,5 +581,17 @@ impl<D: Disk> Inner<D> {
         // A device may get several fragments where there are few devices.
         let with_room = self.zones.iter().filter(|zone| zone.has_room(most, blocks, priority)).count();
         if with_room * most < fragments { Err(StoreError::Full) } else { Ok(()) }
+    }
+
+    /// Sees to it that records of this layout may join what is known of the chunk. An entry of another layout of which
+    /// nothing is left is in nobody's way.
+    pub(super) fn make_way(&self, chunk: &ChunkId, layout: &StripeLayout) -> Result<(), StoreError> {
+        let mut index = self.index.borrow_mut();
+        match index.get(chunk).filter(|known| known.layout() != *layout) {
+            Some(known) if index.locations(&known).next().is_some() => return Err(StoreError::Contradiction(*chunk)),
+            Some(_) => index.remove(chunk),
+            None => {}
+        }
+        Ok(())
     }
 }

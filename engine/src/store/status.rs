@@ -204,7 +204,8 @@ pub struct RecoveryReport {
     pub fragments: u64,
     /// Chunks found.
     pub chunks: u64,
-    /// Chunks with fewer fragments than a put acknowledges: unfinished puts, or losses beyond the redundancy.
+    /// Chunks with fewer fragments than a put acknowledges: unfinished puts, or losses beyond the redundancy. 0 where
+    /// chunks are spread over nodes, for then that says nothing; likewise the next.
     pub partial_chunks: u64,
     /// Chunks among them that can't be read.
     pub unreadable_chunks: u64,
@@ -219,7 +220,9 @@ pub struct StoreStatus {
     pub chunks: u64,
     /// Fragments on devices that work.
     pub fragments: u64,
-    /// Fragments that should be there and are not, or are on devices that don't work.
+    /// Fragments that should be there and are not, or are on devices that don't work. Where chunks are spread over nodes
+    /// only the store's own part of that: those on devices that failed since the start. What else is missing of a chunk
+    /// shows when its nodes are asked.
     pub owed_fragments: u64,
     /// Bytes of their records.
     pub owed_bytes: u64,

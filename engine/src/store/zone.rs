@@ -303,6 +303,11 @@ impl<D: Disk> Zone<D> {
         self.works() && !self.starved.get() && in_active + free * in_empty >= records
     }
 
+    /// Whether a segment takes a record of so many blocks.
+    pub(super) fn holds(&self, blocks: u32) -> bool {
+        self.fits(1, 1, 0, blocks)
+    }
+
     /// Whether a segment takes twice so many blocks of records. Two such always fit one segment, so moving them together
     /// comes to an end.
     pub(super) fn holds_twice(&self, blocks: u32) -> bool {
@@ -339,7 +344,7 @@ impl<D: Disk> Zone<D> {
         open.next_block += blocks;
         open.in_flight.push(block);
         let durable_block = open.in_flight.iter().copied().chain(open.first_hole).min().unwrap_or(block);
-        Some(Reservation { zone: self.clone(), segment, generation, block, durable_block, settled: false })
+        Some(Reservation { zone: self.clone(), segment, generation, block, durable_block, settled: false, written: 0 })
     }
 
     /// Reserves space for a record, opening the next segment where need be.
@@ -527,6 +532,8 @@ pub(super) struct Reservation<D: Disk> {
     block: u32,
     pub(super) durable_block: u32,
     settled: bool,
+    /// Bytes at the record's front that are written.
+    written: usize,
 }
 
 impl<D: Disk> Reservation<D> {
@@ -540,9 +547,17 @@ impl<D: Disk> Reservation<D> {
         Location { device: self.zone.ordinal, segment: self.segment, block: self.block }
     }
 
-    /// Byte offset on the device.
+    /// Byte offset on the device of what is to be written.
     pub(super) fn offset(&self) -> u64 {
-        self.zone.offset(self.segment, self.block)
+        self.zone.offset(self.segment, self.block) + self.written as u64
+    }
+
+    /// Writes the record's header area from the metadata arena, so that what is left to be written is the fragment. It
+    /// is as durable as that: not before the device is flushed.
+    pub(super) async fn write_front(&mut self, area: &[u8]) -> Result<(), DiskError> {
+        self.zone.write_metadata(self.segment, self.block, area).await?;
+        self.written = area.len();
+        Ok(())
     }
 
     /// The record is durable.
