@@ -6,7 +6,8 @@
 //! be checked by who has a part of it, so that is the coordinator's promise.
 
 use super::decode::{check_names, layout_of};
-use super::put::{Memory, Slots, SlotsOf, StripeWrite, Turn};
+use super::put::{StripeWrite, Turn};
+use super::slots::{Memory, Slots, SlotsOf};
 use super::zone::Priority;
 use super::{Inner, Store, StoreError, Stripe, limits, uncancelled};
 use farside_codec::checksum::block_checksums;
@@ -142,7 +143,6 @@ impl<D: Disk> Inner<D> {
     /// Refuses early what could not be stored in the end. Answers whether all of it is here already.
     fn admit_fragments(&self, chunk: &ChunkId, layout: &StripeLayout, named: &[u8]) -> Result<bool, StoreError> {
         let (got, own) = (layout.geometry(), self.geometry);
-        // One store never holds one chunk in two geometries: a start could not tell which of the two is deleted.
         if got != own {
             return Err(StoreError::Geometry { got, own });
         }

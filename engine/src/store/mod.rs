@@ -24,6 +24,7 @@ pub mod limits;
 mod placement;
 mod put;
 mod recovery;
+mod slots;
 mod status;
 mod stripe;
 mod zone;

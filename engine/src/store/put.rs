@@ -6,6 +6,7 @@
 //! been given to somebody else.
 
 use super::placement::{self, most_per_device, place};
+use super::slots::{Memory, Slots, SlotsOf};
 use super::stripe::Stripe;
 use super::zone::{NoSpace, Priority, Reservation, Zone};
 use super::{Inner, Store, StoreError, blocks_of, limits, needed_fragments, uncancelled};
@@ -21,7 +22,6 @@ use farside_io::disk::{Disk, DiskError};
 use farside_io::limits::UNIT_BYTES;
 use farside_io::pool::{Buffer, Slice};
 use futures_util::future::join_all;
-use std::ops::Range;
 use std::rc::Rc;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
@@ -283,57 +283,6 @@ impl<D: Disk> Drop for Turn<'_, D> {
 /// A fragment with its place and, where its slot must not be touched, its header area: ready to be written.
 type Placed<D> = (usize, Reservation<D>, Option<Vec<u8>>);
 
-/// The memory that slots are written from.
-pub(super) enum Memory {
-    /// Header areas are filled in place, and a fragment is one write.
-    Own(Buffer),
-    /// Others read it meanwhile, so header areas are written apart.
-    Lent(Slice),
-}
-
-/// Which fragments are written, and so which slots the memory holds.
-#[derive(Clone, Copy)]
-pub(super) enum SlotsOf<'a> {
-    /// All of the stripe.
-    Stripe,
-    /// These, whose slots lie one after the other.
-    Part(&'a [u8]),
-    /// These, from the slots of the whole stripe, which is lent.
-    Lent(&'a [u8]),
-}
-
-/// Where slots lie in the memory that they are written from.
-#[derive(Clone, Copy)]
-pub(super) struct Slots<'a> {
-    pub(super) stripe: StripeLayout,
-    pub(super) of: SlotsOf<'a>,
-}
-
-impl Slots<'_> {
-    /// The bytes of the memory that are one write to a fragment's place, behind a header area that was written apart.
-    fn slot(&self, fragment: usize) -> Range<usize> {
-        let before = |named: &[u8]| named.iter().take_while(|named| usize::from(**named) != fragment).count();
-        match self.of {
-            SlotsOf::Stripe => self.stripe.slot(fragment),
-            SlotsOf::Part(named) => self.stripe.slot(before(named)),
-            SlotsOf::Lent(_) => self.stripe.fragment(fragment),
-        }
-    }
-
-    /// The fragments that are named one by one.
-    pub(super) fn named(&self) -> &[u8] {
-        match self.of {
-            SlotsOf::Stripe => &[],
-            SlotsOf::Part(named) | SlotsOf::Lent(named) => named,
-        }
-    }
-
-    fn belongs(&self, fragment: usize) -> bool {
-        let whole = matches!(self.of, SlotsOf::Stripe);
-        whole || self.named().iter().any(|named| usize::from(*named) == fragment)
-    }
-}
-
 pub(super) struct StripeWrite<'a, D: Disk> {
     pub(super) inner: &'a Inner<D>,
     pub(super) chunk: ChunkId,
@@ -586,6 +535,11 @@ impl<D: Disk> Inner<D> {
     /// Sees to it that records of this layout may join what is known of the chunk. An entry of another layout of which
     /// nothing is left is in nobody's way.
     pub(super) fn make_way(&self, chunk: &ChunkId, layout: &StripeLayout) -> Result<(), StoreError> {
+        let (got, own) = (layout.geometry(), self.geometry);
+        // What was deleted is back after a restart: of one chunk in two geometries a start could not tell which counts.
+        if got != own {
+            return Err(StoreError::Geometry { got, own });
+        }
         let mut index = self.index.borrow_mut();
         match index.get(chunk).filter(|known| known.layout() != *layout) {
             Some(known) if index.locations(&known).next().is_some() => return Err(StoreError::Contradiction(*chunk)),
