@@ -62,7 +62,7 @@ impl Node {
     /// Formats new devices.
     pub(crate) async fn new(number: u64, shape: Shape) -> Self {
         let pool = Pool::new(8 << 20).expect("an arena");
-        let device_bytes = (64 << 10) + shape.segments * u64::from(shape.segment_bytes);
+        let device_bytes = (64 << 10) + (shape.segments * u64::from(shape.segment_bytes)).next_multiple_of(64 << 10);
         let disks: Vec<SimDisk> =
             (0..shape.devices as u64).map(|device| SimDisk::new(device_bytes, number * 100 + device)).collect();
         let options = FormatOptions {
