@@ -20,7 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-/// Half a minute on one core.
+/// About ten seconds on one core.
 const HISTORIES: u64 = 400;
 const CHUNKS: u64 = 12;
 const FRAGMENTS: u8 = 6;
