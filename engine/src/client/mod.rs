@@ -16,12 +16,16 @@ mod context;
 mod download;
 mod error;
 mod keys;
+mod node;
+pub mod pulse;
+pub mod route;
 mod upload;
 
 pub use connection::SiteLink;
 pub use context::{ClientSettings, Context};
 pub use download::{Object, ObjectInfo};
 pub use error::ClientError;
+pub use route::Target;
 pub(crate) use upload::Prepared;
 pub use upload::{PutReceipt, Upload, UploadBody};
 
@@ -32,7 +36,6 @@ use farside_codec::ids::{BlindName, Hlc, Label, LogId, OperationId, TenantId};
 use farside_codec::message::{LogInfo, Refusal, Reply, Request, ResolveLog, Tenant};
 use farside_codec::seal::BlindKey;
 use farside_io::entropy::random;
-use farside_transport::Class;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -98,9 +101,9 @@ impl Client {
         &self.settings
     }
 
-    /// Asks shard 0, which runs the control group.
+    /// Asks the site.
     pub async fn control(&self, request: &Request) -> Result<Reply, ClientError> {
-        self.link.call(0, Class::Request, request).await
+        self.link.call(Target::Any, request).await
     }
 
     /// The KMS of a tenant, as this client was told.
@@ -240,8 +243,8 @@ impl Log {
         self.info.descriptor.log
     }
 
-    pub(crate) fn shard(&self) -> u16 {
-        self.client.link.shard_of_log(self.id())
+    pub(crate) fn target(&self) -> Target {
+        Target::Log(self.id())
     }
 
     pub(crate) fn blind(&self, name: &[u8]) -> BlindName {
@@ -269,7 +272,7 @@ impl Log {
         let expected = proposals.len();
         let wall = self.client.machine.clock.wall_ms();
         let request = farside_codec::message::Propose { log: self.id(), seen: Hlc::from_ms(wall), proposals };
-        match self.client.link.call(self.shard(), Class::Request, &Request::Propose(request)).await? {
+        match self.client.link.call(self.target(), &Request::Propose(request)).await? {
             Reply::Proposed(receipts) if receipts.len() == expected => {
                 for receipt in receipts.iter().flatten() {
                     self.client.settings.borrow_mut().saw(self.id(), &receipt.cursor);
