@@ -33,7 +33,7 @@ use crate::kms::FileKms;
 use crate::machine::Machine;
 use farside_codec::delta::{DeltaKind, LogDescriptor, LogPolicy, Proposal};
 use farside_codec::ids::{BlindName, Hlc, Label, LogId, OperationId, TenantId};
-use farside_codec::message::{LogInfo, Refusal, Reply, Request, ResolveLog, Tenant};
+use farside_codec::message::{LogInfo, Refusal, RefusalCode, Reply, Request, ResolveLog, Tenant};
 use farside_codec::seal::BlindKey;
 use farside_io::entropy::random;
 use std::cell::RefCell;
@@ -56,6 +56,12 @@ pub fn parse_label(text: &str) -> Result<Label, ClientError> {
 pub(crate) fn unexpected(reply: &Reply) -> ClientError {
     let text = format!("{reply:?}");
     ClientError::Failed(format!("the node answered something else than was asked: {}", text.get(..80).unwrap_or(&text)))
+}
+
+/// Whether nobody will ever need what was made for a request that ended so. A lost answer does not say that, nor does
+/// "not now": an earlier attempt, at this node or at another one, may have been carried out.
+fn is_conclusive(code: &RefusalCode) -> bool {
+    matches!(code, RefusalCode::Exists | RefusalCode::Forbidden | RefusalCode::BadRequest | RefusalCode::Version)
 }
 
 /// A client of one site.
@@ -122,8 +128,7 @@ impl Client {
         let epoch = keys::new_epoch(&kms, tenant, name, self.machine.entropy.as_ref())?;
         let tenant = Tenant { tenant, name: name.clone(), epochs: vec![epoch], created: Hlc::default() };
         let reply = self.control(&Request::CreateTenant(tenant)).await;
-        if matches!(reply, Err(ClientError::Refused(_))) {
-            // Only a refusal says that nobody will ever need the key; a lost answer does not.
+        if matches!(&reply, Err(ClientError::Refused(refusal)) if is_conclusive(&refusal.code)) {
             created.undo();
         }
         match reply? {
