@@ -6,7 +6,7 @@ use crate::rejection::Rejection;
 use crate::runtime::{CappedSocket, ShardRuntime};
 use crate::seeds::{self, Ids};
 use crate::settings::{Class, Expect, Settings};
-use crate::statistics::{Counters, Statistics};
+use crate::statistics::{Counters, Statistics, Traffic};
 use crate::stream::{CallError, Stream, StreamError};
 use crate::tls;
 use bytes::Bytes;
@@ -340,6 +340,12 @@ impl Connection {
     /// UDP payload that discovery has found so far.
     pub fn current_mtu(&self) -> u16 {
         self.quic.stats().path.current_mtu
+    }
+    /// What it has carried so far.
+    pub fn traffic(&self) -> Traffic {
+        let statistics = self.quic.stats();
+        let bytes = statistics.udp_rx.bytes + statistics.udp_tx.bytes;
+        Traffic { datagrams_received: statistics.udp_rx.datagrams, bytes }
     }
     /// Closes it; `reason` is for people.
     pub fn close(&self, reason: &str) {

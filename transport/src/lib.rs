@@ -23,6 +23,6 @@ pub use endpoint::{Arrival, BindError, ConnectError, Connection, Credentials, En
 pub use identity::{Authority, Caller, Identity, IdentityError, Role, Trust};
 pub use rejection::Rejection;
 pub use settings::{Class, Congestion, Expect, Settings};
-pub use statistics::Statistics;
+pub use statistics::{Statistics, Traffic};
 pub use stream::{CallError, Stream, StreamError};
 pub use tls::{Crypto, verify_caller};

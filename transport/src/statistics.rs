@@ -44,6 +44,15 @@ impl Counters {
     }
 }
 
+/// What a connection has carried since it was made. Whoever is waited for shows by it that it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Datagrams that came from the other end.
+    pub datagrams_received: u64,
+    /// Bytes of datagrams, both ways.
+    pub bytes: u64,
+}
+
 /// What an endpoint has counted since it was bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statistics {

@@ -1,17 +1,21 @@
-//! A client's way to its site: one dialer for each shard and class, and calls that are repeated where that is safe.
+//! A client's way to its site: every node that it knows, and calls that are repeated, at whichever node, where that is
+//! safe. With a single node a call is that node's alone; with several, one that is silent is not waited for.
 
 use super::context::Context;
 use super::error::ClientError;
+use super::node::{Caller, Node, Shape, connect_failed};
+use super::pulse::{Haste, Pulse, TICK};
+use super::route::{PROBE_PATIENCE, Route, Target};
 use crate::machine::Machine;
 use bytes::Bytes;
-use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId, NodeId, SiteId};
-use farside_codec::message::{Hello, RefusalCode, Reply, Request};
-use farside_codec::{Field, frame};
-use farside_transport::{
-    CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Settings, Stream, StreamError,
-};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use farside_codec::frame;
+use farside_codec::ids::{Hlc, NodeId, SiteId};
+use farside_codec::message::{Hello, Refusal, RefusalCode, Reply, Request};
+use farside_transport::{CallError, Class, ConnectError, Connection, Expect, Settings, Traffic};
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -28,19 +32,77 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_millis(1500);
 /// Shorter for the first call: a command that finds nobody should say so soon.
 const FIRST_PATIENCE: Duration = Duration::from_secs(4);
+/// How long the first call waits for one node before it calls another one as well (RFC 8305, section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// Nodes that are asked the same at a time. A node that is slow and not dead still answers first, so it is not given up.
+const AT_ONCE: usize = 3;
+/// Nodes that say "not now" before there is a pause: if so many do, it is the site that can't.
+const REFUSALS: usize = 3;
 
-type Link = (u16, Class);
+/// How long goodbyes take at most: QUIC itself gives a node that never answered three seconds.
+const GOODBYE: Duration = Duration::from_millis(300);
 
 /// Connections to one site.
 pub struct SiteLink {
-    machine: Machine,
-    endpoint: Endpoint,
-    credentials: Credentials,
-    expect: Expect,
-    /// Shard 0 of the node that answered.
+    caller: Rc<Caller>,
+    route: Rc<RefCell<Route>>,
+    nodes: RefCell<BTreeMap<SocketAddr, Rc<Node>>>,
+}
+
+/// What is asked, wherever that will be.
+struct Question<'a> {
+    target: Target,
+    class: Class,
+    request: &'a Request,
+    body: Option<Bytes>,
+    /// Bytes of the chunk that follow the reply.
+    awaited_bytes: u32,
+}
+
+type Answer = (Reply, Vec<u8>);
+
+/// Why an attempt at a node gave no answer.
+enum Miss {
+    /// It would give none anywhere.
+    Failed(ClientError),
+    /// The node is not there, as far as this client can see.
+    Silent(ClientError),
+    /// The node said no.
+    Refused(Refusal),
+}
+
+/// Why a round of attempts gave no answer: for good, or for now, with the wait that the site asks for.
+enum Missed {
+    ForGood(ClientError),
+    ForNow(ClientError, Option<Duration>),
+}
+
+/// How long a call goes on.
+struct Patience {
+    deadline: Cell<Instant>,
+    failed: Cell<bool>,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { deadline: Cell::new(Instant::now() + PATIENCE), failed: Cell::new(false) }
+    }
+
+    fn failed(&self) {
+        if !self.failed.replace(true) {
+            self.deadline.set(self.deadline.get().max(Instant::now() + SECOND_CHANCE));
+        }
+    }
+}
+
+/// The connection that an attempt uses, once there is one.
+type Line = Rc<RefCell<Option<Connection>>>;
+
+/// The attempt that was begun last: if its node is silent, the next one is asked as well.
+struct Watch {
     address: SocketAddr,
-    hello: Hello,
-    dialers: RefCell<BTreeMap<Link, Rc<Dialer>>>,
+    line: Line,
+    pulse: Pulse,
 }
 
 impl SiteLink {
@@ -68,131 +130,272 @@ impl SiteLink {
             groups: 0,
             now: Hlc::from_ms(machine.clock.wall_ms()),
         });
-        let mut last = ClientError::Unreachable(format!("the context of site {} names no node", context.site_name));
+        let caller = Rc::new(Caller { machine: machine.clone(), endpoint, credentials, expect, hello });
+        let route = Rc::new(RefCell::new(Route::new(addresses.iter().copied())));
+        let link = Self { caller, route, nodes: RefCell::default() };
+        link.find(addresses, context.site_name.as_str()).await?;
+        Ok(link)
+    }
+
+    /// Greets one node after the other, each with a head start, until one answers.
+    async fn find(&self, addresses: Vec<SocketAddr>, site: &str) -> Result<(), ClientError> {
         let deadline = Instant::now() + FIRST_PATIENCE;
-        for address in addresses {
-            let dialer = Rc::new(Dialer::new(
-                endpoint.clone(),
-                credentials.clone(),
-                address,
-                expect.clone(),
-                Class::Request,
-                machine.entropy.clone(),
-            ));
-            match tokio::time::timeout_at(deadline, greet(&dialer, &hello)).await {
-                Ok(Ok(hello)) => {
-                    let dialers = RefCell::new(BTreeMap::from([((0, Class::Request), dialer)]));
-                    let machine = machine.clone();
-                    return Ok(Self { machine, endpoint, credentials, expect, address, hello, dialers });
+        let mut left = addresses.into_iter();
+        let mut asked = BTreeSet::new();
+        let mut greetings = FuturesUnordered::new();
+        let mut last = ClientError::Unreachable(format!("the context of site {site} names no node"));
+        loop {
+            if let Some(address) = left.next() {
+                let node = self.node(address);
+                asked.insert(address);
+                greetings.push(async move { (address, node.greet().await) });
+            }
+            let next = match left.len() {
+                0 => deadline,
+                _ => deadline.min(Instant::now() + HEAD_START),
+            };
+            match tokio::time::timeout_at(next, greetings.next()).await {
+                Ok(Some((address, Ok(_)))) => {
+                    self.route.borrow_mut().answered(address, Target::Any);
+                    asked.remove(&address);
+                    asked.into_iter().for_each(|address| self.silent(address));
+                    return Ok(());
                 }
-                Ok(Err(error)) => last = error,
-                Err(_) => {
-                    last = ClientError::Unreachable(format!("site {} does not answer at {address}", context.site_name))
+                Ok(Some((address, Err(error)))) => {
+                    self.silent(address);
+                    last = error;
                 }
+                Ok(None) => return Err(last),
+                Err(_) if Instant::now() >= deadline => {
+                    let asked: Vec<String> = asked.iter().map(ToString::to_string).collect();
+                    let text = format!("site {site} does not answer at {}", asked.join(", "));
+                    return Err(ClientError::Unreachable(text));
+                }
+                Err(_) => {}
             }
         }
-        Err(last)
     }
 
-    /// What the node said about itself.
-    pub fn hello(&self) -> &Hello {
-        &self.hello
+    /// What the site says about where its nodes are, for contexts that are older than some of them.
+    pub fn learn(&self, endpoints: impl IntoIterator<Item = SocketAddr>) {
+        let mut route = self.route.borrow_mut();
+        route.learn(endpoints);
+        self.nodes.borrow_mut().retain(|address, _| route.knows(*address));
     }
 
-    /// The shard that coordinates a chunk.
-    pub fn shard_of_chunk(&self, chunk: ChunkId) -> u16 {
-        chunk.shard(self.hello.shards)
+    fn node(&self, address: SocketAddr) -> Rc<Node> {
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.entry(address).or_insert_with(|| Rc::new(Node::new(self.caller.clone(), address))).clone()
     }
 
-    /// The shard that runs a log's group.
-    pub fn shard_of_log(&self, log: LogId) -> u16 {
-        GroupId::of_log(log, self.hello.groups).shard(self.hello.shards)
+    fn now(&self) -> Duration {
+        self.caller.machine.clock.monotonic()
     }
 
-    fn dialer(&self, link: Link) -> Result<Rc<Dialer>, ClientError> {
-        let mut dialers = self.dialers.borrow_mut();
-        let port = self.address.port().checked_add(link.0);
-        let port = port.ok_or_else(|| ClientError::Failed("the site's shards have ports above 65535".into()))?;
-        let make = || {
-            let address = SocketAddr::new(self.address.ip(), port);
-            let entropy = self.machine.entropy.clone();
-            let (endpoint, credentials) = (self.endpoint.clone(), self.credentials.clone());
-            Rc::new(Dialer::new(endpoint, credentials, address, self.expect.clone(), link.1, entropy))
-        };
-        Ok(dialers.entry(link).or_insert_with(make).clone())
+    fn silent(&self, address: SocketAddr) {
+        self.route.borrow_mut().silent(address, self.now());
     }
 
-    /// Asks a shard, again and again while that may help. Every request that a client makes is safe to repeat.
-    pub async fn call(&self, shard: u16, class: Class, request: &Request) -> Result<Reply, ClientError> {
-        self.call_with(shard, class, request, None).await.map(|(reply, _)| reply)
+    /// Asks the site, again and again while that may help. Every request that a client makes is safe to repeat.
+    pub async fn call(&self, target: Target, request: &Request) -> Result<Reply, ClientError> {
+        let question = Question { target, class: Class::Request, request, body: None, awaited_bytes: 0 };
+        self.ask(&question).await.map(|(reply, _)| reply)
     }
 
-    /// The same, with a body to send, and the stream for a body to receive.
-    pub async fn call_with(
-        &self,
-        shard: u16,
-        class: Class,
-        request: &Request,
-        body: Option<Bytes>,
-    ) -> Result<(Reply, Stream), ClientError> {
-        let mut deadline = Instant::now() + PATIENCE;
-        let dialer = self.dialer((shard, class))?;
+    /// The same, with a chunk to send.
+    pub async fn send(&self, target: Target, request: &Request, body: Bytes) -> Result<Reply, ClientError> {
+        let question = Question { target, class: Class::Bulk, request, body: Some(body), awaited_bytes: 0 };
+        self.ask(&question).await.map(|(reply, _)| reply)
+    }
+
+    /// The same, with a chunk to receive: its `bytes`, if the reply says that so many follow.
+    pub async fn fetch(&self, target: Target, request: &Request, bytes: u32) -> Result<(Reply, Vec<u8>), ClientError> {
+        self.ask(&Question { target, class: Class::Bulk, request, body: None, awaited_bytes: bytes }).await
+    }
+
+    async fn ask(&self, question: &Question<'_>) -> Result<Answer, ClientError> {
+        self.probe_silent_nodes();
+        let patience = Patience::new();
         let mut wait = Duration::from_millis(20);
-        let mut first = true;
+        let mut tried = BTreeSet::new();
         loop {
-            let connected = tokio::time::timeout_at(deadline, dialer.connection());
-            let connected = connected.await.unwrap_or(Err(ConnectError::Unreachable(dialer.address())));
-            let error = match connected {
-                Err(error) => connect_failed(error),
-                Ok(connection) => {
-                    let parts = body.as_ref().map(|body| vec![body.clone()]);
-                    match connection.call(request, parts).await {
-                        Ok(answer) => return Ok(answer),
-                        Err(CallError::Refused(refusal)) if refusal.retry_after_ms > 0 => {
-                            wait = Duration::from_millis(u64::from(refusal.retry_after_ms));
-                            ClientError::Refused(refusal)
-                        }
-                        Err(CallError::Refused(refusal)) => return Err(refusal.into()),
-                        Err(error) => ClientError::Unreachable(format!("{}: {error}", dialer.address())),
-                    }
+            let error = match self.round(question, &patience, &mut tried).await {
+                Ok(answer) => return Ok(answer),
+                Err(Missed::ForGood(error)) => return Err(error),
+                Err(Missed::ForNow(error, again)) => {
+                    wait = again.unwrap_or(wait);
+                    error
                 }
             };
-            let final_one = matches!(&error, ClientError::Refused(refusal) if refusal.code == RefusalCode::Full);
-            if std::mem::take(&mut first) {
-                deadline = deadline.max(Instant::now() + SECOND_CHANCE);
-            }
-            if final_one || Instant::now() + wait > deadline {
+            if Instant::now() + wait > patience.deadline.get() {
                 return Err(error);
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(1));
+            if !self.route.borrow().has_more(&tried) {
+                tried.clear();
+            }
         }
     }
 
-    /// Says goodbye.
+    /// Asks one node, and others where that one says nothing, or "not now". The first answer counts.
+    async fn round(
+        &self,
+        question: &Question<'_>,
+        patience: &Patience,
+        tried: &mut BTreeSet<SocketAddr>,
+    ) -> Result<Answer, Missed> {
+        let mut attempts: FuturesUnordered<LocalBoxFuture<'_, (SocketAddr, Result<Answer, Miss>)>> =
+            FuturesUnordered::new();
+        let haste = Haste::of(question.request, question.class);
+        let mut refusals = 0;
+        let mut watch: Option<Watch> = None;
+        let mut missed = Missed::ForGood(ClientError::Unreachable("no node of the site is known".into()));
+        loop {
+            let may_begin = |at_once: usize| refusals < REFUSALS && at_once < AT_ONCE;
+            let next = match may_begin(attempts.len()) && watch.is_none() {
+                true => self.route.borrow().choose(question.target, tried, self.now()),
+                false => None,
+            };
+            if let Some(address) = next {
+                tried.insert(address);
+                let line = Line::default();
+                let attempt = self.attempt(self.node(address), question, patience, line.clone());
+                attempts.push(Box::pin(async move { (address, attempt.await) }));
+                watch = Some(Watch { address, line, pulse: Pulse::new(haste, self.now()) });
+            }
+            let others = may_begin(attempts.len()) && self.route.borrow().has_more(tried);
+            let ended = tokio::select! {
+                biased;
+                ended = attempts.next() => ended,
+                () = self.silence(watch.as_mut()), if others => {
+                    watch.take().into_iter().for_each(|watch| self.silent(watch.address));
+                    continue;
+                }
+            };
+            let Some((address, outcome)) = ended else { return Err(missed) };
+            missed = match outcome {
+                Ok(answer) => {
+                    self.route.borrow_mut().answered(address, question.target);
+                    return Ok(answer);
+                }
+                Err(miss) => {
+                    refusals += usize::from(matches!(miss, Miss::Refused(_)));
+                    self.missed(address, question, miss, tried)?
+                }
+            };
+            patience.failed();
+            if Instant::now() > patience.deadline.get() {
+                return Err(missed);
+            }
+            // The next node is asked at once, unless it was asked already, beside this one.
+            watch = watch.filter(|watch| watch.address != address);
+        }
+    }
+
+    /// Puts a node aside that gave no answer. An error is what no other node would answer either.
+    fn missed(
+        &self,
+        address: SocketAddr,
+        question: &Question<'_>,
+        miss: Miss,
+        tried: &BTreeSet<SocketAddr>,
+    ) -> Result<Missed, Missed> {
+        let is_worth_repeating = |refusal: &Refusal| match refusal.code {
+            // More space comes with time, but seldom with the time that a call has.
+            RefusalCode::Full => false,
+            // Such as a node that stops.
+            RefusalCode::Unavailable | RefusalCode::NotLeader if self.route.borrow().has_more(tried) => true,
+            _ => refusal.retry_after_ms > 0,
+        };
+        match miss {
+            Miss::Failed(error) => Err(Missed::ForGood(error)),
+            Miss::Silent(error) => {
+                self.silent(address);
+                Ok(Missed::ForNow(error, None))
+            }
+            Miss::Refused(refusal) if is_worth_repeating(&refusal) => {
+                let again = Duration::from_millis(u64::from(refusal.retry_after_ms));
+                self.route.borrow_mut().refused(address, question.target, self.now(), again);
+                Ok(Missed::ForNow(ClientError::Refused(refusal), (!again.is_zero()).then_some(again)))
+            }
+            Miss::Refused(refusal) => Err(Missed::ForGood(refusal.into())),
+        }
+    }
+
+    /// Ends when the node that is watched counts as silent.
+    async fn silence(&self, watch: Option<&mut Watch>) {
+        let Some(watch) = watch else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(TICK).await;
+            let traffic = watch.line.borrow().as_ref().map_or(Traffic::default(), Connection::traffic);
+            if watch.pulse.is_silent(self.now(), traffic) {
+                return;
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        node: Rc<Node>,
+        question: &Question<'_>,
+        patience: &Patience,
+        line: Line,
+    ) -> Result<Answer, Miss> {
+        let Question { target, class, request, body, awaited_bytes } = question;
+        let Shape { shards, groups } = match node.shape() {
+            Some(shape) => shape,
+            None => {
+                let greeted = tokio::time::timeout_at(patience.deadline.get(), node.greet()).await;
+                let late = || ClientError::Unreachable(format!("{} does not answer", node.address()));
+                greeted.unwrap_or_else(|_| Err(late())).map_err(Miss::Silent)?
+            }
+        };
+        let dialer = node.dialer(target.shard(shards, groups), *class).map_err(Miss::Failed)?;
+        let connected = tokio::time::timeout_at(patience.deadline.get(), dialer.connection()).await;
+        let connected = connected.unwrap_or(Err(ConnectError::Unreachable(dialer.address())));
+        let connection = connected.map_err(|error| Miss::Silent(connect_failed(error)))?;
+        line.replace(Some(connection.clone()));
+        let lost = |error: String| Miss::Silent(ClientError::Unreachable(format!("{}: {error}", dialer.address())));
+        let parts = body.as_ref().map(|body| vec![body.clone()]);
+        let (reply, mut stream) = match connection.call(request, parts).await {
+            Ok(answer) => answer,
+            Err(CallError::Refused(refusal)) => return Err(Miss::Refused(refusal)),
+            Err(error) => return Err(lost(error.to_string())),
+        };
+        let mut received = Vec::new();
+        if let Reply::ChunkRange(range) = &reply
+            && range.length == *awaited_bytes
+        {
+            let length = range.length as usize;
+            received.reserve_exact(length);
+            let body = stream.receive_body(length, |piece| received.extend_from_slice(&piece)).await;
+            body.map_err(|error| lost(error.to_string()))?;
+        }
+        Ok((reply, received))
+    }
+
+    /// Greets silent nodes whose time is over, beside whatever else is done. Nobody waits for them.
+    fn probe_silent_nodes(&self) {
+        let due = self.route.borrow_mut().due(self.now());
+        for address in due {
+            let (node, route, caller) = (self.node(address), self.route.clone(), self.caller.clone());
+            tokio::task::spawn_local(async move {
+                let greeted = tokio::time::timeout(PROBE_PATIENCE, node.greet()).await;
+                let now = caller.machine.clock.monotonic();
+                route.borrow_mut().probed(address, matches!(greeted, Ok(Ok(_))), now);
+            });
+        }
+    }
+
+    /// Says goodbye, and waits until it was heard; where one of several nodes may be silent, not for long.
     pub async fn close(&self) {
-        self.endpoint.close().await;
-    }
-}
-
-fn connect_failed(error: ConnectError) -> ClientError {
-    match error {
-        ConnectError::Unreachable(_) | ConnectError::Closed => ClientError::Unreachable(error.to_string()),
-        other => ClientError::Failed(other.to_string()),
-    }
-}
-
-async fn greet(dialer: &Dialer, hello: &Request) -> Result<Hello, ClientError> {
-    let connection = dialer.connection().await.map_err(connect_failed)?;
-    match connection.call(hello, None).await {
-        Ok((Reply::Hello(hello), _)) if hello.shards > 0 && hello.groups > 0 => Ok(hello),
-        Ok((reply, _)) => {
-            Err(ClientError::Failed(format!("the node answered {} bytes that are no greeting", reply.to_bytes().len())))
+        let goodbye = self.caller.endpoint.close();
+        let several = self.route.borrow().has_several();
+        match several {
+            // What is not heard in time was said all the same.
+            true => drop(tokio::time::timeout(GOODBYE, goodbye).await),
+            false => goodbye.await,
         }
-        Err(CallError::Refused(refusal)) => Err(refusal.into()),
-        Err(CallError::Stream(StreamError::Rejected(rejection))) => {
-            Err(ClientError::Failed(format!("the node at {} refused this identity: {rejection}", dialer.address())))
-        }
-        Err(error) => Err(ClientError::Unreachable(format!("{}: {error}", dialer.address()))),
     }
 }

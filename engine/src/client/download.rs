@@ -1,6 +1,6 @@
 //! Getting: find the version, open its payload, fetch and open its chunks, check the whole.
 
-use super::{ClientError, Log, keys, unexpected};
+use super::{ClientError, Log, Target, keys, unexpected};
 use bytes::Bytes;
 use farside_codec::delta::{ChunkRef, Delta, DeltaKind};
 use farside_codec::ids::{BlindName, Hlc};
@@ -9,7 +9,6 @@ use farside_codec::seal::{
     Binding, ChunkKey, ChunkSecret, ObjectKind, ObjectRecord, OpenError, Sealed, TenantDataKey, open_chunk,
     open_payload,
 };
-use farside_transport::Class;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use std::rc::Rc;
 
@@ -58,7 +57,7 @@ impl Log {
 
     pub(crate) async fn version(&self, name: &[u8], at: &Moment) -> Result<Option<Version>, ClientError> {
         let request = Request::Lookup(Lookup { log: self.id(), name: self.blind(name), at: at.clone() });
-        match self.client.link.call(self.shard(), Class::Request, &request).await? {
+        match self.client.link.call(self.target(), &request).await? {
             Reply::Found(version) => Ok(version),
             reply => Err(unexpected(&reply)),
         }
@@ -116,7 +115,7 @@ impl Log {
 
     async fn page(&self, at: &Moment, after: Option<BlindName>) -> Result<Versions, ClientError> {
         let request = Request::List(List { log: self.id(), at: at.clone(), after, limit: LIST_PAGE });
-        match self.client.link.call(self.shard(), Class::Request, &request).await? {
+        match self.client.link.call(self.target(), &request).await? {
             Reply::Versions(versions) => Ok(versions),
             reply => Err(unexpected(&reply)),
         }
@@ -165,7 +164,7 @@ impl Log {
         loop {
             let request =
                 Request::History(History { log: self.id(), name: self.blind(name), before, limit: LIST_PAGE });
-            let versions = match self.client.link.call(self.shard(), Class::Request, &request).await? {
+            let versions = match self.client.link.call(self.target(), &request).await? {
                 Reply::Versions(versions) => versions,
                 reply => return Err(unexpected(&reply)),
             };
@@ -244,17 +243,13 @@ impl Object {
     }
 
     async fn fetch(&self, secret: &ChunkSecret, reference: &ChunkRef) -> Result<Vec<u8>, ClientError> {
+        let chunk = reference.chunk;
+        let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
         let link = &self.log.client.link;
-        let request = Request::GetChunk(GetChunk { chunk: reference.chunk, offset: 0, length: 0 });
-        let (reply, mut stream) =
-            link.call_with(link.shard_of_chunk(reference.chunk), Class::Bulk, &request, None).await?;
-        let length = match reply {
-            Reply::ChunkRange(range) if range.length == reference.sealed_bytes => range.length as usize,
-            reply => return Err(unexpected(&reply)),
-        };
-        let mut sealed = Vec::with_capacity(length);
-        let received = stream.receive_body(length, |piece| sealed.extend_from_slice(&piece)).await;
-        received.map_err(|error| ClientError::Unreachable(error.to_string()))?;
+        let (reply, mut sealed) = link.fetch(Target::Chunk(chunk), &request, reference.sealed_bytes).await?;
+        if !matches!(&reply, Reply::ChunkRange(range) if range.length == reference.sealed_bytes) {
+            return Err(unexpected(&reply));
+        }
         open_chunk(&ChunkKey::new(&self.key, secret), &mut sealed)
             .map_err(|error| self.log.corrupt(&self.info.name, error))?;
         sealed.truncate(secret.plain_bytes as usize);

@@ -16,12 +16,16 @@ mod context;
 mod download;
 mod error;
 mod keys;
+mod node;
+pub mod pulse;
+pub mod route;
 mod upload;
 
 pub use connection::SiteLink;
 pub use context::{ClientSettings, Context};
 pub use download::{Object, ObjectInfo};
 pub use error::ClientError;
+pub use route::Target;
 pub(crate) use upload::Prepared;
 pub use upload::{PutReceipt, Upload, UploadBody};
 
@@ -29,10 +33,9 @@ use crate::kms::FileKms;
 use crate::machine::Machine;
 use farside_codec::delta::{DeltaKind, LogDescriptor, LogPolicy, Proposal};
 use farside_codec::ids::{BlindName, Hlc, Label, LogId, OperationId, TenantId};
-use farside_codec::message::{LogInfo, Refusal, Reply, Request, ResolveLog, Tenant};
+use farside_codec::message::{LogInfo, Refusal, RefusalCode, Reply, Request, ResolveLog, Tenant};
 use farside_codec::seal::BlindKey;
 use farside_io::entropy::random;
-use farside_transport::Class;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -53,6 +56,12 @@ pub fn parse_label(text: &str) -> Result<Label, ClientError> {
 pub(crate) fn unexpected(reply: &Reply) -> ClientError {
     let text = format!("{reply:?}");
     ClientError::Failed(format!("the node answered something else than was asked: {}", text.get(..80).unwrap_or(&text)))
+}
+
+/// Whether nobody will ever need what was made for a request that ended so. A lost answer does not say that, nor does
+/// "not now": an earlier attempt, at this node or at another one, may have been carried out.
+fn is_conclusive(code: &RefusalCode) -> bool {
+    matches!(code, RefusalCode::Exists | RefusalCode::Forbidden | RefusalCode::BadRequest | RefusalCode::Version)
 }
 
 /// A client of one site.
@@ -98,9 +107,9 @@ impl Client {
         &self.settings
     }
 
-    /// Asks shard 0, which runs the control group.
+    /// Asks the site.
     pub async fn control(&self, request: &Request) -> Result<Reply, ClientError> {
-        self.link.call(0, Class::Request, request).await
+        self.link.call(Target::Any, request).await
     }
 
     /// The KMS of a tenant, as this client was told.
@@ -119,8 +128,7 @@ impl Client {
         let epoch = keys::new_epoch(&kms, tenant, name, self.machine.entropy.as_ref())?;
         let tenant = Tenant { tenant, name: name.clone(), epochs: vec![epoch], created: Hlc::default() };
         let reply = self.control(&Request::CreateTenant(tenant)).await;
-        if matches!(reply, Err(ClientError::Refused(_))) {
-            // Only a refusal says that nobody will ever need the key; a lost answer does not.
+        if matches!(&reply, Err(ClientError::Refused(refusal)) if is_conclusive(&refusal.code)) {
             created.undo();
         }
         match reply? {
@@ -240,8 +248,8 @@ impl Log {
         self.info.descriptor.log
     }
 
-    pub(crate) fn shard(&self) -> u16 {
-        self.client.link.shard_of_log(self.id())
+    pub(crate) fn target(&self) -> Target {
+        Target::Log(self.id())
     }
 
     pub(crate) fn blind(&self, name: &[u8]) -> BlindName {
@@ -269,7 +277,7 @@ impl Log {
         let expected = proposals.len();
         let wall = self.client.machine.clock.wall_ms();
         let request = farside_codec::message::Propose { log: self.id(), seen: Hlc::from_ms(wall), proposals };
-        match self.client.link.call(self.shard(), Class::Request, &Request::Propose(request)).await? {
+        match self.client.link.call(self.target(), &Request::Propose(request)).await? {
             Reply::Proposed(receipts) if receipts.len() == expected => {
                 for receipt in receipts.iter().flatten() {
                     self.client.settings.borrow_mut().saw(self.id(), &receipt.cursor);

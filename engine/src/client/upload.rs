@@ -1,9 +1,9 @@
 //! Putting: seal, store the chunks, then propose the delta that names them.
 
-use super::{ClientError, Log, keys, unexpected};
+use super::{ClientError, Log, Target, keys, unexpected};
 use bytes::Bytes;
 use farside_codec::delta::{ChunkRef, Deduplication, DeltaKind, DeltaReceipt, EpochRecord, Extent, Proposal};
-use farside_codec::ids::{ChunkId, OperationId};
+use farside_codec::ids::OperationId;
 use farside_codec::limits::{
     DEFAULT_CHUNK_PLAIN_BYTES, MAX_CHUNKS_PER_DELTA, MAX_DELTAS_BYTES_PER_REQUEST, MAX_INLINE_PLAIN_BYTES,
     MAX_NAME_BYTES,
@@ -13,7 +13,6 @@ use farside_codec::seal::{
     Binding, ChunkKey, ChunkSecret, DigestKey, ObjectKind, ObjectRecord, TenantDataKey, seal_chunk, seal_payload,
     sealed_bytes,
 };
-use farside_transport::Class;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use std::io::Read;
 use std::rc::Rc;
@@ -251,16 +250,14 @@ impl Log {
         let length = sealed_bytes(plain.len());
         plain.resize(length, 0);
         let chunk = seal_chunk(&ChunkKey::new(&sealer.key, &secret), &mut plain);
-        let shard = self.client.link.shard_of_chunk(chunk);
         let reference = ChunkRef { chunk, sealed_bytes: length as u32 };
         if sealer.digests.is_some()
-            && let Some(stored) = self.held(shard, &secret, &reference).await?
+            && let Some(stored) = self.held(&secret, &reference).await?
         {
             return Ok(stored);
         }
         let request = Request::PutChunk(PutChunk { chunk, sealed_bytes: length as u32 });
-        let (reply, _) = self.client.link.call_with(shard, Class::Bulk, &request, Some(plain.into())).await?;
-        match reply {
+        match self.client.link.send(Target::Chunk(chunk), &request, plain.into()).await? {
             Reply::ChunkStored(receipt) => Ok(Stored {
                 secret,
                 reference,
@@ -272,14 +269,9 @@ impl Log {
         }
     }
 
-    async fn held(
-        &self,
-        shard: u16,
-        secret: &ChunkSecret,
-        reference: &ChunkRef,
-    ) -> Result<Option<Stored>, ClientError> {
-        let question: Vec<ChunkId> = vec![reference.chunk];
-        match self.client.link.call(shard, Class::Request, &Request::HaveChunks(question)).await? {
+    async fn held(&self, secret: &ChunkSecret, reference: &ChunkRef) -> Result<Option<Stored>, ClientError> {
+        let chunk = reference.chunk;
+        match self.client.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
             Reply::ChunksHeld(mut held) => Ok(held.pop().flatten().map(|receipt| Stored {
                 secret: secret.clone(),
                 reference: reference.clone(),
@@ -354,8 +346,8 @@ impl Log {
     async fn touch(&self, chunks: &[ChunkRef]) -> Result<u64, ClientError> {
         let mut lowest = u64::MAX;
         for chunk in chunks {
-            let shard = self.client.link.shard_of_chunk(chunk.chunk);
-            match self.client.link.call(shard, Class::Request, &Request::HaveChunks(vec![chunk.chunk])).await? {
+            let chunk = chunk.chunk;
+            match self.client.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
                 Reply::ChunksHeld(held) => match held.into_iter().next().flatten() {
                     Some(receipt) => lowest = lowest.min(receipt.gc_epoch),
                     None => {
