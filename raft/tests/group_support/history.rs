@@ -20,6 +20,7 @@ const RECOVERY: Duration = Duration::from_secs(60);
 macro_rules! note {
     ($world:expr, $($what:tt)*) => { $world.note(format_args!($($what)*)) };
 }
+pub(crate) use note;
 
 /// What came of the commands.
 #[derive(Default)]
@@ -31,8 +32,8 @@ struct Told {
     acknowledged: u64,
 }
 
-struct World {
-    room: Rc<Room>,
+pub(crate) struct World {
+    pub(crate) room: Rc<Room>,
     journal: Rc<Journal>,
     told: RefCell<Told>,
     begun: Instant,
@@ -86,7 +87,7 @@ async fn live(seed: u64, journal: Rc<Journal>) {
 }
 
 impl World {
-    fn note(&self, what: std::fmt::Arguments<'_>) {
+    pub(crate) fn note(&self, what: std::fmt::Arguments<'_>) {
         self.journal.note(format_args!("{:>8.3}  {what}", self.begun.elapsed().as_secs_f64()));
     }
 
@@ -99,11 +100,11 @@ impl World {
         }
     }
 
-    fn ids(&self) -> Vec<NodeId> {
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
         (1..=self.room.nodes.len() as u64).map(NodeId).collect()
     }
 
-    fn any(&self) -> NodeId {
+    pub(crate) fn any(&self) -> NodeId {
         self.room.dice.pick(&self.ids())
     }
 
@@ -115,7 +116,7 @@ impl World {
 
     async fn do_something(self: &Rc<Self>) {
         let dice = &self.room.dice;
-        match dice.below(20) {
+        match dice.below(22) {
             0..5 => {
                 let id = self.any();
                 match self.room.runs(id) {
@@ -192,6 +193,7 @@ impl World {
                     });
                 }
             }
+            16..18 => self.contest().await,
             _ => self.change_members(),
         }
     }
