@@ -313,6 +313,11 @@ impl Bays {
         self.known_out() | self.set_of(|bay| bay.gone.get() || bay.told_to_fail.get() || absent(bay))
     }
 
+    /// How many devices work and were not told to fail.
+    pub(crate) fn sound(&self) -> usize {
+        self.bays.len() - (self.out().count_ones() as usize)
+    }
+
     /// Devices that a chunk written from `since` on must be able to do without.
     pub(crate) fn lost(&self, since: u64) -> Devices {
         self.out() | self.set_of(|bay| bay.is_harmed(since))

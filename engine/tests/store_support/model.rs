@@ -21,7 +21,7 @@ pub(crate) enum Standing {
     /// Acknowledged.
     Promised {
         losses: usize,
-        /// Devices that were out when it was acknowledged.
+        /// Devices that were out when it was acknowledged, and at every start since.
         absent: Devices,
     },
     /// Deleted in this life: it is not here.
@@ -89,11 +89,14 @@ impl Chunk {
         }
     }
 
-    /// A new life begins: what was deleted may be back.
-    pub(crate) fn restarted(&mut self) {
+    /// A new life begins, with these devices: what was deleted may be back. One that was out may have come back with
+    /// fragments of an earlier life, which count as well as any; then it is a loss when it goes again.
+    pub(crate) fn restarted(&mut self, working: Devices) {
         (self.touched, self.puts) = (0, 0);
-        if self.standing == Standing::Deleted {
-            self.standing = Standing::Unknown;
+        match &mut self.standing {
+            Standing::Deleted => self.standing = Standing::Unknown,
+            Standing::Promised { absent, .. } => *absent &= !working,
+            Standing::New | Standing::Unknown => {}
         }
     }
 }

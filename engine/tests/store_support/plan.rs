@@ -66,7 +66,7 @@ impl Plan {
             Mood::Reckless => dice.between(survivable as u64 + 1, devices as u64) as usize,
         };
         // A few long lives, or many short ones, which leave segments that were cut off early.
-        let (lives, bursts) = if dice.percent(80) { (dice.between(2, 5), 6) } else { (dice.between(6, 16), 2) };
+        let (lives, bursts) = if dice.percent(60) { (dice.between(2, 5), 6) } else { (dice.between(6, 16), 2) };
         let crowded = mood == Mood::Crowded;
         let segment_bytes =
             if crowded { dice.pick(&[32, 48, 64]) } else { dice.pick(&[32, 64, 64, 128, 256, 512]) } << 10;
