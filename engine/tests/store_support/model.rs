@@ -1,8 +1,8 @@
 //! What the store has promised, chunk by chunk, and whether a promise binds under the harm done so far.
 //!
 //! A receipt promises that the chunk survives so many losses of devices. A device counts as lost for a chunk if harm
-//! came to it since the chunk was first written, or if it can't be used now; not if it was out when the receipt was
-//! made, for then it holds nothing that was counted.
+//! came to it since the chunk was first written, or if it can't be used now; not if it has been out ever since the receipt
+//! was made, for then it holds nothing that was counted.
 
 use farside_codec::delta::ChunkReceipt;
 use farside_codec::ids::ChunkId;
