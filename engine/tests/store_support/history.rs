@@ -80,7 +80,7 @@ impl World {
             self.have(&store, &all);
         }
         let is_used = !self.chunks.borrow().is_empty();
-        if is_used && self.dice.percent(35) {
+        if self.plan.clearing && is_used && self.dice.percent(40) {
             self.clear(&store).await;
             if self.dice.percent(80) {
                 return self.end();
@@ -92,7 +92,7 @@ impl World {
         if sudden {
             let polls = self.dice.pick(&[8, 30, 100]);
             let polls = self.dice.below(polls);
-            let done = match self.dice.percent(50) {
+            let done = match self.plan.clearing && self.dice.percent(60) {
                 true => fused(self.rush(&store), polls).await.is_some(),
                 false => fused(self.burst(&store), polls).await.is_some(),
             };

@@ -1,8 +1,8 @@
 //! What the store has promised, chunk by chunk, and whether a promise binds under the harm done so far.
 //!
 //! A receipt promises that the chunk survives so many losses of devices. A device counts as lost for a chunk if harm
-//! came to it since the chunk was first written, or if it can't be used now; not if it has been out ever since the receipt
-//! was made, for then it holds nothing that was counted.
+//! came to it since the chunk was first written, or if it can't be used now; not if it was out when the receipt was
+//! made and has brought back nothing of the chunk since, for then it holds nothing that was counted.
 
 use farside_codec::delta::ChunkReceipt;
 use farside_codec::ids::ChunkId;
@@ -21,7 +21,7 @@ pub(crate) enum Standing {
     /// Acknowledged.
     Promised {
         losses: usize,
-        /// Devices that were out when it was acknowledged, and at every start since.
+        /// Devices that were out when it was acknowledged, and have not come back with something of it.
         absent: Devices,
     },
     /// Deleted in this life: it is not here.
@@ -89,13 +89,13 @@ impl Chunk {
         }
     }
 
-    /// A new life begins, with these devices: what was deleted may be back. One that was out may have come back with
-    /// fragments of an earlier life, which count as well as any; then it is a loss when it goes again.
-    pub(crate) fn restarted(&mut self, working: Devices) {
+    /// A new life begins: what was deleted may be back. So may fragments of an earlier life, on devices of `back` that
+    /// were out when the chunk was acknowledged: those count as well as any, so it is a loss when such a one goes again.
+    pub(crate) fn restarted(&mut self, back: Devices) {
         (self.touched, self.puts) = (0, 0);
         match &mut self.standing {
             Standing::Deleted => self.standing = Standing::Unknown,
-            Standing::Promised { absent, .. } => *absent &= !working,
+            Standing::Promised { absent, .. } => *absent &= !back,
             Standing::New | Standing::Unknown => {}
         }
     }

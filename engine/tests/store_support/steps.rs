@@ -161,7 +161,7 @@ impl World {
         let steps: Vec<Step> = (0..count).map(|_| self.draw_step(store)).collect();
         note!(self, "burst {steps:?}");
         // Some begin in the middle of the others: a deletion meets a put under way, an epoch ends within it.
-        let latest = self.dice.pick(&[0, 10, 40]);
+        let latest = self.dice.pick(&[0, 0, 10, 40]);
         let late = |step| (self.dice.below(latest + 1), step);
         let steps: Vec<(u64, Step)> = steps.into_iter().map(late).collect();
         join_all(steps.into_iter().map(|(polls, step)| async move {

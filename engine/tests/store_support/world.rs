@@ -95,7 +95,8 @@ impl World {
             assert!(excused || device.state == DeviceState::Ok, "good device {index} is {}", device.state);
         }
         let working = !self.bays.known_out();
-        self.chunks.borrow_mut().iter_mut().for_each(|chunk| chunk.restarted(working));
+        let back = |chunk: &Chunk| working & self.bays.worked_after(chunk.since);
+        self.chunks.borrow_mut().iter_mut().for_each(|chunk| chunk.restarted(back(chunk)));
         note!(self, "open: {} chunks, {} fragments, {:?}", status.chunks, status.fragments, store.status().recovery);
         if self.plan.mood == Mood::Fair {
             assert_eq!(status.recovery.damaged_records, 0, "a torn tail is no damage");
@@ -121,7 +122,7 @@ impl World {
         store.take_events().iter().for_each(|event| note!(self, "event: {event}"));
         let status = store.status();
         for (index, (bay, device)) in self.bays.bays.iter().zip(&status.devices).enumerate() {
-            bay.state.set(device.state);
+            bay.seen(self.now.get(), device.state);
             let excused = bay.bad.get() && (bay.told_to_fail.get() || bay.gone.get());
             let unchanged = device.state != DeviceState::Failed;
             assert!(excused || unchanged, "device {index} is {} for no reason", device.state);
@@ -153,6 +154,8 @@ impl World {
         assert_eq!(usize::from(receipt.parity_fragments), geometry.parity());
         let durable = usize::from(receipt.durable_fragments);
         assert!((geometry.data()..=geometry.total()).contains(&durable), "{receipt:?}");
+        let working = self.plan.devices - absent.count_ones() as usize;
+        assert!(durable <= self.placeable(working), "{receipt:?} counts more than {working} devices hold");
         let epochs = epoch..=self.epoch.get();
         assert!(epochs.contains(&receipt.gc_epoch), "{receipt:?} is not of {epochs:?}, when the chunk was touched");
         let chunk = &mut self.chunks.borrow_mut()[number];
@@ -221,7 +224,7 @@ impl World {
                 assert!(fragments < needed);
                 let failing = self.bays.bays.iter().filter(|bay| bay.told_to_fail.get()).count();
                 assert!(
-                    !self.suffices(self.bays.sound()) || failing > PLACEMENT_RETRIES,
+                    self.placeable(self.bays.sound()) < *needed || failing > PLACEMENT_RETRIES,
                     "refused for want of devices, and enough work: {status:?}"
                 );
             }
@@ -229,11 +232,10 @@ impl World {
         }
     }
 
-    /// Whether so many devices can hold as many fragments of a chunk as a put acknowledges.
-    fn suffices(&self, devices: usize) -> bool {
-        let geometry = self.plan.geometry;
-        let most = geometry.total().div_ceil(self.plan.devices);
-        geometry.total().min(devices * most) >= geometry.data() + geometry.parity().min(1)
+    /// Fragments of a chunk that so many devices can hold.
+    fn placeable(&self, devices: usize) -> usize {
+        let total = self.plan.geometry.total();
+        total.min(devices * total.div_ceil(self.plan.devices))
     }
 
     /// Reads a range (`length` 0: the rest) and compares it.

@@ -39,6 +39,8 @@ pub(crate) struct World {
     begun: Instant,
     over: Cell<bool>,
     command_bytes: u64,
+    /// Whether elections are contested now and then, which leaves less time for everything else.
+    contested: bool,
 }
 
 /// Runs the history of one seed.
@@ -55,6 +57,7 @@ async fn live(seed: u64, journal: Rc<Journal>) {
     let voters = dice.pick(&[3, 3, 5]);
     let count = voters + dice.below(2);
     let command_bytes = dice.pick(&[8, 100, 20_000]);
+    let contested = dice.percent(30);
     let room = Room::new(dice, count);
     let world = Rc::new(World {
         room,
@@ -63,6 +66,7 @@ async fn live(seed: u64, journal: Rc<Journal>) {
         begun: Instant::now(),
         over: Cell::new(false),
         command_bytes,
+        contested,
     });
     note!(world, "{count} nodes, {voters} voters, commands of {command_bytes} bytes");
     for number in 1..=count {
@@ -116,7 +120,7 @@ impl World {
 
     async fn do_something(self: &Rc<Self>) {
         let dice = &self.room.dice;
-        match dice.below(22) {
+        match dice.below(if self.contested { 23 } else { 20 }) {
             0..5 => {
                 let id = self.any();
                 match self.room.runs(id) {
@@ -193,8 +197,8 @@ impl World {
                     });
                 }
             }
-            16..18 => self.contest().await,
-            _ => self.change_members(),
+            16..20 => self.change_members(),
+            _ => self.contest().await,
         }
     }
 
