@@ -34,6 +34,8 @@ pub(crate) struct Chunk {
     pub(crate) standing: Standing,
     /// When the oldest of its fragments that may still count were first written.
     pub(crate) since: u64,
+    /// When it was first offered at all; deleted since, it may still lie on a device that was away.
+    pub(crate) born: u64,
     /// Rises with every deletion.
     pub(crate) deletions: u64,
     /// Puts under way in this life; one whose caller went away may be under way for ever.
@@ -54,12 +56,13 @@ impl Chunk {
     pub(crate) fn new(seed: u64, length: usize) -> Self {
         let data = bytes(seed, length);
         let id = ChunkId(*blake3::hash(&data).as_bytes());
-        Self { id, data: Rc::new(data), standing: Standing::New, since: 0, deletions: 0, puts: 0, touched: 0 }
+        Self { id, data: Rc::new(data), standing: Standing::New, since: 0, born: 0, deletions: 0, puts: 0, touched: 0 }
     }
 
     /// The store is offered the chunk at `now`.
     pub(crate) fn offered(&mut self, now: u64) {
         self.puts += 1;
+        self.born = if self.standing == Standing::New { now } else { self.born };
         match self.standing {
             Standing::New | Standing::Deleted => (self.standing, self.since) = (Standing::Unknown, now),
             Standing::Unknown | Standing::Promised { .. } => {}

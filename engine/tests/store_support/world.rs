@@ -95,7 +95,7 @@ impl World {
             assert!(excused || device.state == DeviceState::Ok, "good device {index} is {}", device.state);
         }
         let working = !self.bays.known_out();
-        let back = |chunk: &Chunk| working & self.bays.worked_after(chunk.since);
+        let back = |chunk: &Chunk| working & self.bays.worked_after(chunk.born);
         self.chunks.borrow_mut().iter_mut().for_each(|chunk| chunk.restarted(back(chunk)));
         note!(self, "open: {} chunks, {} fragments, {:?}", status.chunks, status.fragments, store.status().recovery);
         if self.plan.mood == Mood::Fair {
@@ -155,7 +155,8 @@ impl World {
         let durable = usize::from(receipt.durable_fragments);
         assert!((geometry.data()..=geometry.total()).contains(&durable), "{receipt:?}");
         let working = self.plan.devices - absent.count_ones() as usize;
-        assert!(durable <= self.placeable(working), "{receipt:?} counts more than {working} devices hold");
+        let most = geometry.data() + self.losses_survived(working);
+        assert!(durable <= most, "{receipt:?} counts more than {working} devices can make good");
         let epochs = epoch..=self.epoch.get();
         assert!(epochs.contains(&receipt.gc_epoch), "{receipt:?} is not of {epochs:?}, when the chunk was touched");
         let chunk = &mut self.chunks.borrow_mut()[number];
@@ -232,7 +233,14 @@ impl World {
         }
     }
 
-    /// Fragments of a chunk that so many devices can hold.
+    /// Losses that a chunk survives at best whose fragments all lie on so many devices: spread evenly.
+    fn losses_survived(&self, devices: usize) -> usize {
+        let (data, total) = (self.plan.geometry.data(), self.plan.geometry.total());
+        let of_first = |lost: usize| lost * (total / devices.max(1)) + lost.min(total % devices.max(1));
+        (0..devices).take_while(|lost| total - of_first(lost + 1) >= data).count()
+    }
+
+    /// Fragments of a chunk that a put places on so many devices.
     fn placeable(&self, devices: usize) -> usize {
         let total = self.plan.geometry.total();
         total.min(devices * total.div_ceil(self.plan.devices))
