@@ -1,7 +1,8 @@
 //! The chunk store of one shard: sealed chunks as erasure-coded fragments over one zone of every device of the node.
 //!
 //! Where to start: [`devices`] for what a node's devices are, [`Store`] for what can be asked, `put` and `get` for the
-//! life of a chunk, `fragments`, `stripe`, `decode` and `held` for a chunk that is spread over several nodes, `zone` for how a device's space is used, `recovery` for what a start makes of it, `collect` for GC.
+//! life of a chunk, `fragments`, `stripe`, `decode` and `held` for one that is spread over several nodes, `zone` for how a
+//! device's space is used, `recovery` and `duplicates` for what a start makes of it, `collect` for GC.
 //! DISK.md holds the tables.
 //!
 //! Invariants: what a [`ChunkReceipt`] acknowledges is durable on as many devices as it says; every byte that a read
@@ -15,6 +16,7 @@
 mod collect;
 mod decode;
 pub mod devices;
+mod duplicates;
 mod error;
 mod fragments;
 mod get;
@@ -42,6 +44,7 @@ pub use put::ChunkWriter;
 pub use status::{Counters, DeviceState, DeviceStatus, RecoveryReport, StoreEvent, StoreStatus};
 pub use stripe::Stripe;
 
+use duplicates::Spares;
 use farside_codec::delta::ChunkReceipt;
 use farside_codec::erasure::{Coder, Geometry};
 use farside_codec::ids::ChunkId;
@@ -121,9 +124,11 @@ impl<D: Disk> Store<D> {
         }
         let mut index = Index::new();
         let mut recovery = RecoveryReport::default();
+        let mut spares = Spares::default();
         for zone in zones.iter().filter(|zone| zone.works()) {
-            load_zone(&zones, zone, &pool, &mut index, &mut recovery).await;
+            load_zone(zone, &pool, &mut index, &mut spares, &mut recovery).await;
         }
+        spares.settle(&mut index, &zones);
         recovery.chunks = index.chunks() as u64;
         recovery.fragments = index.fragments();
         let lent = Arc::new(Semaphore::new(lent_units(&pool)));
@@ -184,6 +189,11 @@ impl<D: Disk> Store<D> {
         if self.0.first_epoch.get() == 0 {
             self.0.first_epoch.set(epoch);
         }
+    }
+
+    /// The GC epoch in which chunks are touched now; 0: it is not known yet.
+    pub fn gc_epoch(&self) -> u64 {
+        u64::from(self.0.gc_epoch.get())
     }
 
     /// Sets the placement epoch that receipts carry.
@@ -390,10 +400,10 @@ async fn uncancelled<T: 'static>(work: impl Future<Output = Result<T, StoreError
 
 /// Finds out what a zone holds and enters it into the index.
 async fn load_zone<D: Disk>(
-    zones: &[Rc<Zone<D>>],
     zone: &Rc<Zone<D>>,
     pool: &Pool,
     index: &mut Index,
+    spares: &mut Spares,
     report: &mut RecoveryReport,
 ) {
     let count = zone.segments.borrow().table.len() as u32;
@@ -408,7 +418,7 @@ async fn load_zone<D: Disk>(
                 report.indexed_segments += 1;
                 bad_headers.extend(bad_header.then_some((segment, generation)));
                 zone.enter_sealed(segment, generation);
-                entries.iter().for_each(|entry| admit(zones, zone, segment, entry, index, report));
+                entries.iter().for_each(|entry| admit(zone, segment, entry, index, spares, report));
             }
             Examined::Scan { generation, bad_header, bad_index } => {
                 to_scan.push((segment, generation, bad_header, bad_index));
@@ -432,7 +442,7 @@ async fn load_zone<D: Disk>(
         let may_grow = !(bad_index || bad_header || scanned.unreadable_part || scanned.has_hole);
         let entries = scanned.entries.clone();
         zone.enter_scanned(segment, scanned, may_grow);
-        entries.iter().for_each(|entry| admit(zones, zone, segment, entry, index, report));
+        entries.iter().for_each(|entry| admit(zone, segment, entry, index, spares, report));
     }
     report.unreadable_segments += unreadable;
     report.damaged_headers += bad_headers.len() as u64;
@@ -459,13 +469,13 @@ async fn mend<D: Disk>(zone: &Zone<D>, bad_headers: &[(u32, u64)]) -> Result<(),
     zone.seal_ready().await
 }
 
-/// Enters one record into the index.
+/// Enters one record into the index, or among the spares if the index points to another device.
 fn admit<D: Disk>(
-    zones: &[Rc<Zone<D>>],
     zone: &Zone<D>,
     segment: u32,
     entry: &IndexEntry,
     index: &mut Index,
+    spares: &mut Spares,
     report: &mut RecoveryReport,
 ) {
     let Some(known) = index.insert(entry.chunk, entry.geometry, entry.sealed_bytes) else {
@@ -474,17 +484,17 @@ fn admit<D: Disk>(
     };
     let fragment = usize::from(entry.fragment);
     let location = Location { device: zone.ordinal, segment, block: entry.block };
-    let generation_of = |location: Location| {
-        let segments = zones[usize::from(location.device)].segments.borrow();
-        segments.table[location.segment as usize].generation
-    };
+    let generation_of = |location: Location| zone.segments.borrow().table[location.segment as usize].generation;
     if let Some(before) = index.location(&known, fragment) {
         report.duplicate_records += 1;
-        // On one device compaction moves records to newer generations; across devices either will do.
-        if before.device != zone.ordinal || generation_of(before) >= generation_of(location) {
+        if before.device != zone.ordinal {
+            return spares.keep(entry.chunk, fragment, location, generation_of(location));
+        }
+        // On one device compaction moves records to newer generations.
+        if generation_of(before) >= generation_of(location) {
             return;
         }
-        zones[usize::from(before.device)].remove_live(before.segment, entry.blocks());
+        zone.remove_live(before.segment, entry.blocks());
     }
     index.set(&known, fragment, Some(location));
     zone.add_live(segment, entry.blocks());

@@ -51,6 +51,8 @@ pub(crate) struct Bay {
     pub(crate) told_full: Cell<bool>,
     /// It was told to fail since the store was opened.
     pub(crate) told_to_fail: Cell<bool>,
+    /// When it was last seen to work.
+    worked: Cell<u64>,
     /// How the store found it.
     pub(crate) state: Cell<DeviceState>,
 }
@@ -71,6 +73,7 @@ impl Bay {
             harmed_until: Cell::new(0),
             told_full: Cell::new(false),
             told_to_fail: Cell::new(false),
+            worked: Cell::new(0),
             state: Cell::new(DeviceState::Ok),
         }
     }
@@ -105,6 +108,14 @@ impl Bay {
         let lies_to_come = self.planned.borrow().iter().any(|(operation, _, fault)| is_lie(*operation, *fault));
         self.lied.set(self.lying.get() || lies_to_come);
         self.state.set(state);
+    }
+
+    /// The store says how it is.
+    pub(crate) fn seen(&self, now: u64, state: DeviceState) {
+        self.state.set(state);
+        if state == DeviceState::Ok {
+            self.worked.set(now);
+        }
     }
 
     /// Bytes of it are damaged, or it is another one.
@@ -311,6 +322,16 @@ impl Bays {
         let absent = |bay: &Bay| matches!(bay.seat.get(), Seat::Missing | Seat::Foreign);
         // A flush that fails puts a device out of use before the store has heard of it.
         self.known_out() | self.set_of(|bay| bay.gone.get() || bay.told_to_fail.get() || absent(bay))
+    }
+
+    /// Devices that worked after `since`, and so may hold what was written then.
+    pub(crate) fn worked_after(&self, since: u64) -> Devices {
+        self.set_of(|bay| bay.worked.get() >= since)
+    }
+
+    /// How many devices work and were not told to fail.
+    pub(crate) fn sound(&self) -> usize {
+        self.bays.len() - (self.out().count_ones() as usize)
     }
 
     /// Devices that a chunk written from `since` on must be able to do without.

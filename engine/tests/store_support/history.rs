@@ -74,13 +74,28 @@ impl World {
         }
         let Some(store) = self.open().await else { return self.end() };
         self.look(&store);
+        // As a peer does before it sends: what is here stands, and what is still unsure is here in part or not at all.
+        if self.dice.percent(50) {
+            let all: Vec<usize> = (0..self.chunks.borrow().len()).collect();
+            self.have(&store, &all);
+        }
+        let is_used = !self.chunks.borrow().is_empty();
+        if self.plan.clearing && is_used && self.dice.percent(40) {
+            self.clear(&store).await;
+            if self.dice.percent(80) {
+                return self.end();
+            }
+        }
         for _ in 0..self.dice.between(1, self.plan.bursts) {
             self.burst(&store).await;
         }
         if sudden {
             let polls = self.dice.pick(&[8, 30, 100]);
             let polls = self.dice.below(polls);
-            let done = fused(self.burst(&store), polls).await.is_some();
+            let done = match self.plan.clearing && self.dice.percent(60) {
+                true => fused(self.rush(&store), polls).await.is_some(),
+                false => fused(self.burst(&store), polls).await.is_some(),
+            };
             note!(self, "stopped after {polls}, done: {done}");
         }
         self.end();

@@ -2,7 +2,7 @@
 //!
 //! A receipt promises that the chunk survives so many losses of devices. A device counts as lost for a chunk if harm
 //! came to it since the chunk was first written, or if it can't be used now; not if it was out when the receipt was
-//! made, for then it holds nothing that was counted.
+//! made and has brought back nothing of the chunk since, for then it holds nothing that was counted.
 
 use farside_codec::delta::ChunkReceipt;
 use farside_codec::ids::ChunkId;
@@ -21,7 +21,7 @@ pub(crate) enum Standing {
     /// Acknowledged.
     Promised {
         losses: usize,
-        /// Devices that were out when it was acknowledged.
+        /// Devices that were out when it was acknowledged, and have not come back with something of it.
         absent: Devices,
     },
     /// Deleted in this life: it is not here.
@@ -34,6 +34,8 @@ pub(crate) struct Chunk {
     pub(crate) standing: Standing,
     /// When the oldest of its fragments that may still count were first written.
     pub(crate) since: u64,
+    /// When it was first offered at all; deleted since, it may still lie on a device that was away.
+    pub(crate) born: u64,
     /// Rises with every deletion.
     pub(crate) deletions: u64,
     /// Puts under way in this life; one whose caller went away may be under way for ever.
@@ -54,12 +56,13 @@ impl Chunk {
     pub(crate) fn new(seed: u64, length: usize) -> Self {
         let data = bytes(seed, length);
         let id = ChunkId(*blake3::hash(&data).as_bytes());
-        Self { id, data: Rc::new(data), standing: Standing::New, since: 0, deletions: 0, puts: 0, touched: 0 }
+        Self { id, data: Rc::new(data), standing: Standing::New, since: 0, born: 0, deletions: 0, puts: 0, touched: 0 }
     }
 
     /// The store is offered the chunk at `now`.
     pub(crate) fn offered(&mut self, now: u64) {
         self.puts += 1;
+        self.born = if self.standing == Standing::New { now } else { self.born };
         match self.standing {
             Standing::New | Standing::Deleted => (self.standing, self.since) = (Standing::Unknown, now),
             Standing::Unknown | Standing::Promised { .. } => {}
@@ -89,11 +92,14 @@ impl Chunk {
         }
     }
 
-    /// A new life begins: what was deleted may be back.
-    pub(crate) fn restarted(&mut self) {
+    /// A new life begins: what was deleted may be back. So may fragments of an earlier life, on devices of `back` that
+    /// were out when the chunk was acknowledged: those count as well as any, so it is a loss when such a one goes again.
+    pub(crate) fn restarted(&mut self, back: Devices) {
         (self.touched, self.puts) = (0, 0);
-        if self.standing == Standing::Deleted {
-            self.standing = Standing::Unknown;
+        match &mut self.standing {
+            Standing::Deleted => self.standing = Standing::Unknown,
+            Standing::Promised { absent, .. } => *absent &= !back,
+            Standing::New | Standing::Unknown => {}
         }
     }
 }

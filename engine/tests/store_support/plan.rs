@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) lives: u64,
     /// Bursts of a life, at most.
     pub(crate) bursts: u64,
+    /// Whether everything is deleted now and then, and lives end in the middle of many puts.
+    pub(crate) clearing: bool,
     pub(crate) extra_yields: u32,
     /// All chunks have this length, so that what lands at a wrong place looks as if it belonged there.
     pub(crate) one_length: Option<usize>,
@@ -65,8 +67,13 @@ impl Plan {
             Mood::Crowded => dice.below(survivable as u64 + 1) as usize,
             Mood::Reckless => dice.between(survivable as u64 + 1, devices as u64) as usize,
         };
+        let clearing = dice.percent(35);
         // A few long lives, or many short ones, which leave segments that were cut off early.
-        let (lives, bursts) = if dice.percent(80) { (dice.between(2, 5), 6) } else { (dice.between(6, 16), 2) };
+        let (lives, bursts) = if dice.percent(if clearing { 40 } else { 80 }) {
+            (dice.between(2, 5), 6)
+        } else {
+            (dice.between(6, 16), 2)
+        };
         let crowded = mood == Mood::Crowded;
         let segment_bytes =
             if crowded { dice.pick(&[32, 48, 64]) } else { dice.pick(&[32, 64, 64, 128, 256, 512]) } << 10;
@@ -82,6 +89,7 @@ impl Plan {
             bad: dice.sample(bad, devices),
             lives,
             bursts,
+            clearing,
             extra_yields: dice.pick(&[0, 3, 3, 12]),
             one_length: dice.percent(25).then(|| dice.between(1, 20_000) as usize),
             small_pool: dice.percent(20),

@@ -1,16 +1,18 @@
 //! What happens while a store is open: several things at once, each drawn before any of them begins.
 
 use super::bays::{draw_fault, draw_rates, draw_wait};
-use super::model::Chunk;
+use super::model::{Chunk, Standing};
 use super::world::{World, note, short};
 use farside::store::{Store, StoreError};
 use farside_codec::ids::ChunkId;
 use farside_io::sim::{SimDisk, SimFaults};
-use futures_util::future::{LocalBoxFuture, join_all};
+use futures_util::future::{LocalBoxFuture, join, join_all};
 use std::time::Duration;
 
 /// Chunks of one history: few enough that they meet one another.
 const MAX_CHUNKS: u64 = 48;
+/// Steps of compaction after which most of what was deleted has given its space back.
+const CLEARING_STEPS: u32 = 20;
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -23,6 +25,12 @@ enum Step {
     /// A put whose caller goes away after so many polls.
     Abandon {
         chunk: usize,
+        polls: u64,
+    },
+    /// A put in the middle of which GC wants the chunk, of which a part may have been here before.
+    Contend {
+        chunk: usize,
+        cut: u64,
         polls: u64,
     },
     /// A put that says one thing and sends another.
@@ -69,6 +77,19 @@ impl World {
         self.dice.below(count) as usize
     }
 
+    /// A chunk to put. Of those that are known, rather one of which a part may be here: a put has to complete it.
+    fn draw_offered(&self, store: &Store<SimDisk>) -> usize {
+        let is_part = |chunk: &Chunk| chunk.standing == Standing::Unknown && store.sealed_bytes(&chunk.id).is_some();
+        let parts: Vec<usize> = {
+            let chunks = self.chunks.borrow();
+            (0..chunks.len()).filter(|number| is_part(&chunks[*number])).collect()
+        };
+        match parts.is_empty() || self.dice.percent(60) {
+            true => self.draw_chunk(75, largest(store)),
+            false => self.dice.pick(&parts),
+        }
+    }
+
     fn draw_length(&self, largest: usize) -> usize {
         if let Some(length) = self.plan.one_length {
             return length.min(largest);
@@ -98,16 +119,17 @@ impl World {
         Step::Get { chunk, offset: offset as u32, length: length as u32 }
     }
 
-    fn draw_step(&self, largest: usize) -> Step {
+    fn draw_step(&self, store: &Store<SimDisk>) -> Step {
         let dice = &self.dice;
         let bad = self.bays.bad();
         match dice.below(100) {
-            0..=34 => {
-                let chunk = self.draw_chunk(75, largest);
+            0..=3 => Step::Contend { chunk: self.draw_offered(store), cut: dice.seed(), polls: dice.below(24) },
+            4..=34 => {
+                let chunk = self.draw_offered(store);
                 Step::Put { chunk, system: dice.percent(8), cut: dice.seed() }
             }
-            35..=36 => Step::Abandon { chunk: self.draw_chunk(75, largest), polls: dice.below(40) },
-            37 => Step::Lie { chunk: self.draw_chunk(100, largest), seed: dice.seed() },
+            35..=36 => Step::Abandon { chunk: self.draw_offered(store), polls: dice.below(40) },
+            37 => Step::Lie { chunk: self.draw_chunk(100, largest(store)), seed: dice.seed() },
             38..=58 => self.draw_get(),
             59 => Step::GetPastEnd { chunk: self.draw_chunk(0, 1) },
             60..=66 => {
@@ -132,14 +154,45 @@ impl World {
 
     /// Several things at once.
     pub(crate) async fn burst(&self, store: &Store<SimDisk>) {
-        let largest = store.largest_chunk_bytes().min(400 << 10);
         if self.chunks.borrow().is_empty() {
-            self.draw_chunk(100, largest);
+            self.draw_chunk(100, largest(store));
         }
         let count = self.dice.pick(&[1, 2, 4, 8, 12]);
-        let steps: Vec<Step> = (0..count).map(|_| self.draw_step(largest)).collect();
+        let steps: Vec<Step> = (0..count).map(|_| self.draw_step(store)).collect();
         note!(self, "burst {steps:?}");
-        join_all(steps.into_iter().map(|step| self.take(store, step))).await;
+        // Some begin in the middle of the others: a deletion meets a put under way, an epoch ends within it.
+        let latest = self.dice.pick(&[0, 0, 10, 40]);
+        let late = |step| (self.dice.below(latest + 1), step);
+        let steps: Vec<(u64, Step)> = steps.into_iter().map(late).collect();
+        join_all(steps.into_iter().map(|(polls, step)| async move {
+            others(polls).await;
+            self.take(store, step).await;
+        }))
+        .await;
+        self.look(store);
+    }
+
+    /// Nothing but puts, so that several records of a segment are on their way at once: where the power goes then, some of
+    /// them leave holes in front of others.
+    pub(crate) async fn rush(&self, store: &Store<SimDisk>) {
+        let numbers: Vec<usize> = (0..self.dice.between(3, 8)).map(|_| self.draw_offered(store)).collect();
+        note!(self, "rush {numbers:?}");
+        join_all(numbers.into_iter().map(|number| self.put(store, number, false, 1))).await;
+        self.look(store);
+    }
+
+    /// Deletes everything and gives all space back, down to a store in which nothing was ever put as far as it can tell.
+    pub(crate) async fn clear(&self, store: &Store<SimDisk>) {
+        note!(self, "everything goes");
+        self.next_epoch(store, 1);
+        self.next_epoch(store, 2);
+        self.delete(store, Some(self.epoch.get()), 100);
+        for _ in 0..CLEARING_STEPS {
+            let step = self.compact(store).await;
+            if !step.more {
+                break;
+            }
+        }
         self.look(store);
     }
 
@@ -147,6 +200,7 @@ impl World {
         Box::pin(async move {
             match step {
                 Step::Put { chunk, system, cut } => self.put(store, chunk, system, cut).await,
+                Step::Contend { chunk, cut, polls } => self.contend(store, chunk, cut, polls).await,
                 Step::Abandon { chunk, polls } => drop(fused(self.put(store, chunk, false, 1), polls).await),
                 Step::Lie { chunk, seed } => self.lie(store, chunk, seed).await,
                 Step::Get { chunk, offset, length } => self.get(store, chunk, offset, length).await,
@@ -168,6 +222,18 @@ impl World {
                 }
             }
         })
+    }
+
+    /// Puts a chunk, and deletes it while that is under way: two barriers on, all that was touched so far may go.
+    async fn contend(&self, store: &Store<SimDisk>, number: usize, cut: u64, polls: u64) {
+        if self.epoch.get() == 0 {
+            self.next_epoch(store, 1);
+        }
+        let delete = async {
+            others(polls).await;
+            self.delete_these(store, Some(self.epoch.get() + 2), &[number]);
+        };
+        join(self.put(store, number, false, cut), delete).await;
     }
 
     /// Something goes wrong with a bad device.
@@ -238,6 +304,18 @@ impl World {
         assert!(matches!(error, StoreError::Range { .. } | StoreError::NotFound(_)), "{error}");
         let nobody = ChunkId([0xEE; 32]);
         assert_eq!(store.get(nobody, 0, 0).await.expect_err("never put"), StoreError::NotFound(nobody));
+    }
+}
+
+/// Chunks of a history are no longer than this.
+fn largest(store: &Store<SimDisk>) -> usize {
+    store.largest_chunk_bytes().min(400 << 10)
+}
+
+/// Lets others go on for a while.
+async fn others(polls: u64) {
+    for _ in 0..polls {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -12,6 +12,9 @@ use farside_io::sim::histories::{Dice, Journal};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+/// A put whose device fails under it turns to others so many times. Where more fail than that it may be refused.
+const PLACEMENT_RETRIES: usize = farside::store::limits::MAX_PLACEMENT_ROUNDS - 1;
+
 /// What outlives a store: devices, model, and the choices of the history.
 pub(crate) struct World {
     pub(crate) plan: Plan,
@@ -85,13 +88,15 @@ impl World {
         let now = self.tick();
         self.epoch.set(0);
         self.system_pieces.set(0);
-        self.chunks.borrow_mut().iter_mut().for_each(Chunk::restarted);
         let status = store.status();
         for (index, (bay, device)) in self.bays.bays.iter().zip(&status.devices).enumerate() {
             bay.opened(now, device.state);
             let excused = bay.bad.get() || bay.seat.get() == Seat::Missing;
             assert!(excused || device.state == DeviceState::Ok, "good device {index} is {}", device.state);
         }
+        let working = !self.bays.known_out();
+        let back = |chunk: &Chunk| working & self.bays.worked_after(chunk.born);
+        self.chunks.borrow_mut().iter_mut().for_each(|chunk| chunk.restarted(back(chunk)));
         note!(self, "open: {} chunks, {} fragments, {:?}", status.chunks, status.fragments, store.status().recovery);
         if self.plan.mood == Mood::Fair {
             assert_eq!(status.recovery.damaged_records, 0, "a torn tail is no damage");
@@ -117,7 +122,7 @@ impl World {
         store.take_events().iter().for_each(|event| note!(self, "event: {event}"));
         let status = store.status();
         for (index, (bay, device)) in self.bays.bays.iter().zip(&status.devices).enumerate() {
-            bay.state.set(device.state);
+            bay.seen(self.now.get(), device.state);
             let excused = bay.bad.get() && (bay.told_to_fail.get() || bay.gone.get());
             let unchanged = device.state != DeviceState::Failed;
             assert!(excused || unchanged, "device {index} is {} for no reason", device.state);
@@ -149,6 +154,9 @@ impl World {
         assert_eq!(usize::from(receipt.parity_fragments), geometry.parity());
         let durable = usize::from(receipt.durable_fragments);
         assert!((geometry.data()..=geometry.total()).contains(&durable), "{receipt:?}");
+        let working = self.plan.devices - absent.count_ones() as usize;
+        let most = geometry.data() + self.losses_survived(working);
+        assert!(durable <= most, "{receipt:?} counts more than {working} devices can make good");
         let epochs = epoch..=self.epoch.get();
         assert!(epochs.contains(&receipt.gc_epoch), "{receipt:?} is not of {epochs:?}, when the chunk was touched");
         let chunk = &mut self.chunks.borrow_mut()[number];
@@ -215,11 +223,27 @@ impl World {
             }
             StoreError::Unavailable { fragments, needed } => {
                 assert!(fragments < needed);
-                let failing = self.bays.out() != 0 || self.bays.bays.iter().any(|bay| bay.told_to_fail.get());
-                assert!(failing, "refused for want of devices, and all work: {status:?}");
+                let failing = self.bays.bays.iter().filter(|bay| bay.told_to_fail.get()).count();
+                assert!(
+                    self.placeable(self.bays.sound()) < *needed || failing > PLACEMENT_RETRIES,
+                    "refused for want of devices, and enough work: {status:?}"
+                );
             }
             other => panic!("a put was refused: {other}"),
         }
+    }
+
+    /// Losses that a chunk survives at best whose fragments all lie on so many devices: spread evenly.
+    fn losses_survived(&self, devices: usize) -> usize {
+        let (data, total) = (self.plan.geometry.data(), self.plan.geometry.total());
+        let of_first = |lost: usize| lost * (total / devices.max(1)) + lost.min(total % devices.max(1));
+        (0..devices).take_while(|lost| total - of_first(lost + 1) >= data).count()
+    }
+
+    /// Fragments of a chunk that a put places on so many devices.
+    fn placeable(&self, devices: usize) -> usize {
+        let total = self.plan.geometry.total();
+        total.min(devices * total.div_ceil(self.plan.devices))
     }
 
     /// Reads a range (`length` 0: the rest) and compares it.
@@ -297,21 +321,26 @@ impl World {
         }
     }
 
-    /// Deletes some of what GC may delete at `barrier`, or what is named, however lately it was touched.
+    /// Deletes a share of what GC may delete at `barrier`, or of everything, however lately it was touched.
     pub(crate) fn delete(&self, store: &Store<SimDisk>, barrier: Option<u64>, share: u64) {
-        let known: Vec<(usize, ChunkId)> =
-            self.chunks.borrow().iter().enumerate().map(|(number, chunk)| (number, chunk.id)).collect();
+        let count = self.chunks.borrow().len();
+        let numbers: Vec<usize> = (0..count).filter(|_| self.dice.percent(share)).collect();
+        self.delete_these(store, barrier, &numbers);
+    }
+
+    /// The same for these chunks.
+    pub(crate) fn delete_these(&self, store: &Store<SimDisk>, barrier: Option<u64>, numbers: &[usize]) {
         let (mut named, mut cursor) = (Vec::new(), Some(Default::default()));
         while let Some(at) = cursor.filter(|_| barrier.is_some()) {
             let (more, next) = store.collectable(barrier.unwrap_or(0), at, 5);
             named.extend(more);
             cursor = next;
         }
-        for (number, id) in known {
-            if !self.dice.percent(share) {
-                continue;
-            }
-            let touched = self.chunks.borrow()[number].touched;
+        for number in numbers {
+            let (id, touched) = {
+                let chunk = &self.chunks.borrow()[*number];
+                (chunk.id, chunk.touched)
+            };
             let removed = match barrier {
                 Some(barrier) => store.delete(&[id], barrier),
                 None => store.release(&[id]),
@@ -321,7 +350,7 @@ impl World {
                 let old = barrier.is_none_or(|barrier| touched + 2 <= barrier);
                 assert!(old, "{} was touched in {touched} and went at {barrier:?}", short(&id));
                 assert!(barrier.is_none() || named.contains(&id), "{} went and was not collectable", short(&id));
-                self.chunks.borrow_mut()[number].deleted();
+                self.chunks.borrow_mut()[*number].deleted();
             }
         }
     }

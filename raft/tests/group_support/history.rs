@@ -20,6 +20,7 @@ const RECOVERY: Duration = Duration::from_secs(60);
 macro_rules! note {
     ($world:expr, $($what:tt)*) => { $world.note(format_args!($($what)*)) };
 }
+pub(crate) use note;
 
 /// What came of the commands.
 #[derive(Default)]
@@ -31,13 +32,15 @@ struct Told {
     acknowledged: u64,
 }
 
-struct World {
-    room: Rc<Room>,
+pub(crate) struct World {
+    pub(crate) room: Rc<Room>,
     journal: Rc<Journal>,
     told: RefCell<Told>,
     begun: Instant,
     over: Cell<bool>,
     command_bytes: u64,
+    /// Whether elections are contested now and then, which leaves less time for everything else.
+    contested: bool,
 }
 
 /// Runs the history of one seed.
@@ -54,6 +57,7 @@ async fn live(seed: u64, journal: Rc<Journal>) {
     let voters = dice.pick(&[3, 3, 5]);
     let count = voters + dice.below(2);
     let command_bytes = dice.pick(&[8, 100, 20_000]);
+    let contested = dice.percent(30);
     let room = Room::new(dice, count);
     let world = Rc::new(World {
         room,
@@ -62,6 +66,7 @@ async fn live(seed: u64, journal: Rc<Journal>) {
         begun: Instant::now(),
         over: Cell::new(false),
         command_bytes,
+        contested,
     });
     note!(world, "{count} nodes, {voters} voters, commands of {command_bytes} bytes");
     for number in 1..=count {
@@ -86,7 +91,7 @@ async fn live(seed: u64, journal: Rc<Journal>) {
 }
 
 impl World {
-    fn note(&self, what: std::fmt::Arguments<'_>) {
+    pub(crate) fn note(&self, what: std::fmt::Arguments<'_>) {
         self.journal.note(format_args!("{:>8.3}  {what}", self.begun.elapsed().as_secs_f64()));
     }
 
@@ -99,11 +104,11 @@ impl World {
         }
     }
 
-    fn ids(&self) -> Vec<NodeId> {
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
         (1..=self.room.nodes.len() as u64).map(NodeId).collect()
     }
 
-    fn any(&self) -> NodeId {
+    pub(crate) fn any(&self) -> NodeId {
         self.room.dice.pick(&self.ids())
     }
 
@@ -115,7 +120,7 @@ impl World {
 
     async fn do_something(self: &Rc<Self>) {
         let dice = &self.room.dice;
-        match dice.below(20) {
+        match dice.below(if self.contested { 23 } else { 20 }) {
             0..5 => {
                 let id = self.any();
                 match self.room.runs(id) {
@@ -192,7 +197,8 @@ impl World {
                     });
                 }
             }
-            _ => self.change_members(),
+            16..20 => self.change_members(),
+            _ => self.contest().await,
         }
     }
 

@@ -2,11 +2,13 @@
 
 use super::ledger::{Ledger, Shelf, Truth};
 use bytes::Bytes;
+use farside_codec::Field;
 use farside_codec::ids::{GroupId, NodeId};
 use farside_io::pool::Pool;
 use farside_io::sim::SimDisk;
 use farside_io::sim::histories::Dice;
 use farside_raft::limits::MIN_REGION_BYTES;
+use farside_raft::message::{Answer, Ask};
 use farside_raft::wal::{Wal, WalMirror};
 use farside_raft::{Group, GroupSettings, PeerError, PeerNetwork};
 use futures_util::future::LocalBoxFuture;
@@ -33,6 +35,13 @@ pub(crate) enum End {
     PowerCut,
 }
 
+/// A vote that was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cast {
+    pub(crate) voter: NodeId,
+    pub(crate) candidate: NodeId,
+}
+
 struct Running {
     task: JoinHandle<()>,
     group: Rc<RefCell<Option<TestGroup>>>,
@@ -57,6 +66,8 @@ pub(crate) struct Room {
     pub(crate) loss_percent: Cell<u64>,
     /// A letter takes up to so long.
     pub(crate) delay: Cell<Duration>,
+    /// Who is told of votes as they are cast.
+    listener: RefCell<Option<mpsc::UnboundedSender<Cast>>>,
     pool: Pool,
 }
 
@@ -83,6 +94,7 @@ impl Room {
             cuts: RefCell::default(),
             loss_percent: Cell::new(0),
             delay: Cell::new(USUAL_DELAY),
+            listener: RefCell::default(),
             pool: Pool::new(48 << 20).expect("an arena"),
             dice,
         })
@@ -181,6 +193,23 @@ impl Room {
         self.node(id).borrow_mut().kept = Ledger::new(&self.truth);
     }
 
+    /// Every vote that is granted from now on, as soon as the voter has answered.
+    pub(crate) fn hear_votes(&self) -> mpsc::UnboundedReceiver<Cast> {
+        let (teller, votes) = mpsc::unbounded_channel();
+        self.listener.replace(Some(teller));
+        votes
+    }
+
+    fn tell_of_vote(&self, cast: Cast, asked: Bytes, answered: Bytes) {
+        let mut listener = self.listener.borrow_mut();
+        let Some(teller) = listener.as_ref().filter(|teller| !teller.is_closed()) else { return *listener = None };
+        let is_vote = matches!(Ask::from_bytes(asked), Ok(Ask::Vote(_)));
+        if is_vote && matches!(Answer::from_bytes(answered), Ok(Answer::Voted(voted)) if voted.granted) {
+            // Nobody listens any more: that is no loss.
+            let _ = teller.send(cast);
+        }
+    }
+
     async fn travel(&self, from: NodeId, to: NodeId) -> bool {
         let most = self.delay.get().as_micros() as u64;
         tokio::time::sleep(Duration::from_micros(50 + self.dice.below(most))).await;
@@ -200,8 +229,9 @@ impl Door {
         }
         let letters = self.room.node(target).borrow().running.as_ref().map(|running| running.letters.clone())?;
         let (answer, answered) = oneshot::channel();
-        letters.send((request, answer)).ok()?;
+        letters.send((request.clone(), answer)).ok()?;
         let answer = answered.await.ok()?;
+        self.room.tell_of_vote(Cast { voter: target, candidate: self.from }, request, answer.clone());
         match self.room.travel(target, self.from).await {
             true => Some(answer),
             false => std::future::pending().await,

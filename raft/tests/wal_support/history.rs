@@ -8,6 +8,7 @@ use farside_codec::record::wal::WalRecord;
 use farside_io::pool::Pool;
 use farside_io::sim::SimDisk;
 use farside_io::sim::histories::{Dice, Journal};
+use farside_raft::limits::CHECKPOINT_EIGHTHS;
 use farside_raft::wal::{Wal, WalError};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,6 +18,12 @@ use tokio::task::LocalSet;
 const OWNER: [u8; 16] = [7; 16];
 /// Virtual time in which everything that was begun must end.
 const HANG: Duration = Duration::from_secs(3600);
+/// Commands from here on fill the part of the region at which a checkpoint begins within a few bursts.
+const LARGE_COMMAND_BYTES: u64 = 100 << 10;
+/// Bursts of them in which that comes about, mostly.
+const BURSTS_TO_CHECKPOINT: u32 = 12;
+/// A checkpoint of two or three batches takes about so many polls.
+const CHECKPOINT_POLLS: u64 = 30;
 
 macro_rules! note {
     ($world:expr, $($what:tt)*) => { $world.journal.note(format_args!($($what)*)) };
@@ -45,8 +52,13 @@ pub(crate) fn run(seed: u64, journal: Rc<Journal>, pool: &Pool) {
     let large = dice.percent(25);
     let manner = Manner {
         groups: dice.between(1, 3) as u32,
-        command_bytes: if large { dice.pick(&[100 << 10, 400 << 10]) } else { dice.pick(&[50, 1000, 20_000]) },
-        live_bytes: dice.pick(&[1 << 20, 3 << 20, 5 << 20]),
+        command_bytes: if large {
+            dice.pick(&[LARGE_COMMAND_BYTES, 400 << 10])
+        } else {
+            dice.pick(&[50, 1000, 20_000])
+        },
+        // With what one append adds, up to what a log is asked to bear: twice the bytes at which snapshots are due.
+        live_bytes: dice.pick(&[1 << 20, 3 << 20, 6 << 20]),
     };
     let mirrors = RefCell::new(Mirrors::new(&dice));
     let world = World {
@@ -86,11 +98,14 @@ impl World {
         if sudden && self.dice.percent(25) {
             let polls = self.dice.pick(&[5, 30, 100]);
             let polls = self.dice.below(polls);
-            let opened = fused(self.open(), polls).await;
+            let opened = fused(self.open(), polls, || true).await;
             note!(self, "stopped after {polls} polls of opening, done: {}", opened.is_some());
             return;
         }
         let wal = self.open().await;
+        if sudden && self.is_large() && self.dice.percent(30) {
+            return self.stop_in_checkpoint(&wal).await;
+        }
         for _ in 0..self.dice.pick(&[0, 1, 3, 8]) {
             self.burst(&wal).await;
             self.settle(&wal).await;
@@ -99,10 +114,27 @@ impl World {
             let polls = self.dice.pick(&[3, 12, 60]);
             let polls = self.dice.below(polls);
             self.burst(&wal).await;
-            let done = fused(self.settle(&wal), polls).await.is_some();
+            let done = fused(self.settle(&wal), polls, || true).await.is_some();
             note!(self, "stopped after {polls} polls, done: {done}, flushed {}", self.flushed.get());
         } else {
             wal.close().await;
+        }
+    }
+
+    /// Whether commands are so large that the log goes round within a few bursts.
+    fn is_large(&self) -> bool {
+        self.manner.command_bytes >= LARGE_COMMAND_BYTES
+    }
+
+    /// Works until a checkpoint is due, and stops soon after it began: what of it is there by then must say nothing.
+    async fn stop_in_checkpoint(&self, wal: &Wal<SimDisk>) {
+        let polls = self.dice.below(CHECKPOINT_POLLS);
+        for burst in 0..BURSTS_TO_CHECKPOINT {
+            self.burst(wal).await;
+            let is_due = || wal.used() * 8.0 >= CHECKPOINT_EIGHTHS as f64;
+            if fused(self.settle(wal), polls, is_due).await.is_none() {
+                return note!(self, "stopped in burst {burst}, {polls} polls into a checkpoint");
+            }
         }
     }
 
@@ -217,8 +249,8 @@ impl World {
     }
 }
 
-/// Polls `work` to its end, or so many times: then the fuse has burnt, and `None`.
-async fn fused<T>(work: impl Future<Output = T>, polls: u64) -> Option<T> {
+/// Polls `work` to its end, or so many times while the fuse burns: then `None`.
+async fn fused<T>(work: impl Future<Output = T>, polls: u64, burns: impl Fn() -> bool) -> Option<T> {
     let mut work = std::pin::pin!(work);
     let mut left = polls;
     std::future::poll_fn(|context| {
@@ -228,7 +260,7 @@ async fn fused<T>(work: impl Future<Output = T>, polls: u64) -> Option<T> {
         if left == 0 {
             return std::task::Poll::Ready(None);
         }
-        left -= 1;
+        left -= u64::from(burns());
         context.waker().wake_by_ref();
         std::task::Poll::Pending
     })
