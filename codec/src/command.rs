@@ -1,8 +1,9 @@
 //! What Raft groups agree on: commands in, outcomes out. A command is a WAL record's contents, so it is versioned and
 //! laid out like everything else; an outcome goes to the proposer only.
 
+use crate::cluster::{GroupRecord, NodeBeat, NodeJoin, NodeState};
 use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal};
-use crate::ids::{Hlc, Label, LogId, SiteId};
+use crate::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId};
 use crate::message::{PeerAction, PeerRecord, Refusal, Tenant};
 use crate::{choice, record};
 use bytes::Bytes;
@@ -141,11 +142,22 @@ choice!(
     }
 );
 
+choice!(
+    /// Whom a token lets in.
+    TokenPurpose {
+        /// A peer site.
+        Peer = 1,
+        /// A node of this site, under this name if one is given.
+        Node(Option<Label>) = 2,
+    }
+);
 record!(
-    /// A token that waits for its peer.
+    /// A token that waits for whom it lets in.
     PendingToken {
         /// BLAKE3 of the secret.
         secret_hash: [u8; 32],
+        /// Whom it lets in.
+        purpose: TokenPurpose,
         /// No longer good after this.
         expires: Hlc,
     }
@@ -182,6 +194,18 @@ choice!(
         PutToken(PendingToken) = 6,
         /// A token was used by this peer, at this time.
         RedeemToken(RedeemToken) = 7,
+        /// A node asks to be let in, at this time of the leader's clock.
+        JoinNode((NodeJoin, Hlc)) = 8,
+        /// What a node is and has; makes the first node of a site known as well.
+        RegisterNode(NodeBeat) = 9,
+        /// Counts on a node in another way.
+        SetNodeState((NodeId, NodeState)) = 10,
+        /// Gives a group its members.
+        AssignGroup(GroupRecord) = 11,
+        /// These have left a group.
+        SettleGroup((GroupId, Vec<NodeId>)) = 12,
+        /// Limits repair on each node, in bytes a second; 0: not at all.
+        LimitRepair(u64) = 13,
     }
 );
 
@@ -204,5 +228,7 @@ choice!(
         Refused(Refusal) = 0,
         /// Done.
         Done = 1,
+        /// A node was let in under this number.
+        Joined(NodeId) = 2,
     }
 );

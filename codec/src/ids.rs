@@ -124,6 +124,19 @@ id_number!(
     GroupId, u32
 );
 
+impl NodeId {
+    /// The number under which the node votes in a group. A node that left a group and comes back has forgotten its votes and
+    /// its log, so it comes back as somebody else: `stint` counts. In its first one it is its node's number.
+    pub fn member(self, stint: u32) -> Self {
+        Self(self.0 & u64::from(u32::MAX) | u64::from(stint) << 32)
+    }
+
+    /// The node behind a member's number.
+    pub fn node(self) -> Self {
+        Self(self.0 & u64::from(u32::MAX))
+    }
+}
+
 impl GroupId {
     /// The site's metadata group.
     pub const CONTROL: Self = Self(0);

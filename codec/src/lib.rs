@@ -4,6 +4,7 @@
 //! [`message`] for what is said between machines, [`command`] for what Raft groups agree on.
 
 pub mod checksum;
+pub mod cluster;
 pub mod command;
 pub mod delta;
 pub mod erasure;

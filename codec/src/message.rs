@@ -2,6 +2,11 @@
 //!
 //! Who may say what is the engine's business; the shapes are here. WIRE.md holds the tables.
 
+use crate::cluster::{
+    Committed, DropFragments, Forwarded, FragmentQuestion, GetFragment, GroupCall, HeldFragments, NodeBeat, NodeJoin,
+    NodeJoined, NodeRecord, NodeState, PutFragments, RaftCall, ReferencesQuestion, RepairState, WalkFragments,
+    WalkedFragments,
+};
 use crate::delta::{
     ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Generation, Lineage, LogDescriptor, LogPolicy, Proposal,
 };
@@ -307,6 +312,15 @@ choice!(
     }
 );
 record!(
+    /// A node is to be drained, removed or taken back.
+    SetNode {
+        /// Its name.
+        name: Label,
+        /// How the site is to count on it.
+        state: NodeState,
+    }
+);
+record!(
     /// Orders a failover at the surviving site.
     Failover {
         /// Only logs whose home is this site.
@@ -343,6 +357,25 @@ record!(
         rto_ms: u64,
         /// The old home answered that it is fenced, so that the losses are final; otherwise they may grow.
         fenced: bool,
+    }
+);
+record!(
+    /// How a log stands at a site, as the leader of its group knows.
+    LogStanding {
+        /// What it is.
+        descriptor: LogDescriptor,
+        /// Its lineage here.
+        lineage: Lineage,
+        /// The highest generation known here.
+        known: Generation,
+        /// Its head here.
+        head: Cursor,
+        /// Time of the head.
+        head_time: Hlc,
+        /// The home's head and its time, as they were heard last.
+        heard: Option<(Cursor, Hlc)>,
+        /// Peers that are sent to from here and have everything.
+        caught_up: Vec<SiteId>,
     }
 );
 record!(
@@ -493,10 +526,52 @@ choice!(
         Status = 96,
         /// Promotes this site.
         Failover(Failover) = 97,
+        /// How a log stands here, for a failover.
+        LogStanding(LogId) = 98,
         /// Opens a federation link.
         FedHello(FedHello) = 112,
         /// Federates deltas.
         FedDeltas(FedDeltas) = 113,
+        /// Makes a token with which one node may join, under this name if one is given.
+        NodeToken(Option<Label>) = 128,
+        /// A node joins.
+        NodeJoin(NodeJoin) = 129,
+        /// Lists the site's nodes.
+        Nodes = 130,
+        /// Limits what repair reads and writes on each node, in bytes a second; 0: not at all.
+        RepairLimit(u64) = 132,
+        /// Drains a node, or with `NodeState::Removed` removes it, or with `NodeState::Up` takes either back.
+        SetNode(SetNode) = 131,
+        /// A node says that it is there.
+        NodeBeat(NodeBeat) = 144,
+        /// Passes a caller's request on.
+        Forwarded(Forwarded) = 145,
+        /// Raft between nodes.
+        Raft(RaftCall) = 146,
+        /// Commits a command.
+        Command(GroupCall) = 147,
+        /// Status of one node.
+        NodeStatus = 148,
+        /// A GC epoch: what is touched from now on is touched in it, unless a later one is known. 0 only asks.
+        GcEpoch(u64) = 149,
+        /// Collects what nobody refers to, as of this GC barrier.
+        Collect(u64) = 150,
+        /// Asks what a group refers to.
+        References(ReferencesQuestion) = 151,
+        /// Asks how repair is doing on a node.
+        RepairState = 152,
+        /// Asks the control group's leader how far that is.
+        ControlIndex = 153,
+        /// Stores fragments.
+        PutFragments(PutFragments) = 160,
+        /// Reads part of a fragment.
+        GetFragment(GetFragment) = 161,
+        /// Asks which fragments are here.
+        HaveFragments(FragmentQuestion) = 162,
+        /// Drops fragments.
+        DropFragments(DropFragments) = 163,
+        /// Asks for everything that a shard holds.
+        WalkFragments(WalkFragments) = 164,
     }
 );
 
@@ -538,9 +613,35 @@ choice!(
         Status(Bytes) = 96,
         /// Answers `Failover`.
         FailedOver(FailoverReport) = 97,
+        /// Answers `LogStanding`; `None`: the log is not in its group yet.
+        LogStanding(Option<LogStanding>) = 98,
         /// Answers `FedHello`.
         FedPositions(Vec<LogPosition>) = 112,
         /// Answers `FedDeltas`: the receiver's durable position.
         FedAck(LogPosition) = 113,
+        /// Answers `NodeJoin`.
+        NodeJoined(NodeJoined) = 129,
+        /// Answers `Nodes`.
+        Nodes(Vec<NodeRecord>) = 130,
+        /// Answers `Raft`: an encoded `Answer`.
+        Raft(Bytes) = 146,
+        /// Answers `Command`.
+        Committed(Committed) = 147,
+        /// Answers `GcEpoch`: the highest one known.
+        Epoch(u64) = 149,
+        /// Answers `References`, in its order.
+        Referenced(Vec<bool>) = 151,
+        /// Answers `RepairState`.
+        RepairState(RepairState) = 152,
+        /// Answers `ControlIndex`.
+        ControlIndex(u64) = 153,
+        /// Answers `PutFragments`: those that are durable now.
+        FragmentsStored(HeldFragments) = 160,
+        /// Answers `GetFragment`: bytes that follow as the body.
+        FragmentRange(u32) = 161,
+        /// Answers `HaveFragments`: what is here.
+        FragmentsHeld(Vec<HeldFragments>) = 162,
+        /// Answers `WalkFragments`.
+        FragmentsWalked(WalkedFragments) = 164,
     }
 );

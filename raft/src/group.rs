@@ -11,11 +11,12 @@ use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::delta::ChunkRef;
 use farside_codec::ids::{GroupId, NodeId};
+use farside_codec::record::wal::WalRecord;
 use farside_io::disk::Disk;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use openraft::storage::Snapshot;
-use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Raft, ReadPolicy, SnapshotPolicy};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -184,7 +185,13 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Clone for Group<D, S, P> {
 }
 
 impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
-    /// Starts the group with what log and state hold.
+    /// Begins to take part in a group under a number that nobody had in it before. The state must be empty.
+    pub async fn join(wal: &Wal<D>, id: GroupId, member: NodeId) -> Result<(), GroupError> {
+        let begun = wal.append_durably(&[WalRecord::Member((id, member))]).await;
+        begun.map_err(|error| GroupError::Storage(std::io::Error::other(error.to_string())))
+    }
+
+    /// Starts the group with what log and state hold; `node` is the number under which this node takes part in it.
     pub async fn start(
         id: GroupId,
         node: NodeId,
@@ -233,6 +240,10 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
     /// Its number.
     pub fn id(&self) -> GroupId {
         self.id
+    }
+    /// The number under which this node takes part.
+    pub fn member(&self) -> NodeId {
+        self.node
     }
     /// The state machine.
     pub fn state(&self) -> &Rc<RefCell<S>> {
@@ -286,6 +297,12 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         self.raft.change_membership(voters, keep).await.map(drop).map_err(membership_error)
     }
 
+    /// Sends nothing to these nodes any more, none of which votes.
+    pub async fn remove_learners(&self, nodes: &BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        let nodes = ChangeMembers::RemoveNodes(nodes.iter().map(|node| node.0).collect());
+        self.raft.change_membership(nodes, false).await.map(drop).map_err(membership_error)
+    }
+
     /// Lets another voter lead from now on. It must have the log up to now: from here on this node takes nothing in. If it
     /// leads all the same when the longest election is over, because the other one did not stand or did not win, it
     /// stands again itself.
@@ -298,8 +315,13 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         if to == self.node || !status.voters.contains(&to) {
             return Err(MembershipError::Refused(format!("node {to} is no other voter")));
         }
-        if status.replicated.get(&to).copied() < status.last_index {
-            return Err(MembershipError::Refused(format!("node {to} has not got the whole log")));
+        // What was appended just now is on its way there.
+        let waits = tokio::time::Instant::now() + self.settings.election_min;
+        while !self.has_everything(to) {
+            if tokio::time::Instant::now() >= waits {
+                return Err(MembershipError::Refused(format!("node {to} has not got the whole log")));
+            }
+            tokio::time::sleep(self.settings.heartbeat / 10).await;
         }
         let stopped = |_| MembershipError::Stopped;
         self.raft.trigger().transfer_leader(to.0).await.map_err(stopped)?;
@@ -314,6 +336,11 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
             return Err(MembershipError::Refused(format!("node {to} did not take over")));
         }
         Ok(())
+    }
+
+    fn has_everything(&self, node: NodeId) -> bool {
+        let status = self.status();
+        status.replicated.get(&node).copied() >= status.last_index
     }
 
     /// Waits until this node is sure that it leads and has applied everything committed before: a linearizable read
@@ -379,6 +406,15 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
     /// Stands for election now.
     pub async fn elect(&self) {
         let _ = self.raft.trigger().elect(false).await;
+    }
+
+    /// Stops it for good: this node is no member any more, and forgets the group. Should it come back it does so under
+    /// another number: replaying a log in which it votes already, it could elect itself with a part of it.
+    pub async fn leave(&self) -> Result<(), GroupError> {
+        self.shutdown().await;
+        let forgotten = self.machine.storage.wal.append_durably(&[WalRecord::Member((self.id, NodeId(0)))]).await;
+        self.machine.snapshots.keep(self.id, &[]);
+        forgotten.map_err(|error| GroupError::Storage(std::io::Error::other(error.to_string())))
     }
 
     /// Stops it.

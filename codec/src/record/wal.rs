@@ -102,6 +102,9 @@ choice!(
         Purge((GroupId, LogPosition)) = 5,
         /// The group's newest snapshot.
         Snapshot((GroupId, SnapshotRecord)) = 6,
+        /// From here on the node takes part in the group under this member's number, with nothing of what it had of it
+        /// before; 0: not at all.
+        Member((GroupId, NodeId)) = 7,
     }
 );
 

@@ -1,13 +1,15 @@
 //! What one group's records add up to.
 
 use farside_codec::delta::ChunkRef;
-use farside_codec::ids::GroupId;
+use farside_codec::ids::{GroupId, NodeId};
 use farside_codec::record::wal::{Entry, EntryPayload, LogPosition, SnapshotRecord, Vote, WalRecord};
 use std::collections::VecDeque;
 
 /// A group's part of the log, in memory. Bounded: see [`super::Wal::live_limit`].
 #[derive(Debug, Default, Clone)]
 pub struct GroupLog {
+    /// Under which number the node takes part, where that was said; 0: it does not.
+    member: Option<NodeId>,
     vote: Option<Vote>,
     committed: Option<LogPosition>,
     purged: Option<LogPosition>,
@@ -37,6 +39,7 @@ pub(super) fn group_of(record: &WalRecord) -> GroupId {
         WalRecord::TruncateAfter((group, _)) => *group,
         WalRecord::Purge((group, _)) => *group,
         WalRecord::Snapshot((group, _)) => *group,
+        WalRecord::Member((group, _)) => *group,
     }
 }
 
@@ -86,6 +89,22 @@ impl GroupLog {
             WalRecord::TruncateAfter((_, after)) => self.truncate(*after),
             WalRecord::Purge((_, upto)) => self.purge(*upto),
             WalRecord::Snapshot((_, snapshot)) => self.snapshot = Some(snapshot.clone()),
+            WalRecord::Member((_, member)) => *self = Self { member: Some(*member), ..Self::default() },
+        }
+    }
+
+    /// The number that was given last to this node in the group; 0: it has left.
+    pub fn member(&self) -> Option<NodeId> {
+        self.member
+    }
+
+    /// Under which number this node takes part in the group, if it does; `None` inside: under its own.
+    pub fn takes_part(&self) -> Option<Option<NodeId>> {
+        let begun = self.last().is_some() || self.snapshot.is_some() || self.vote.is_some();
+        match self.member {
+            Some(NodeId(0)) => None,
+            Some(member) => Some(Some(member)),
+            None => begun.then_some(None),
         }
     }
 
@@ -127,6 +146,9 @@ impl GroupLog {
 
     /// The records that add up to this state, for a checkpoint.
     pub(super) fn records(&self, group: GroupId, out: &mut impl FnMut(WalRecord)) {
+        if let Some(member) = self.member {
+            out(WalRecord::Member((group, member)));
+        }
         if let Some(snapshot) = &self.snapshot {
             out(WalRecord::Snapshot((group, snapshot.clone())));
         }
@@ -145,7 +167,6 @@ impl GroupLog {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use farside_codec::ids::NodeId;
     use farside_codec::record::wal::{Membership, StoredMembership};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -185,6 +206,7 @@ mod tests {
             1 => prop::option::of(index.clone()).prop_map(|after| WalRecord::TruncateAfter((GROUP, after))),
             1 => at.prop_map(|upto| WalRecord::Purge((GROUP, upto))),
             1 => index.prop_map(|index| WalRecord::Snapshot((GROUP, snapshot(index)))),
+            1 => (0u64..3).prop_map(|member| WalRecord::Member((GROUP, NodeId(member)))),
         ]
     }
 
@@ -219,6 +241,7 @@ mod tests {
                     self.entries.retain(|index, _| *index > upto.index);
                     self.purged = Some(*upto);
                 }
+                WalRecord::Member(_) => *self = Self::default(),
                 WalRecord::Vote(_) | WalRecord::Committed(_) | WalRecord::Snapshot(_) => {}
             }
         }
@@ -233,7 +256,7 @@ mod tests {
             (from, to) in (0..INDEXES, 0..INDEXES),
         ) {
             let (mut log, mut model) = (GroupLog::default(), Model::default());
-            let (mut vote, mut committed, mut newest) = (None, None, None);
+            let (mut vote, mut committed, mut newest, mut member) = (None, None, None, None);
             for record in records {
                 match &record {
                     WalRecord::Append((_, entry)) if !model.may_follow(entry.position.index) => {
@@ -246,6 +269,9 @@ mod tests {
                     WalRecord::Vote((_, cast)) => vote = Some(*cast),
                     WalRecord::Committed((_, upto)) => committed = *upto,
                     WalRecord::Snapshot((_, snapshot)) => newest = Some(snapshot.clone()),
+                    WalRecord::Member((_, said)) => {
+                        (vote, committed, newest, member) = (None, None, None, Some(*said));
+                    }
                     _ => {}
                 }
                 log.apply(&record);
@@ -260,6 +286,7 @@ mod tests {
             }
             prop_assert_eq!((log.vote(), log.committed(), log.purged()), (vote, committed, model.purged));
             prop_assert_eq!(log.snapshot(), newest.as_ref());
+            prop_assert_eq!(log.member(), member);
 
             let mut again = GroupLog::default();
             log.records(GROUP, &mut |record| {

@@ -30,6 +30,11 @@ pub(crate) fn draw(dice: &Dice, manner: &Manner, states: &States) -> Vec<WalReco
         2..=3 => commit(dice, group, state).into_iter().collect(),
         4..=6 => conflict(dice, manner, group, state),
         7 => snapshot(dice, group, state, state.last().map_or(0, |last| last.index)),
+        9 if dice.percent(10) => {
+            // It leaves, or begins anew as somebody else.
+            let before = state.member.map_or(1, |member| member.0);
+            vec![WalRecord::Member((group, NodeId(if dice.percent(50) { 0 } else { before + 1 })))]
+        }
         8 if dice.percent(30) => {
             // A leader's snapshot, past all that is here.
             let ahead = state.last().map_or(0, |last| last.index) + dice.between(1, 9);

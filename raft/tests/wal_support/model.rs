@@ -1,6 +1,6 @@
 //! What records add up to, said again and more simply than the log says it.
 
-use farside_codec::ids::GroupId;
+use farside_codec::ids::{GroupId, NodeId};
 use farside_codec::record::wal::{Entry, LogPosition, SnapshotRecord, Vote, WalRecord};
 use farside_io::disk::Disk;
 use farside_raft::wal::Wal;
@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 /// One group's state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct State {
+    /// The number that the node took part under last, where one was given; 0: it left.
+    pub(crate) member: Option<NodeId>,
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogPosition>,
     pub(crate) purged: Option<LogPosition>,
@@ -34,6 +36,7 @@ impl State {
                 self.purged = Some(*upto);
             }
             WalRecord::Snapshot((_, snapshot)) => self.snapshot = Some(snapshot.clone()),
+            WalRecord::Member((_, member)) => *self = Self { member: Some(*member), ..Self::default() },
         }
     }
 }
@@ -51,6 +54,7 @@ pub(crate) fn apply(states: &mut States, records: &[WalRecord]) {
             WalRecord::TruncateAfter((group, _)) => group,
             WalRecord::Purge((group, _)) => group,
             WalRecord::Snapshot((group, _)) => group,
+            WalRecord::Member((group, _)) => group,
         };
         states.entry(*group).or_default().apply(record);
     }
@@ -62,6 +66,7 @@ pub(crate) fn observe<D: Disk>(wal: &Wal<D>, groups: u32) -> States {
         wal.group(group, |log| {
             let entries = log.entries(0, u64::MAX).map(|entry| (entry.position.index, entry.clone())).collect();
             let state = State {
+                member: log.member(),
                 vote: log.vote(),
                 committed: log.committed(),
                 purged: log.purged(),

@@ -11,7 +11,7 @@ use farside::state::{ControlState, LogGroupState};
 use farside_codec::Field;
 use farside_codec::command::{
     AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, Fence, GroupCommand, GroupOutcome,
-    PendingToken, PlaceDeltas, Promote, Prune, RedeemToken,
+    PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, TokenPurpose,
 };
 use farside_codec::delta::{
     Branch, ChunkRef, Cursor, Deduplication, Delta, DeltaKind, Extent, Generation, Lineage, LogDescriptor, LogPolicy,
@@ -352,7 +352,11 @@ fn control_command(feed: &mut Feed<'_>) -> Option<ControlCommand> {
             let action = [PeerAction::Pause, PeerAction::Resume, PeerAction::Remove][feed.below(3)].clone();
             ControlCommand::SetPeer((name, action))
         }
-        6 => ControlCommand::PutToken(PendingToken { secret_hash: [id; 32], expires: time(feed) }),
+        6 => ControlCommand::PutToken(PendingToken {
+            secret_hash: [id; 32],
+            purpose: TokenPurpose::Peer,
+            expires: time(feed),
+        }),
         7 => ControlCommand::RedeemToken(RedeemToken {
             secret_hash: [id; 32],
             peer: record(feed.byte() & 3),

@@ -8,7 +8,7 @@ use super::{Seed, values};
 use bytes::Bytes;
 use farside_codec::command::{
     AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, Fence, GroupCommand, GroupOutcome,
-    PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord,
+    PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord, TokenPurpose,
 };
 use farside_codec::delta::{
     Branch, ChunkReceipt, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Generation, LogDescriptor, LogPolicy,
@@ -345,7 +345,14 @@ pub(super) fn control_commands() -> Vec<(&'static str, ControlCommand)> {
         ("control-log", ControlCommand::PutLog(values::descriptor(2))),
         ("control-peer", ControlCommand::PutPeer(peer())),
         ("control-set-peer", ControlCommand::SetPeer((values::label("far"), PeerAction::Remove))),
-        ("control-token", ControlCommand::PutToken(PendingToken { secret_hash: [5; 32], expires: Hlc(9) })),
+        (
+            "control-token",
+            ControlCommand::PutToken(PendingToken {
+                secret_hash: [5; 32],
+                purpose: TokenPurpose::Peer,
+                expires: Hlc(9),
+            }),
+        ),
         ("control-redeem", ControlCommand::RedeemToken(redeem)),
     ]
 }
