@@ -3,6 +3,7 @@
 mod bench;
 pub mod cli;
 pub mod client;
+pub mod cluster;
 pub mod demo;
 pub mod federation;
 pub mod framed;

@@ -180,7 +180,8 @@ fn hash(chunk: &ChunkId, device: DeviceId) -> u64 {
     parts.into_iter().fold(0, |state, part| mix(state ^ word(part)))
 }
 
-fn mix(state: u64) -> u64 {
+/// SplitMix64's output function (Steele, Lea and Flood 2014).
+pub(crate) fn mix(state: u64) -> u64 {
     let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

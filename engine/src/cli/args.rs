@@ -51,9 +51,28 @@ pub(super) enum Command {
     /// Makes a new site: its CA, system key and first node
     #[command(after_help = "Example: farside init --dir near --site near --listen 127.0.0.1:7400 --device-size 8GiB")]
     Init(Init),
-    /// Runs the node of --dir; prints one line `ready ...`; SIGTERM stops it
-    #[command(after_help = "Example: farside node --dir near")]
-    Node,
+    /// Prints a token with which one node may join the site, once, within a day
+    #[command(after_help = "Example: farside invite --dir near --node rack2-left")]
+    Invite {
+        /// The new node's name; node-N unless given
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
+    /// Makes a node of a site that is there already
+    #[command(after_help = "Example: farside join --dir near2 --token TOKEN --listen 127.0.0.1:7410")]
+    Join(Join),
+    /// Runs the node of --dir; prints one line `ready ...`; SIGTERM stops it. Or says something about the site's nodes
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples: farside node --dir near\n          farside node list --dir near"
+    )]
+    Node {
+        #[command(subcommand)]
+        command: Option<NodeCommand>,
+    },
+    /// What is being rebuilt and moved between nodes
+    #[command(subcommand, after_help = "Example: farside repair status --dir near")]
+    Repair(RepairCommand),
     /// How clients find this site
     #[command(subcommand, after_help = "Example: farside context export --dir near -o near.context")]
     Context(ContextCommand),
@@ -154,6 +173,30 @@ pub(super) struct Init {
     /// The site's name
     #[arg(long)]
     pub(super) site: String,
+    /// Data and parity fragments of a chunk
+    #[arg(long, default_value = "4+2")]
+    pub(super) geometry: String,
+    /// Log groups, fixed for ever: how many leaders can share the work at most
+    #[arg(long, default_value_t = crate::node::limits::DEFAULT_GROUPS, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) groups: u32,
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Join {
+    /// What `farside invite` printed at a node of the site
+    #[arg(long)]
+    pub(super) token: String,
+    /// The rack that the node shares its fate with: fragments and voters are spread over racks
+    #[arg(long)]
+    pub(super) rack: Option<String>,
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeArguments {
     /// Shard i listens on this port + i (UDP)
     #[arg(long, default_value = "127.0.0.1:7400")]
     pub(super) listen: SocketAddr,
@@ -169,9 +212,6 @@ pub(super) struct Init {
     /// Size of each device file
     #[arg(long, default_value = "4GiB", value_parser = super::sizes::parse_bytes)]
     pub(super) device_size: u64,
-    /// Data and parity fragments of a chunk
-    #[arg(long, default_value = "4+2")]
-    pub(super) geometry: String,
     /// One shard on each of these cores, comma separated; every core unless given
     #[arg(long, value_delimiter = ',')]
     pub(super) cores: Vec<usize>,
@@ -188,6 +228,45 @@ pub(super) struct At {
     /// As of this sequence
     #[arg(long, value_name = "N")]
     pub(super) seq: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// Lists the site's nodes
+    #[command(after_help = "Example: farside node list --dir near --json")]
+    List,
+    /// Moves everything off a node; `node undo` stops that
+    #[command(after_help = "Example: farside node drain --dir near node-3")]
+    Drain {
+        /// Its name
+        name: String,
+    },
+    /// Counts on a node again that was being drained
+    #[command(after_help = "Example: farside node undo --dir near node-3")]
+    Undo {
+        /// Its name
+        name: String,
+    },
+    /// Takes a node out for good, once nothing depends on it; exit 3 until then
+    #[command(after_help = "Example: farside node remove --dir near node-3")]
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RepairCommand {
+    /// What is owed, where, and how fast it shrinks
+    #[command(after_help = "Example: farside repair status --dir near")]
+    Status,
+    /// Limits what repair reads and writes on each node; 0 takes the limit off
+    #[command(after_help = "Example: farside repair limit --dir near --rate 100MiB")]
+    Limit {
+        /// Bytes a second
+        #[arg(long, value_parser = super::sizes::parse_bytes_or_none)]
+        rate: u64,
+    },
 }
 
 #[derive(Debug, Subcommand)]

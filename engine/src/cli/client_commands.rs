@@ -9,6 +9,7 @@ use crate::client::{Client, ClientError, ClientSettings, Context, parse_label, p
 use crate::kms::FileKms;
 use crate::node;
 use crate::terminal::{Progress, line, note};
+use farside_codec::cluster::NodeState;
 use farside_codec::delta::Deduplication;
 use farside_codec::message::{
     Failover, FailoverReport, LogInfo, PeerAction, PeerRecord, Reply, Request, SetPeer, SetPolicy,
@@ -55,7 +56,9 @@ pub(super) async fn context(command: ContextCommand, common: &Common) -> Outcome
         None => None,
         Some(name) => Some(connect(common).await?.tenant(&name).await?.tenant),
     };
-    let context = node::export_context(dir, tenant)?.to_file_bytes();
+    let mut context = node::export_context(dir, tenant)?;
+    context.endpoints.extend(other_endpoints(common, &context).await);
+    let context = context.to_file_bytes();
     match Output::of(&output) {
         Output::Standard => {
             crate::terminal::contents(&context);
@@ -70,6 +73,19 @@ pub(super) async fn context(command: ContextCommand, common: &Common) -> Outcome
         false => line(format!("wrote {}", output.display())),
     }
     Ok(())
+}
+
+/// Where the site's other nodes are, if this one runs and says so; a client finds them out by itself otherwise.
+async fn other_endpoints(common: &Common, context: &Context) -> Vec<String> {
+    let Ok(client) = connect(common).await else { return Vec::new() };
+    let nodes = match client.control(&Request::Nodes).await {
+        Ok(Reply::Nodes(nodes)) => nodes,
+        _ => Vec::new(),
+    };
+    // What it said is here already.
+    let _ = client.close().await;
+    let there = nodes.into_iter().filter(|node| matches!(node.state, NodeState::Up | NodeState::Draining));
+    there.map(|node| node.endpoint).filter(|endpoint| !context.endpoints.contains(endpoint)).collect()
 }
 
 fn tenant_json(tenant: &farside_codec::message::Tenant) -> Value {

@@ -2,6 +2,7 @@
 
 mod args;
 mod client_commands;
+mod nodes;
 mod objects;
 mod output;
 pub mod sizes;
@@ -12,9 +13,9 @@ pub(crate) use sizes::show_bytes;
 
 use crate::client::parse_label;
 use crate::interrupt;
-use crate::node::{self, InitOptions};
+use crate::node::{self, InitOptions, JoinOptions, NodeOptions};
 use crate::terminal::{line, note};
-use args::{Arguments, BenchCommand, Command, Common, Init};
+use args::{Arguments, BenchCommand, Command, Common, Init, Join, NodeArguments};
 use clap::Parser;
 use farside_codec::erasure::Geometry;
 use output::CliError;
@@ -65,13 +66,14 @@ pub(crate) fn on_runtime<T>(work: impl Future<Output = T>) -> std::io::Result<T>
 
 fn run(arguments: Arguments) -> Result<(), CliError> {
     let Arguments { command, common } = arguments;
-    if !matches!(command, Command::Node) {
+    if !matches!(command, Command::Node { command: None }) {
         // A node stops by itself, when it has finished what it is at.
         interrupt::leave_on_signals().map_err(CliError::failed)?;
     }
     match command {
         Command::Init(options) => init(&options, &common),
-        Command::Node => {
+        Command::Join(options) => join(&options, &common),
+        Command::Node { command: None } => {
             let dir = common.dir.ok_or_else(|| CliError::usage("node needs --dir DIR"))?;
             Ok(node::run(&dir, |ready| line(ready))?)
         }
@@ -103,8 +105,49 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Status { wait_caught_up } => client_commands::status(wait_caught_up, common).await,
         Command::Peer(command) => client_commands::peer(command, common).await,
         Command::Failover { from, log, force } => client_commands::failover(from, log, force, common).await,
-        Command::Demo { .. } | Command::Init(_) | Command::Node | Command::Bench(_) => Ok(()),
+        Command::Invite { node } => nodes::invite(node.as_deref(), common).await,
+        Command::Node { command: Some(command) } => nodes::node(command, common).await,
+        Command::Repair(command) => nodes::repair(command, common).await,
+        Command::Demo { .. }
+        | Command::Init(_)
+        | Command::Join(_)
+        | Command::Node { command: None }
+        | Command::Bench(_) => Ok(()),
     }
+}
+
+fn node_options(arguments: &NodeArguments) -> NodeOptions {
+    NodeOptions {
+        listen: arguments.listen,
+        advertise: arguments.advertise,
+        devices: arguments.devices.clone(),
+        device_count: arguments.device_count,
+        device_bytes: arguments.device_size,
+        cores: (!arguments.cores.is_empty()).then(|| arguments.cores.clone()),
+        mtu: arguments.mtu,
+    }
+}
+
+fn join(options: &Join, common: &Common) -> Result<(), CliError> {
+    let directory = common.dir.clone().ok_or_else(|| CliError::usage("join needs --dir DIR"))?;
+    let join = JoinOptions {
+        directory: directory.clone(),
+        token: options.token.clone(),
+        rack: options.rack.as_deref().map(parse_label).transpose()?,
+        node: node_options(&options.node),
+    };
+    let site = node::join(&join)?;
+    match common.json {
+        true => line(json!({
+            "site": site.name.as_str(), "site_id": site.site.to_string(), "node": site.node.0, "shards": site.shards,
+            "listen": options.node.listen.to_string(),
+        })),
+        false => {
+            line(format!("node {} of site {} made in {}", site.node, site.name, directory.display()));
+            line(format!("run it: farside node --dir {}", directory.display()));
+        }
+    }
+    Ok(())
 }
 
 fn init(options: &Init, common: &Common) -> Result<(), CliError> {
@@ -113,14 +156,9 @@ fn init(options: &Init, common: &Common) -> Result<(), CliError> {
     let init = InitOptions {
         directory: directory.clone(),
         site: parse_label(&options.site)?,
-        listen: options.listen,
-        advertise: options.advertise,
-        devices: options.devices.clone(),
-        device_count: options.device_count,
-        device_bytes: options.device_size,
+        node: node_options(&options.node),
         geometry: Geometry::parse(&options.geometry).ok_or_else(wrong)?,
-        cores: (!options.cores.is_empty()).then(|| options.cores.clone()),
-        mtu: options.mtu,
+        groups: options.groups,
     };
     let site = node::init(&init)?;
     if let Some(notice) = init.notice() {
@@ -129,7 +167,7 @@ fn init(options: &Init, common: &Common) -> Result<(), CliError> {
     match common.json {
         true => line(json!({
             "site": site.name.as_str(), "site_id": site.site.to_string(), "shards": site.shards,
-            "geometry": site.geometry.to_string(), "listen": options.listen.to_string(),
+            "geometry": site.geometry.to_string(), "listen": options.node.listen.to_string(),
             "device_losses_survived": init.losses_survived(),
         })),
         false => {

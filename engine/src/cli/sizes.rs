@@ -25,6 +25,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// Reads what [`parse_bytes`] reads, and 0.
+pub fn parse_bytes_or_none(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_bytes(text) }
+}
+
 /// Reads `30s`, `12h`, `7d`.
 pub fn parse_seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text} is no duration: 30s, 15m, 12h, 7d");

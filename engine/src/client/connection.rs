@@ -8,6 +8,7 @@ use super::pulse::{Haste, Pulse, TICK};
 use super::route::{PROBE_PATIENCE, Route, Target};
 use crate::machine::Machine;
 use bytes::Bytes;
+use farside_codec::cluster::NodeState;
 use farside_codec::frame;
 use farside_codec::ids::{Hlc, NodeId, SiteId};
 use farside_codec::message::{Hello, Refusal, RefusalCode, Reply, Request};
@@ -181,6 +182,17 @@ impl SiteLink {
         let mut route = self.route.borrow_mut();
         route.learn(endpoints);
         self.nodes.borrow_mut().retain(|address, _| route.knows(*address));
+    }
+
+    /// Asks which nodes the site has: a context names those that there were when it was made.
+    pub(super) async fn find_nodes(&self) {
+        // Without an answer those are what there is.
+        let Ok(Reply::Nodes(nodes)) = self.call(Target::Any, &Request::Nodes).await else { return };
+        let there = nodes.iter().filter(|node| matches!(node.state, NodeState::Up | NodeState::Draining));
+        let addresses: Vec<SocketAddr> = there.filter_map(|node| node.endpoint.parse().ok()).collect();
+        if addresses.len() > 1 {
+            self.learn(addresses);
+        }
     }
 
     fn node(&self, address: SocketAddr) -> Rc<Node> {

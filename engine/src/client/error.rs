@@ -107,7 +107,6 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         RefusalCode::TooFewDevices => {
             "`farside status` names the devices that don't work; mend them and restart the node"
         }
-        RefusalCode::Unsafe => "repeat with --force to go on all the same",
         RefusalCode::Forbidden => "use the context of an administrator, or of the tenant that owns the log",
         RefusalCode::Busy | RefusalCode::NotLeader => "try again in a moment",
         RefusalCode::Unavailable => "try again in a moment; `farside status` says what the site waits for",
@@ -118,6 +117,7 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         RefusalCode::Exists => "choose another name",
         RefusalCode::BadRequest
         | RefusalCode::NotFound
+        | RefusalCode::Unsafe
         | RefusalCode::ConditionFailed
         | RefusalCode::StaleReceipt
         | RefusalCode::Diverged => return None,

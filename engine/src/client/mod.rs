@@ -94,6 +94,7 @@ impl Client {
         settings: ClientSettings,
     ) -> Result<Self, ClientError> {
         let link = Rc::new(SiteLink::connect(context, &machine).await?);
+        link.find_nodes().await;
         Ok(Self { link, settings: Rc::new(RefCell::new(settings)), machine, keys: Rc::default() })
     }
 

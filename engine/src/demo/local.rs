@@ -3,7 +3,8 @@
 use crate::client::{Client, ClientError, ClientSettings, Context};
 use crate::interrupt::Undo;
 use crate::node::directory::NodeDirectory;
-use crate::node::{InitOptions, init};
+use crate::node::limits::DEFAULT_GROUPS;
+use crate::node::{InitOptions, NodeOptions, init};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::Label;
 use farside_codec::message::{Reply, Request};
@@ -50,14 +51,17 @@ impl LocalSite {
         let options = InitOptions {
             directory: directory.clone(),
             site: name.clone(),
-            listen: free_port()?,
-            advertise: None,
-            devices: Vec::new(),
-            device_count: None,
-            device_bytes: plan.device_bytes,
+            node: NodeOptions {
+                listen: free_port()?,
+                advertise: None,
+                devices: Vec::new(),
+                device_count: None,
+                device_bytes: plan.device_bytes,
+                cores: Some(plan.cores.clone()),
+                mtu: plan.mtu,
+            },
             geometry: Geometry::DEFAULT,
-            cores: Some(plan.cores.clone()),
-            mtu: plan.mtu,
+            groups: DEFAULT_GROUPS,
         };
         init(&options).map_err(failed)?;
         let (child, undo) = spawn(&directory)?;

@@ -1,12 +1,15 @@
 //! The shard's background: closed time, checkpoints, snapshots when due; and GC, which shard 0 leads for the node.
 
 use super::limits;
-use super::shard::Shard;
+use super::routing;
+use super::shard::{Shard, state_refusal};
 use crate::store::CollectCursor;
+use farside_codec::cluster::ReferencesQuestion;
 use farside_codec::command::{GroupCommand, GroupOutcome, Prune};
 use farside_codec::ids::{ChunkId, GroupId, Hlc};
-use farside_codec::message::{Refusal, RefusalCode};
+use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
+use farside_raft::Group;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,10 +19,10 @@ pub(super) async fn close_time<D: Disk>(shard: Rc<Shard<D>>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        let closes = shard.groups.iter().filter(|(_, group)| group.is_leader()).map(|(id, _)| {
+        let closes = shard.groups().into_iter().filter(Group::is_leader).map(|group| {
             let command = GroupCommand::Close(shard.clock.now());
             let shard = shard.clone();
-            async move { shard.command(*id, &command).await.map(drop) }
+            async move { shard.command(group.id(), &command).await.map(drop) }
         });
         // A group that can't close time now says so in status; the next tick tries again.
         futures_util::future::join_all(closes).await;
@@ -31,7 +34,7 @@ pub(super) async fn keep_house<D: Disk>(shard: Rc<Shard<D>>) {
     let mut checkpointed = shard.clock.clock().monotonic();
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        for group in shard.groups.values() {
+        for group in shard.groups() {
             group.snapshot_if_due().await;
         }
         if let Some(control) = &shard.control {
@@ -60,52 +63,101 @@ fn is_cramped(directory: &std::path::Path) -> bool {
 
 /// Bytes that the next snapshot of any group may take, while the one before it is still there.
 fn room_for_snapshot<D: Disk>(shard: &Shard<D>) -> u64 {
-    let largest = shard.groups.values().map(|group| group.snapshot_bytes()).max().unwrap_or(0);
+    let largest = shard.groups().iter().map(Group::snapshot_bytes).max().unwrap_or(0);
     // What the log may hold besides, before it turns proposals away.
     largest + 2 * shard.wal.live_limit() as u64
 }
 
-/// Leads GC: a barrier in every group, then every shard collects what nobody refers to.
+/// Leads GC while this node leads the control group: a barrier in every group, then every node collects what nobody
+/// refers to. Whoever begins to lead begins with one: until then nobody may know the epoch.
 pub(super) async fn collect<D: Disk>(shard: Rc<Shard<D>>, every: Duration) {
+    let mut last: Option<Duration> = None;
     loop {
-        match barrier(&shard).await {
-            Ok(barrier) => {
-                for index in 0..shard.shards() {
-                    let collected =
-                        shard.on(index, move |there| async move { collect_here(&there, barrier).await }).await;
-                    if let Err(refusal) | Ok(Err(refusal)) = collected {
-                        tracing::warn!(%refusal, "a shard did not collect");
-                    }
-                }
-            }
-            // A shard has ended, and this one is about to.
-            Err(refusal) if refusal.code == RefusalCode::Unavailable => {}
-            Err(refusal) => tracing::warn!(%refusal, "no GC barrier"),
+        let now = shard.clock.clock().monotonic();
+        if !shard.control.as_ref().is_some_and(Group::is_leader) {
+            last = None;
+        } else if last.is_none_or(|last| now.saturating_sub(last) >= every) {
+            last = Some(now);
+            lead_round(&shard).await;
         }
-        tokio::time::sleep(every).await;
+        tokio::time::sleep(limits::GC_LOOK.min(every)).await;
     }
+}
+
+async fn lead_round<D: Disk>(shard: &Rc<Shard<D>>) {
+    match barrier(shard).await {
+        Ok(barrier) => {
+            for node in shard.others() {
+                // Who does not hear of it now has more to collect the next time.
+                let _ = routing::ask_node(shard, &node, 0, &Request::Collect(barrier)).await;
+            }
+            collect_node(shard.clone(), barrier).await;
+        }
+        // A shard has ended, and this one is about to.
+        Err(refusal) if refusal.code == RefusalCode::Unavailable => {}
+        Err(refusal) => tracing::warn!(%refusal, "no GC barrier"),
+    }
+}
+
+/// Has every shard of this node collect.
+pub(super) async fn collect_node<D: Disk>(shard: Rc<Shard<D>>, barrier: u64) {
+    for index in 0..shard.shards() {
+        let collected = shard.on(index, move |there| async move { collect_here(&there, barrier).await }).await;
+        if let Err(refusal) | Ok(Err(refusal)) = collected {
+            tracing::warn!(%refusal, "a shard did not collect");
+        }
+    }
+}
+
+/// Dates touches on this node from now on.
+async fn set_epoch<D: Disk>(shard: &Rc<Shard<D>>, epoch: u64) -> Result<(), Refusal> {
+    for index in 0..shard.shards() {
+        shard.on(index, move |there| async move { there.store.set_gc_epoch(epoch) }).await?;
+    }
+    Ok(())
+}
+
+/// The highest barrier that the groups on this node have committed.
+async fn known_barrier<D: Disk>(shard: &Rc<Shard<D>>) -> Result<u64, Refusal> {
+    let mut highest = 0;
+    for index in 0..shard.shards() {
+        let read = move |there: Rc<Shard<D>>| async move {
+            let barriers: Result<Vec<u64>, _> =
+                there.groups().iter().map(|group| group.state().borrow().barrier()).collect();
+            Ok::<_, Refusal>(barriers.map_err(state_refusal)?.into_iter().max().unwrap_or(0))
+        };
+        highest = highest.max(shard.on(index, read).await??);
+    }
+    Ok(highest)
 }
 
 /// Commits the next barrier in every group, and dates touches from now on by it.
 async fn barrier<D: Disk>(shard: &Rc<Shard<D>>) -> Result<u64, Refusal> {
-    let mut highest = 0;
-    for group in (1..=shard.site.groups).map(GroupId) {
-        let read = move |there: Rc<Shard<D>>| async move {
-            let barrier = there.groups.get(&group).map(|group| group.state().borrow().barrier());
-            barrier.transpose().map_err(super::shard::state_refusal)
-        };
-        highest = highest.max(shard.on(group.shard(shard.shards()), read).await??.unwrap_or(0));
+    // A node that leads the control group may be in no log group: others know what it does not.
+    let mut highest = known_barrier(shard).await?.max(shard.store.gc_epoch());
+    for node in shard.others() {
+        if let Ok(Reply::Epoch(known)) = routing::ask_node(shard, &node, 0, &Request::GcEpoch(0)).await {
+            highest = highest.max(known);
+        }
     }
     let barrier = highest + 1;
-    for index in 0..shard.shards() {
-        shard.on(index, move |there| async move { there.store.set_gc_epoch(barrier) }).await?;
+    set_epoch(shard, barrier).await?;
+    for node in shard.others() {
+        // Who does not hear of it hands out older receipts, which groups refuse once they are too old.
+        let _ = routing::ask_node(shard, &node, 0, &Request::GcEpoch(barrier)).await;
     }
     for group in (1..=shard.site.groups).map(GroupId) {
-        let commit =
-            move |there: Rc<Shard<D>>| async move { there.command(group, &GroupCommand::Barrier(barrier)).await };
-        shard.on(group.shard(shard.shards()), commit).await??;
+        shard.group_command(group, GroupCommand::Barrier(barrier)).await?;
     }
     Ok(barrier)
+}
+
+/// Takes note of another node's epoch, and answers with the highest that is known here.
+pub(super) async fn hear_epoch<D: Disk>(shard: &Rc<Shard<D>>, epoch: u64) -> Result<u64, Refusal> {
+    if epoch > 0 {
+        set_epoch(shard, epoch).await?;
+    }
+    Ok(known_barrier(shard).await?.max(shard.store.gc_epoch()))
 }
 
 /// Prunes old versions, deletes unreferenced chunks, and moves what is left together.
@@ -116,7 +168,7 @@ async fn collect_here<D: Disk>(shard: &Rc<Shard<D>>, barrier: u64) -> Result<(),
         let (mut chunks, next) = shard.store.collectable(barrier, at, limits::GC_STEP_CHUNKS);
         chunks.retain(|chunk| !shard.snapshots.needs(chunk));
         if !chunks.is_empty() {
-            let unreferenced = unreferenced(shard, chunks).await?;
+            let unreferenced = unreferenced(shard, chunks, barrier).await?;
             shard.store.delete(&unreferenced, barrier);
         }
         cursor = next;
@@ -134,32 +186,67 @@ async fn collect_here<D: Disk>(shard: &Rc<Shard<D>>, barrier: u64) -> Result<(),
     Ok(())
 }
 
-/// Those of these chunks that no group of any shard refers to.
-async fn unreferenced<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) -> Result<Vec<ChunkId>, Refusal> {
+/// Those of these chunks that no group of the site refers to. Where a group can't be asked nothing is named.
+async fn unreferenced<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunks: Vec<ChunkId>,
+    barrier: u64,
+) -> Result<Vec<ChunkId>, Refusal> {
     let mut left = chunks;
-    for index in 0..shard.shards() {
-        let asked = left.clone();
-        let referenced = shard.on(index, move |there| async move {
-            let mut referenced = vec![false; asked.len()];
-            for group in there.groups.values() {
-                let found = group.state().borrow().references(&asked).map_err(super::shard::state_refusal)?;
-                referenced.iter_mut().zip(found).for_each(|(known, found)| *known |= found);
-            }
-            Ok::<_, Refusal>(referenced)
-        });
-        let mut referenced = referenced.await??.into_iter();
+    for group in (1..=shard.site.groups).map(GroupId) {
+        if left.is_empty() {
+            break;
+        }
+        let question = ReferencesQuestion { group, barrier, chunks: left.clone() };
+        let mut referenced = ask_references(shard, question).await?.into_iter();
         left.retain(|_| !referenced.next().unwrap_or(true));
     }
     Ok(left)
 }
 
+/// Asks the members of a group in turn, this node first: any that has come to the barrier will do.
+async fn ask_references<D: Disk>(shard: &Rc<Shard<D>>, question: ReferencesQuestion) -> Result<Vec<bool>, Refusal> {
+    let mut refused = match references(shard, question.clone()).await {
+        Ok(referenced) => return Ok(referenced),
+        Err(refusal) => refusal,
+    };
+    let members = shard.view().members(question.group);
+    for node in shard.others().into_iter().filter(|node| members.contains(&node.node)) {
+        let there = question.group.shard(node.shards.max(1));
+        match routing::ask_node(shard, &node, there, &Request::References(question.clone())).await {
+            Ok(Reply::Referenced(referenced)) if referenced.len() == question.chunks.len() => return Ok(referenced),
+            Ok(_) => {}
+            Err(error) => refused = error.into(),
+        }
+    }
+    Err(refused)
+}
+
+/// Which of these chunks a group refers to, if it runs here and has come to the barrier.
+pub(super) async fn references<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    question: ReferencesQuestion,
+) -> Result<Vec<bool>, Refusal> {
+    let owner = question.group.shard(shard.shards());
+    let referenced = shard.on(owner, move |there| async move {
+        let behind = || Refusal::retry(RefusalCode::Unavailable, 200, "the group has not come to that barrier here");
+        let group = there.group(question.group).ok_or_else(behind)?;
+        let state = group.state().borrow();
+        if state.barrier().map_err(state_refusal)? < question.barrier {
+            return Err(behind());
+        }
+        state.references(&question.chunks).map_err(state_refusal)
+    });
+    referenced.await?
+}
+
 /// Drops versions past their log's history, below what every peer has.
 async fn prune<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     let peers: Vec<_> = shard.view().peers.keys().copied().collect();
-    for (id, group) in shard.groups.iter().filter(|(_, group)| group.is_leader()) {
-        let logs = group.state().borrow().logs().map_err(super::shard::state_refusal)?;
+    for group in shard.groups().into_iter().filter(Group::is_leader) {
+        let logs = group.state().borrow().logs().map_err(state_refusal)?;
         for log in logs {
-            let cursors = group.state().borrow().peers(log.descriptor.log).map_err(super::shard::state_refusal)?;
+            let cursors = group.state().borrow().peers(log.descriptor.log).map_err(state_refusal)?;
             let lowest = |peer| cursors.iter().find(|lag| lag.peer == peer).map_or(0, |lag| lag.cursor.sequence);
             let home = log.is_home(shard.site.site);
             // A copy prunes what its home may prune: versions replaced before the horizon, below its own head.
@@ -171,7 +258,7 @@ async fn prune<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
             let horizon = Hlc::from_ms(shard.clock.now().ms().saturating_sub(history_ms));
             loop {
                 let prune = Prune { log: log.descriptor.log, horizon, below, limit: limits::PRUNE_STEP };
-                match shard.command(*id, &GroupCommand::Prune(prune)).await? {
+                match shard.command(group.id(), &GroupCommand::Prune(prune)).await? {
                     GroupOutcome::Pruned(count) if count == limits::PRUNE_STEP => {}
                     _ => break,
                 }

@@ -29,6 +29,13 @@ pub struct NodeConfig {
     /// Seconds between two GC barriers.
     #[serde(default = "default_gc_seconds")]
     pub gc_seconds: u64,
+    /// Seconds of silence after which another node of the site counts as dead, and what it held is rebuilt elsewhere.
+    #[serde(default = "default_dead_after_seconds")]
+    pub dead_after_seconds: u64,
+}
+
+fn default_dead_after_seconds() -> u64 {
+    super::limits::DEFAULT_DEAD_AFTER_SECONDS
 }
 
 fn default_mtu() -> u16 {
@@ -76,6 +83,7 @@ impl NodeConfig {
             mtu: default_mtu(),
             pool_bytes: default_pool_bytes(),
             gc_seconds: default_gc_seconds(),
+            dead_after_seconds: default_dead_after_seconds(),
         }
     }
 
@@ -146,6 +154,9 @@ impl NodeConfig {
         }
         if self.pool_bytes < super::limits::MIN_POOL_BYTES as u64 {
             return Err(format!("`pool_bytes` is below {}, the least that works", super::limits::MIN_POOL_BYTES));
+        }
+        if !(2..=86_400).contains(&self.dead_after_seconds) {
+            return Err("`dead_after_seconds` is outside 2 seconds to 1 day".into());
         }
         if !(1..=86_400 * 7).contains(&self.gc_seconds) {
             return Err("`gc_seconds` is outside 1 second to 7 days".into());

@@ -97,6 +97,11 @@ impl SystemKey {
         Self(Zeroizing::new(random(entropy)))
     }
 
+    /// The site's, as another of its nodes gave it.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
     fn cipher(&self) -> LessSafeKey {
         LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &self.0[..]).expect("the key has the cipher's length"))
     }
@@ -205,11 +210,17 @@ impl NodeDirectory {
         Ok(framed::write(&self.authority_key(), FileKind::AuthorityKey, &sealed)?)
     }
 
+    /// Reads the system key, for another node of the site.
+    pub fn system_key_bytes(&self) -> Result<Zeroizing<[u8; 32]>, DirectoryError> {
+        let bytes = framed::read(&self.system_key(), FileKind::SystemKey)?;
+        let wrong = |_| DirectoryError::WrongSystemKey(self.authority_key());
+        Ok(Zeroizing::new(bytes[..].try_into().map_err(wrong)?))
+    }
+
     /// Reads the site CA's key.
     pub fn authority(&self) -> Result<Zeroizing<Vec<u8>>, DirectoryError> {
-        let bytes = framed::read(&self.system_key(), FileKind::SystemKey)?;
         let wrong = || DirectoryError::WrongSystemKey(self.authority_key());
-        let key = SystemKey(Zeroizing::new(bytes[..].try_into().map_err(|_| wrong())?));
+        let key = SystemKey(self.system_key_bytes()?);
         let sealed = framed::read(&self.authority_key(), FileKind::AuthorityKey)?;
         key.open(AUTHORITY_LABEL, &sealed).ok_or_else(wrong)
     }

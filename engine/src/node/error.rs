@@ -4,6 +4,7 @@ use super::config::ConfigError;
 use super::directory::DirectoryError;
 use crate::framed::FramedFileError;
 use crate::store::OpenDevicesError;
+use farside_codec::message::Refusal;
 use std::io::ErrorKind;
 
 /// Why.
@@ -17,6 +18,10 @@ pub enum NodeError {
     Usage(String),
     /// What it stored is damaged beyond what it can mend.
     Corrupt(String),
+    /// The site that it is to be part of does not answer.
+    Unreachable(String),
+    /// That site refused.
+    Refused(Refusal),
     /// Anything else that keeps it from running.
     Failed(String),
 }
@@ -36,6 +41,7 @@ impl NodeError {
             }
             Self::Directory(DirectoryError::InUse(_)) => Some("stop that node first: it ends cleanly on SIGTERM"),
             Self::Config(ConfigError::Invalid(..)) => Some("docs/operators.md says what node.toml may hold"),
+            Self::Unreachable(_) => Some("is a node of that site running, and may UDP pass between the two?"),
             Self::Corrupt(_) => Some("docs/operators.md says what can be restored"),
             _ => None,
         }
@@ -48,6 +54,8 @@ impl NodeError {
             Self::Corrupt(_) | Self::Directory(DirectoryError::WrongSystemKey(_)) => 6,
             Self::Directory(DirectoryError::File(FramedFileError::Damaged(..))) => 6,
             Self::Directory(DirectoryError::NotANode(_)) => 5,
+            Self::Refused(_) => 3,
+            Self::Unreachable(_) => 4,
             _ => 1,
         }
     }
@@ -58,7 +66,10 @@ impl std::fmt::Display for NodeError {
         match self {
             Self::Directory(error) => error.fmt(f),
             Self::Config(error) => error.fmt(f),
-            Self::Usage(reason) | Self::Corrupt(reason) | Self::Failed(reason) => f.write_str(reason),
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Usage(reason) | Self::Corrupt(reason) | Self::Unreachable(reason) | Self::Failed(reason) => {
+                f.write_str(reason)
+            }
         }
     }
 }

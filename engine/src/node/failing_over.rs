@@ -2,15 +2,16 @@
 
 use super::limits::PROBE;
 use super::links::own_hello;
+use super::routing;
 use super::server::Answered;
 use super::shard::{Shard, state_refusal};
 use crate::federation::failover::{Candidate, Loss, OldHome, preflight};
-use crate::state::LogView;
 use farside_codec::command::{GroupCommand, Promote};
 use farside_codec::delta::Generation;
 use farside_codec::ids::{LogId, SiteId};
-use farside_codec::message::{FailedOver, Failover, FailoverReport, Refusal, RefusalCode, Reply};
+use farside_codec::message::{FailedOver, Failover, FailoverReport, LogStanding, Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
+use farside_transport::{Caller, Role};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Failover) -> Answe
     let objections = preflight(home, &candidates);
     if !order.force && !objections.is_empty() {
         let reasons: Vec<String> = objections.iter().map(ToString::to_string).collect();
-        return Err(Refusal::new(RefusalCode::Unsafe, reasons.join("; ")));
+        let detail = format!("{}; repeat with --force to go on all the same", reasons.join("; "));
+        return Err(Refusal::new(RefusalCode::Unsafe, detail));
     }
     let mut report = FailoverReport { logs: Vec::new(), rto_ms: 0, fenced: false };
     for (log, candidate) in logs.iter().zip(&candidates) {
@@ -47,7 +49,7 @@ pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Failover) -> Answe
     Ok(Reply::FailedOver(report).into())
 }
 
-async fn logs_to_promote<D: Disk>(shard: &Rc<Shard<D>>, order: &Failover) -> Result<Vec<LogView>, Refusal> {
+async fn logs_to_promote<D: Disk>(shard: &Rc<Shard<D>>, order: &Failover) -> Result<Vec<LogStanding>, Refusal> {
     let view = shard.view();
     let from = match &order.from {
         None => None,
@@ -66,15 +68,38 @@ async fn logs_to_promote<D: Disk>(shard: &Rc<Shard<D>>, order: &Failover) -> Res
     Ok(logs)
 }
 
-async fn log_view<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<Option<LogView>, Refusal> {
-    let owner = shard.shard_of_log(log);
-    let read = move |there: Rc<Shard<D>>| async move {
-        there.log_group(log).and_then(|group| group.state().borrow().log(log).map_err(state_refusal))
-    };
-    shard.on(owner, read).await?
+/// How a log stands, as the leader of its group says.
+async fn log_view<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<Option<LogStanding>, Refusal> {
+    let own = Caller { role: Role::Admin, subject: format!("node-{}", shard.site.node), site: shard.site.site };
+    let standing = routing::at_leader(shard, &own, shard.group_of(log), Request::LogStanding(log));
+    // What answers it may be what a failover runs in.
+    match Box::pin(standing).await?.reply {
+        Reply::LogStanding(standing) => Ok(standing),
+        _ => Err(Refusal::new(RefusalCode::Internal, "a log's standing was answered by something else")),
+    }
 }
 
-fn candidate(log: &LogView) -> Candidate {
+/// Says how a log stands whose group is led here.
+pub(super) async fn standing<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Answered {
+    let read = move |there: Rc<Shard<D>>| async move {
+        let view = there.log_group(log)?.state().borrow().log(log).map_err(state_refusal)?;
+        let senders = there.senders.borrow();
+        let caught_up = senders.iter().filter(|((of, _), state)| *of == log && state.caught_up);
+        let caught_up = caught_up.map(|((_, peer), _)| *peer).collect();
+        Ok::<_, Refusal>(view.map(|view| LogStanding {
+            descriptor: view.descriptor,
+            lineage: view.lineage,
+            known: view.known,
+            head: view.head,
+            head_time: view.head_time,
+            heard: view.heard,
+            caught_up,
+        }))
+    };
+    Ok(Reply::LogStanding(shard.on(shard.shard_of_log(log), read).await??).into())
+}
+
+fn candidate(log: &LogStanding) -> Candidate {
     Candidate {
         name: (log.descriptor.tenant_name.clone(), log.descriptor.name.clone()),
         head: log.head.clone(),
@@ -95,7 +120,7 @@ async fn probe<D: Disk>(shard: &Rc<Shard<D>>, homes: &[SiteId]) -> OldHome {
     OldHome::Silent
 }
 
-async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogView, loss: Loss) -> Result<FailedOver, Refusal> {
+async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, loss: Loss) -> Result<FailedOver, Refusal> {
     let generation =
         Generation { counter: log.known.counter + 1, site: shard.site.site, incarnation: shard.site.incarnation };
     let id = log.descriptor.log;
@@ -117,15 +142,12 @@ async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogView, loss: Loss) -> Re
 }
 
 /// An old home that answers is told of the new generation by our senders; once it has taken it in, losses are final.
-async fn wait_for_fence<D: Disk>(shard: &Rc<Shard<D>>, logs: &[LogView], homes: &[SiteId]) -> bool {
+async fn wait_for_fence<D: Disk>(shard: &Rc<Shard<D>>, logs: &[LogStanding], homes: &[SiteId]) -> bool {
     let wait = async {
         for log in logs {
             for home in homes {
-                let (id, home) = (log.descriptor.log, *home);
-                let caught_up = move |there: Rc<Shard<D>>| async move {
-                    there.senders.borrow().get(&(id, home)).is_some_and(|state| state.caught_up)
-                };
-                while !shard.on(shard.shard_of_log(id), caught_up).await.unwrap_or(false) {
+                let knows = |standing: LogStanding| standing.caught_up.contains(home);
+                while !log_view(shard, log.descriptor.log).await.ok().flatten().is_some_and(knows) {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

@@ -34,13 +34,9 @@ record!(
     }
 );
 
-/// What `init` is told.
+/// What a node is to be made of.
 #[derive(Debug, Clone)]
-pub struct InitOptions {
-    /// The directory to make.
-    pub directory: PathBuf,
-    /// The site's name.
-    pub site: Label,
+pub struct NodeOptions {
     /// Address of shard 0.
     pub listen: SocketAddr,
     /// Where peers and clients find it, if not there.
@@ -51,12 +47,25 @@ pub struct InitOptions {
     pub device_count: Option<usize>,
     /// Bytes of each.
     pub device_bytes: u64,
-    /// How chunks are cut.
-    pub geometry: Geometry,
     /// One shard on each of these cores; `None`: every core.
     pub cores: Option<Vec<usize>>,
     /// Largest UDP payload; `None`: the default.
     pub mtu: Option<u16>,
+}
+
+/// What `init` is told.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// The directory to make.
+    pub directory: PathBuf,
+    /// The site's name.
+    pub site: Label,
+    /// Its first node.
+    pub node: NodeOptions,
+    /// How chunks are cut.
+    pub geometry: Geometry,
+    /// Log groups, fixed for ever: as many leaders as can share the work.
+    pub groups: u32,
 }
 
 /// Buffers for formatting.
@@ -64,10 +73,7 @@ const FORMAT_POOL_BYTES: usize = 16 << 20;
 
 impl InitOptions {
     fn device_total(&self) -> usize {
-        match self.devices.len() {
-            0 => self.device_count.unwrap_or(self.geometry.total()),
-            given => given,
-        }
+        self.node.device_total(self.geometry)
     }
 
     /// Losses of whole devices that the site will survive.
@@ -87,9 +93,18 @@ impl InitOptions {
             )
         })
     }
+}
+
+impl NodeOptions {
+    fn device_total(&self, geometry: Geometry) -> usize {
+        match self.devices.len() {
+            0 => self.device_count.unwrap_or(geometry.total()),
+            given => given,
+        }
+    }
 
     /// Refuses what can't work, before anything is made. Answers the cores.
-    fn check(&self) -> Result<Vec<usize>, NodeError> {
+    pub(super) fn check(&self) -> Result<Vec<usize>, NodeError> {
         let usage = |what: String| Err(NodeError::Usage(what));
         if self.listen.port() == 0 {
             return usage("--listen needs a port: shard i listens on it + i".into());
@@ -122,11 +137,40 @@ impl InitOptions {
         }
         Ok(cores)
     }
+
+    /// The node's settings.
+    pub(super) fn config(
+        &self,
+        devices: &[PathBuf],
+        cores: Vec<usize>,
+        directory: &NodeDirectory,
+    ) -> Result<NodeConfig, NodeError> {
+        let root = std::path::absolute(directory.root()).map_err(failed)?;
+        let relative = |path: &PathBuf| path.strip_prefix(&root).map(Path::to_owned).unwrap_or_else(|_| path.clone());
+        let mut config = NodeConfig::new(self.listen, devices.iter().map(relative).collect(), cores);
+        config.mtu = self.mtu.unwrap_or(config.mtu);
+        config.advertise = self.advertise;
+        Ok(config)
+    }
+
+    /// The node's devices; files are made here where none were named.
+    pub(super) fn device_paths(
+        &self,
+        geometry: Geometry,
+        directory: &NodeDirectory,
+    ) -> Result<Vec<PathBuf>, NodeError> {
+        if !self.devices.is_empty() {
+            return self.devices.iter().map(|path| std::path::absolute(path).map_err(failed)).collect();
+        }
+        let paths: Vec<PathBuf> = (0..self.device_total(geometry)).map(|index| directory.device(index)).collect();
+        paths.iter().try_for_each(|path| uring::create(path, self.device_bytes).map_err(failed))?;
+        paths.iter().map(|path| std::path::absolute(path).map_err(failed)).collect()
+    }
 }
 
 /// Makes the site. On failure, or interrupted, what it made is removed again.
 pub fn init(options: &InitOptions) -> Result<SiteFile, NodeError> {
-    let cores = options.check()?;
+    let cores = options.node.check()?;
     uring::check_io_uring().map_err(failed)?;
     let directory = NodeDirectory::new(&options.directory);
     directory.create()?;
@@ -138,14 +182,10 @@ pub fn init(options: &InitOptions) -> Result<SiteFile, NodeError> {
 }
 
 fn make(options: &InitOptions, cores: Vec<usize>, directory: &NodeDirectory) -> Result<SiteFile, NodeError> {
-    let devices = device_paths(options, directory)?;
-    let root = std::path::absolute(directory.root()).map_err(failed)?;
-    let relative = |path: &PathBuf| path.strip_prefix(&root).map(Path::to_owned).unwrap_or_else(|_| path.clone());
-    let mut config = NodeConfig::new(options.listen, devices.iter().map(relative).collect(), cores);
-    config.mtu = options.mtu.unwrap_or(config.mtu);
-    config.advertise = options.advertise;
-    let plan =
-        SitePlan { name: options.site.clone(), geometry: options.geometry, groups: limits::DEFAULT_GROUPS, config };
+    let (node, geometry) = (&options.node, options.geometry);
+    let devices = node.device_paths(geometry, directory)?;
+    let config = node.config(&devices, cores, directory)?;
+    let plan = SitePlan { name: options.site.clone(), geometry, groups: options.groups, config };
     let file = found(directory, &plan, &Machine::real())?;
     format(&file, &devices)?;
     announce(directory, &file)?;
@@ -185,15 +225,28 @@ pub fn found(directory: &NodeDirectory, plan: &SitePlan, machine: &Machine) -> R
         certificate: Bytes::copy_from_slice(authority.certificate()),
         created: Hlc::from_ms(now.as_millis() as u64),
     };
-    directory.save_keys(&SystemKey::generate(entropy), authority.key(), entropy)?;
+    fill(directory, &file, &config, &authority, &SystemKey::generate(entropy), machine)?;
+    Ok(file)
+}
+
+/// Writes a node's keys and identities, and how the command line finds it.
+pub(super) fn fill(
+    directory: &NodeDirectory,
+    file: &SiteFile,
+    config: &NodeConfig,
+    authority: &Authority,
+    key: &SystemKey,
+    machine: &Machine,
+) -> Result<(), NodeError> {
+    let (entropy, now) = (machine.entropy.as_ref(), Duration::from_millis(machine.clock.wall_ms()));
+    directory.save_keys(key, authority.key(), entropy)?;
     let issue =
         |role, subject: &str| authority.issue(role, subject, now, limits::CERTIFICATE_LIFE, entropy).map_err(failed);
-    save_identity(&directory.node_identity(), &issue(Role::Node, "1")?)?;
-    save_identity(&directory.peer_identity(), &issue(Role::Peer, "1")?)?;
-    context(&file, local_endpoint(&config), &issue(Role::Admin, "admin")?)
-        .save(&directory.admin_context())
-        .map_err(failed)?;
-    Ok(file)
+    let node = file.node.to_string();
+    save_identity(&directory.node_identity(), &issue(Role::Node, &node)?)?;
+    save_identity(&directory.peer_identity(), &issue(Role::Peer, &node)?)?;
+    let found_by = context(file, local_endpoint(config), &issue(Role::Admin, "admin")?);
+    found_by.save(&directory.admin_context()).map_err(failed)
 }
 
 /// How the devices of a node are formatted, of which the smallest has so many bytes.
@@ -215,17 +268,7 @@ pub fn announce(directory: &NodeDirectory, file: &SiteFile) -> Result<(), NodeEr
     Ok(directory.sync()?)
 }
 
-fn device_paths(options: &InitOptions, directory: &NodeDirectory) -> Result<Vec<PathBuf>, NodeError> {
-    if !options.devices.is_empty() {
-        return options.devices.iter().map(|path| std::path::absolute(path).map_err(failed)).collect();
-    }
-    let count = options.device_count.unwrap_or(options.geometry.total());
-    let paths: Vec<PathBuf> = (0..count).map(|index| directory.device(index)).collect();
-    paths.iter().try_for_each(|path| uring::create(path, options.device_bytes).map_err(failed))?;
-    paths.iter().map(|path| std::path::absolute(path).map_err(failed)).collect()
-}
-
-fn format(file: &SiteFile, devices: &[PathBuf]) -> Result<(), NodeError> {
+pub(super) fn format(file: &SiteFile, devices: &[PathBuf]) -> Result<(), NodeError> {
     uring::start(async {
         let pool = Pool::new(FORMAT_POOL_BYTES).map_err(failed)?;
         let ring = Ring::register(&pool).map_err(failed)?;
@@ -281,7 +324,7 @@ pub(super) fn load_credentials(path: &Path, trust: &Trust) -> Result<Credentials
     Ok(Credentials { identity, trust: trust.clone() })
 }
 
-fn context(site: &SiteFile, endpoint: SocketAddr, identity: &Identity) -> Context {
+pub(super) fn context(site: &SiteFile, endpoint: SocketAddr, identity: &Identity) -> Context {
     Context {
         site: site.site,
         site_name: site.name.clone(),

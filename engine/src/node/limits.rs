@@ -19,6 +19,55 @@ pub const STATE_ROOM_BYTES: u64 = 2 * crate::state::limits::CACHE_BYTES as u64 +
 pub const FENCE_CHECK: Duration = Duration::from_secs(5);
 /// How long a shard may take to answer a status question; status answers without it after that.
 pub const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a silent node is left alone before somebody asks it again.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Silence after which a connection to a node is given up, long before QUIC does: whoever died and came back at the same
+/// address does not know it.
+pub const HANG_UP: Duration = Duration::from_millis(1500);
+/// How long a node of the site may take over a Raft message.
+pub const RAFT_PATIENCE: Duration = Duration::from_millis(1000);
+/// How long over one that carries a piece of a snapshot.
+pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a node of the site may take over a short question.
+pub const NODE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a request waits for a group to find its leader: longer than an election, shorter than a client's patience.
+pub const ROUTE_PATIENCE: Duration = Duration::from_secs(5);
+/// Before a leader is looked for again.
+pub const ROUTE_PAUSE: Duration = Duration::from_millis(50);
+/// How long a node may take over fragments.
+pub const FRAGMENT_PATIENCE: Duration = Duration::from_secs(4);
+/// How long the slower nodes are waited for once as many fragments are durable as a put acknowledges.
+pub const PUT_GRACE: Duration = Duration::from_millis(500);
+/// How long nodes are waited for while too few fragments are durable, before others are asked to stand in.
+pub const PUT_LATE: Duration = Duration::from_millis(800);
+/// How often the fragments of a put are given to other nodes than those that did not take them.
+pub const PUT_ROUNDS: usize = 4;
+/// How long a read waits for the fragments that it wants before it asks for others.
+pub const HEDGE: Duration = Duration::from_millis(150);
+/// Chunks that wait to be looked at by repair at once; past that everything is.
+pub const OWED_QUEUE: usize = 4096;
+/// Chunks that repair looks at together.
+pub const REPAIR_BATCH: usize = 64;
+/// Chunks that a shard repairs at the same time.
+pub const REPAIRS: usize = 4;
+/// Between two looks at what is owed.
+pub const REPAIR_PAUSE: Duration = Duration::from_millis(200);
+/// How often everything is looked at though nothing is known to have changed.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How soon everything is looked at again while something is owed.
+pub const SWEEP_AGAIN: Duration = Duration::from_secs(2);
+/// Chunks in one answer to a keeper.
+pub const WALK_CHUNKS: u32 = 4096;
+/// How often a node says that it is there.
+pub const BEAT: Duration = Duration::from_millis(500);
+/// How long a node may be silent before it counts as dead, unless node.toml says something else.
+pub const DEFAULT_DEAD_AFTER_SECONDS: u64 = 30;
+/// How often leaders look after the members of their groups.
+pub const TEND: Duration = Duration::from_millis(200);
+/// How often a node that is the only one of its site looks whether it still is.
+pub const ALONE_LOOK: Duration = Duration::from_secs(1);
+/// How long a leader that could not hand over leads on before it tries again.
+pub const HAND_OVER_REST: Duration = Duration::from_secs(10);
 /// How often a sender greets an idle peer, so that the peer knows the head it would fail over to.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a failover waits for the old home before it counts as silent.
@@ -31,6 +80,8 @@ pub const UNREACHABLE_ALERT: Duration = Duration::from_secs(5);
 pub const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How long certificates of nodes and administrators are good.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How often a node looks whether it has to lead a round of GC.
+pub const GC_LOOK: Duration = Duration::from_millis(500);
 /// Chunks collected in one step of GC, so that no step holds a shard for long.
 pub const GC_STEP_CHUNKS: usize = 1024;
 /// Steps of compaction in one round of GC: barriers go on even if there is always more to move.

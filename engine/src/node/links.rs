@@ -1,18 +1,24 @@
-//! A shard's links to peer sites: one dialer for each of the peer's shards and each class, made when first needed.
+//! A shard's links to peer sites and to the other nodes of its own: one dialer for each of their shards and each class,
+//! made when first needed.
 
 use super::directory::SiteFile;
+use super::limits::{HANG_UP, LOOK_AGAIN, RAFT_PATIENCE};
+use crate::machine::Machine;
 use bytes::Bytes;
+use farside_codec::cluster::{NodeRecord, NodeState};
 use farside_codec::frame;
-use farside_codec::ids::{Hlc, Label, SiteId};
-use farside_codec::message::{Hello, PeerRecord, Reply, Request};
+use farside_codec::ids::{Hlc, Label, NodeId, SiteId};
+use farside_codec::message::{Hello, PeerRecord, Refusal, RefusalCode, Reply, Request};
+use farside_io::clock::Clock;
 use farside_io::entropy::Entropy;
 use farside_transport::{
-    CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Rejection, StreamError,
+    CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Rejection, Stream, StreamError,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Why a peer did not answer.
 #[derive(Debug)]
@@ -37,15 +43,55 @@ impl std::fmt::Display for PeerCallError {
     }
 }
 
-type Key = (SiteId, u16, Class);
-
-/// Links to all peers.
-pub(crate) struct PeerLinks {
+/// Dialers by whom they reach, which of its shards, and in which class.
+struct Dialers<W> {
     endpoint: Endpoint,
     credentials: Credentials,
     entropy: Rc<dyn Entropy>,
-    dialers: RefCell<BTreeMap<Key, Rc<Dialer>>>,
+    made: RefCell<BTreeMap<(W, u16, Class), Rc<Dialer>>>,
+}
+
+impl<W: Ord + Copy> Dialers<W> {
+    fn new(endpoint: Endpoint, credentials: Credentials, entropy: Rc<dyn Entropy>) -> Self {
+        Self { endpoint, credentials, entropy, made: RefCell::default() }
+    }
+
+    /// The dialer of `whom`, whose shard 0 is at `first`; another one than before where that has moved.
+    fn to(&self, whom: W, first: SocketAddr, shard: u16, class: Class, site: SiteId) -> Option<Rc<Dialer>> {
+        let address = SocketAddr::new(first.ip(), first.port().checked_add(shard)?);
+        let mut made = self.made.borrow_mut();
+        let dial = || {
+            let (endpoint, credentials) = (self.endpoint.clone(), self.credentials.clone());
+            Rc::new(Dialer::new(endpoint, credentials, address, Expect { site }, class, self.entropy.clone()))
+        };
+        let dialer = made.entry((whom, shard, class)).or_insert_with(dial);
+        if dialer.address() != address {
+            *dialer = dial();
+        }
+        Some(dialer.clone())
+    }
+
+    fn get(&self, whom: W, shard: u16, class: Class) -> Option<Rc<Dialer>> {
+        self.made.borrow().get(&(whom, shard, class)).cloned()
+    }
+
+    /// Gives up every connection to those of whom `gone` is true.
+    fn forget(&self, gone: impl Fn(W) -> bool, reason: &str) {
+        let gone: Vec<Rc<Dialer>> = {
+            let mut made = self.made.borrow_mut();
+            let keys: Vec<_> = made.keys().filter(|(whom, ..)| gone(*whom)).copied().collect();
+            keys.iter().filter_map(|key| made.remove(key)).collect()
+        };
+        gone.iter().for_each(|dialer| dialer.hang_up(reason));
+    }
+}
+
+/// Links to all peers.
+pub(crate) struct PeerLinks {
+    dialers: Dialers<SiteId>,
     hellos: RefCell<BTreeMap<SiteId, Hello>>,
+    /// Which of a peer's nodes is talked to: counted on whenever one does not answer.
+    turns: RefCell<BTreeMap<SiteId, usize>>,
 }
 
 /// What this node says of itself when it calls or is called.
@@ -70,25 +116,23 @@ fn turned_away(peer: &PeerRecord) -> PeerCallError {
 
 impl PeerLinks {
     pub(crate) fn new(endpoint: Endpoint, credentials: Credentials, entropy: Rc<dyn Entropy>) -> Self {
-        Self { endpoint, credentials, entropy, dialers: RefCell::default(), hellos: RefCell::default() }
+        let dialers = Dialers::new(endpoint, credentials, entropy);
+        Self { dialers, hellos: RefCell::default(), turns: RefCell::default() }
     }
 
     fn dialer(&self, peer: &PeerRecord, shard: u16, class: Class) -> Result<Rc<Dialer>, PeerCallError> {
         let no_address = || PeerCallError::Unreachable(format!("peer {} has no address", peer.name));
-        let first: SocketAddr = peer.endpoints.first().and_then(|text| text.parse().ok()).ok_or_else(no_address)?;
-        let address = SocketAddr::new(first.ip(), first.port().checked_add(shard).ok_or_else(no_address)?);
-        let mut dialers = self.dialers.borrow_mut();
-        let dialer = dialers.entry((peer.site, shard, class)).or_insert_with(|| self.dial(address, peer.site, class));
-        if dialer.address() != address {
-            // The peer has moved.
-            *dialer = self.dial(address, peer.site, class);
-        }
-        Ok(dialer.clone())
+        let turn = self.turns.borrow().get(&peer.site).copied().unwrap_or(0) % peer.endpoints.len().max(1);
+        let first = peer.endpoints.get(turn).and_then(|text| text.parse().ok()).ok_or_else(no_address)?;
+        self.dialers.to(peer.site, first, shard, class, peer.site).ok_or_else(no_address)
     }
 
-    fn dial(&self, address: SocketAddr, site: SiteId, class: Class) -> Rc<Dialer> {
-        let (endpoint, credentials) = (self.endpoint.clone(), self.credentials.clone());
-        Rc::new(Dialer::new(endpoint, credentials, address, Expect { site }, class, self.entropy.clone()))
+    /// Goes on with the next node of a peer. What the last one said of itself does not hold for it.
+    fn turn_away_from(&self, peer: &PeerRecord) {
+        if peer.endpoints.len() > 1 {
+            *self.turns.borrow_mut().entry(peer.site).or_default() += 1;
+            self.hellos.borrow_mut().remove(&peer.site);
+        }
     }
 
     /// Asks one shard of a peer.
@@ -101,20 +145,27 @@ impl PeerLinks {
         body: Option<Vec<Bytes>>,
     ) -> Result<Reply, PeerCallError> {
         let dialer = self.dialer(peer, shard, class)?;
-        let connection = dialer.connection().await.map_err(|error| match error {
-            ConnectError::Refused { rejection: Rejection::UnknownAuthority, .. } => turned_away(peer),
-            other => PeerCallError::Unreachable(other.to_string()),
+        let connection = dialer.connection().await.map_err(|error| {
+            self.turn_away_from(peer);
+            match error {
+                ConnectError::Refused { rejection: Rejection::UnknownAuthority, .. } => turned_away(peer),
+                other => PeerCallError::Unreachable(other.to_string()),
+            }
         })?;
         connection.call(request, body).await.map(|(reply, _)| reply).map_err(|error| match error {
             // Our half of the handshake is done before the peer says no to its own.
             CallError::Stream(StreamError::Rejected(Rejection::UnknownAuthority)) => turned_away(peer),
-            other => PeerCallError::Call(other),
+            CallError::Refused(refusal) => PeerCallError::Call(CallError::Refused(refusal)),
+            other => {
+                self.turn_away_from(peer);
+                PeerCallError::Call(other)
+            }
         })
     }
 
     /// Whether the connection over which a peer was greeted is still up. Nothing needs to be said to find that out.
     pub(crate) fn is_up(&self, peer: SiteId) -> bool {
-        self.dialers.borrow().get(&(peer, 0, Class::Request)).is_some_and(|dialer| dialer.is_up())
+        self.dialers.get(peer, 0, Class::Request).is_some_and(|dialer| dialer.is_up())
     }
 
     /// How many shards and groups a peer has; asked once a connection.
@@ -135,14 +186,133 @@ impl PeerLinks {
 
     /// Gives up every connection to a peer.
     pub(crate) fn forget(&self, peer: SiteId) {
-        let gone: Vec<Rc<Dialer>> = {
-            let mut dialers = self.dialers.borrow_mut();
-            let keys: Vec<Key> = dialers.keys().filter(|(site, ..)| *site == peer).copied().collect();
-            keys.iter().filter_map(|key| dialers.remove(key)).collect()
-        };
-        for dialer in gone {
-            dialer.hang_up("the peer was removed");
-        }
+        self.dialers.forget(|site| site == peer, "the peer was removed");
         self.hellos.borrow_mut().remove(&peer);
+        self.turns.borrow_mut().remove(&peer);
+    }
+}
+
+/// Why another node of this site did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum NodeCallError {
+    /// There is no way to it now, or it did not answer in time.
+    Silent(NodeId),
+    /// It refused.
+    Refused(Refusal),
+}
+
+impl From<NodeCallError> for Refusal {
+    fn from(error: NodeCallError) -> Self {
+        match error {
+            NodeCallError::Silent(node) => {
+                Refusal::retry(RefusalCode::Unavailable, 100, format!("node {node} does not answer"))
+            }
+            NodeCallError::Refused(refusal) => refusal,
+        }
+    }
+}
+
+/// Links to the other nodes of the site. Clones share them.
+#[derive(Clone)]
+pub(crate) struct NodeLinks(Rc<Links>);
+
+struct Links {
+    dialers: Dialers<NodeId>,
+    site: SiteId,
+    /// What a node is asked to find out whether it answers again.
+    hello: Request,
+    clock: Rc<dyn Clock>,
+    /// Nodes that did not answer when they were asked last. Nobody waits for them: a greeting now and then finds out when
+    /// they are back.
+    silent: RefCell<BTreeMap<NodeId, Silence>>,
+}
+
+#[derive(Clone, Copy)]
+struct Silence {
+    /// Since when, by the monotonic clock.
+    since: Duration,
+    /// When it was greeted last.
+    greeted: Duration,
+}
+
+impl NodeLinks {
+    pub(crate) fn new(site: &SiteFile, endpoint: Endpoint, credentials: Credentials, machine: &Machine) -> Self {
+        let dialers = Dialers::new(endpoint, credentials, machine.entropy.clone());
+        // Of no site: clocks are compared elsewhere.
+        let hello = Request::Hello(Hello { site: SiteId::default(), ..own_hello(site, 0, Hlc::default()) });
+        let (clock, silent) = (machine.clock.clone(), RefCell::default());
+        Self(Rc::new(Links { dialers, site: site.site, hello, clock, silent }))
+    }
+
+    /// Whether a node answered when it was asked last, or was not asked yet.
+    pub(crate) fn answers(&self, node: NodeId) -> bool {
+        !self.0.silent.borrow().contains_key(&node)
+    }
+
+    /// Gives up the connections to nodes that are no longer of the site.
+    pub(crate) fn keep(&self, nodes: &BTreeMap<NodeId, NodeRecord>) {
+        let stays = |node| nodes.get(&node).is_some_and(|known| known.state != NodeState::Removed);
+        self.0.dialers.forget(|node| !stays(node), "the node was removed");
+        self.0.silent.borrow_mut().retain(|node, _| stays(*node));
+    }
+
+    /// Asks one shard of a node, and waits for up to `patience` until its answer begins.
+    pub(crate) async fn call(
+        &self,
+        node: &NodeRecord,
+        shard: u16,
+        class: Class,
+        request: &Request,
+        body: Option<Vec<Bytes>>,
+        patience: Duration,
+    ) -> Result<(Reply, Stream), NodeCallError> {
+        let silent = || NodeCallError::Silent(node.node);
+        let known = self.0.silent.borrow().get(&node.node).copied();
+        if let Some(silence) = known {
+            self.greet_again(node, silence);
+            return Err(silent());
+        }
+        let first: SocketAddr = node.endpoint.parse().map_err(|_| silent())?;
+        let dialer = self.0.dialers.to(node.node, first, shard, class, self.0.site).ok_or_else(silent)?;
+        let answered = tokio::time::timeout(patience, async {
+            let connection = dialer.connection().await.ok()?;
+            Some(connection.call(request, body).await)
+        });
+        match answered.await {
+            Ok(Some(Ok(answer))) => Ok(answer),
+            Ok(Some(Err(CallError::Refused(refusal)))) => Err(NodeCallError::Refused(refusal)),
+            Ok(None | Some(Err(_))) | Err(_) => {
+                let now = self.0.clock.monotonic();
+                let silence = Silence { since: now, greeted: now };
+                self.0.silent.borrow_mut().entry(node.node).or_insert(silence);
+                Err(silent())
+            }
+        }
+    }
+
+    /// Finds out, beside everything else, whether a silent node answers again.
+    fn greet_again(&self, node: &NodeRecord, silence: Silence) {
+        let now = self.0.clock.monotonic();
+        if now.saturating_sub(silence.greeted) < LOOK_AGAIN {
+            return;
+        }
+        self.0.silent.borrow_mut().insert(node.node, Silence { greeted: now, ..silence });
+        let (links, node) = (self.0.clone(), node.clone());
+        tokio::task::spawn_local(async move {
+            let Ok(first) = node.endpoint.parse::<SocketAddr>() else { return };
+            let Some(dialer) = links.dialers.to(node.node, first, 0, Class::Request, links.site) else { return };
+            let answered = tokio::time::timeout(RAFT_PATIENCE, async {
+                let connection = dialer.connection().await.ok()?;
+                connection.call(&links.hello, None).await.ok()
+            });
+            match answered.await {
+                Ok(Some(_)) => drop(links.silent.borrow_mut().remove(&node.node)),
+                // A process that died says nothing any more, and what took its place knows nothing of the connections.
+                _ if now.saturating_sub(silence.since) > HANG_UP => {
+                    links.dialers.forget(|other| other == node.node, "the node does not answer");
+                }
+                _ => {}
+            }
+        });
     }
 }

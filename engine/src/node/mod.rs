@@ -4,17 +4,24 @@
 //! [`shard_seeds`] gives with [`run_shard`]; `start` builds a shard, `server` answers callers, `receiving` and `sending`
 //! federate, `collecting` keeps house.
 
+mod chunks;
 mod collecting;
 pub mod config;
 mod devices;
 pub mod directory;
+mod entering;
 mod error;
 mod failing_over;
+mod fragments;
 mod init;
+mod joining;
 pub mod limits;
 mod links;
+mod membership;
 mod peers;
 mod receiving;
+mod repairing;
+mod routing;
 mod run;
 mod seed;
 mod sending;
@@ -23,10 +30,12 @@ mod shard;
 mod snapshots;
 mod start;
 mod status;
+mod token;
 
 pub use directory::DirectoryError;
+pub use entering::{JoinOptions, ask_to_join, enter, join};
 pub use error::NodeError;
-pub use init::{InitOptions, SitePlan, announce, export_context, format_options, found, init};
+pub use init::{InitOptions, NodeOptions, SitePlan, announce, export_context, format_options, found, init};
 pub use peers::token_site;
 pub use run::run;
 pub use seed::{ShardSeed, Stopper, Storage, shard_seeds};

@@ -3,76 +3,23 @@
 //! The token holds where the maker is, its CA's certificate, a secret, and a short-lived identity issued by that CA with
 //! which the other side may say one thing: who it is. Both then trust one another's CA about one another's site.
 
-use super::directory::NodeDirectory;
 use super::server::Answered;
 use super::shard::Shard;
+use super::token::{self, Purpose, Token};
 use super::{limits, links};
-use bytes::Bytes;
-use farside_codec::command::{ControlCommand, GroupCommand, PendingToken, RedeemToken};
-use farside_codec::ids::{GroupId, Hlc, Label, SiteId};
+use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken, TokenPurpose};
+use farside_codec::ids::{GroupId, Label, SiteId};
 use farside_codec::message::{PeerAction, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer};
-use farside_codec::{Field, record};
 use farside_io::disk::Disk;
-use farside_io::entropy::random;
-use farside_transport::{Authority, CallError, Class, ConnectError, Credentials, Expect, Identity, Role, Trust};
+use farside_transport::{CallError, Class, ConnectError, Credentials, Expect, Identity, Trust};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// Subject of the identity in a token.
-pub(super) const INVITED: &str = "invited";
-/// Tokens begin so, with the version of their contents.
-const PREFIX: &str = "farside-peer-1.";
-
-record!(
-    /// What a token holds.
-    Token {
-        /// Its maker.
-        site: SiteId,
-        /// The maker's name.
-        name: Label,
-        /// The maker's CA (DER).
-        certificate: Bytes,
-        /// Where the maker listens.
-        endpoints: Vec<String>,
-        /// Good once.
-        secret: [u8; 32],
-        /// The short-lived identity's certificate (DER).
-        invitation: Bytes,
-        /// And its key (PKCS #8 DER).
-        key: Bytes,
-        /// First bytes of the BLAKE3 of everything before, so that a mistyped token is told from a refused one.
-        check: u32,
-    }
-);
-
-impl Token {
-    fn own_check(&self) -> u32 {
-        let mut unchecked = self.clone();
-        unchecked.check = 0;
-        let hash = blake3::hash(&unchecked.to_bytes());
-        u32::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1], hash.as_bytes()[2], hash.as_bytes()[3]])
-    }
-
-    fn to_text(&self) -> String {
-        let hex: String = self.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{PREFIX}{hex}")
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let hex = text.trim().strip_prefix(PREFIX)?.as_bytes();
-        let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
-        let bytes: Option<Vec<u8>> =
-            hex.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect();
-        let token = Self::from_bytes(bytes?.into()).ok()?;
-        (token.check == token.own_check()).then_some(token)
-    }
-}
-
 /// The name of the site that made a token; `None` if this is no token.
 pub fn token_site(text: &str) -> Option<Label> {
-    Token::parse(text).map(|token| token.name)
+    Token::parse(Purpose::Peer, text).map(|token| token.name)
 }
 
 /// This site, as a peer should keep it.
@@ -88,46 +35,27 @@ fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
         site: shard.site.site,
         name: shard.site.name.clone(),
         certificate: shard.site.certificate.clone(),
-        endpoints: vec![shard.advertised.to_string()],
+        endpoints: endpoints(shard),
         paused: false,
     })
 }
 
-fn since_epoch(now: Hlc) -> Duration {
-    Duration::from_millis(now.ms())
+/// Where this site's nodes are found, this one first.
+pub(super) fn endpoints<D: Disk>(shard: &Shard<D>) -> Vec<String> {
+    let others = shard.others().into_iter().map(|node| node.endpoint);
+    std::iter::once(shard.advertised.to_string()).chain(others).collect()
 }
 
 /// Makes a token.
 pub(super) async fn make_token<D: Disk>(shard: &Rc<Shard<D>>) -> Answered {
-    let failed = |error: String| Refusal::new(RefusalCode::Internal, error);
-    let own = own_record(shard)?;
-    let key = NodeDirectory::new(&shard.root).authority().map_err(|error| failed(error.to_string()))?;
-    let authority = Authority::from_parts(shard.site.site, shard.site.certificate.to_vec(), key);
-    let now = shard.clock.now();
-    let identity = authority
-        .issue(Role::Peer, INVITED, since_epoch(now), limits::TOKEN_LIFE, shard.machine.entropy.as_ref())
-        .map_err(|error| failed(error.to_string()))?;
-    let mut token = Token {
-        site: own.site,
-        name: own.name,
-        certificate: own.certificate,
-        endpoints: own.endpoints,
-        secret: random(shard.machine.entropy.as_ref()),
-        invitation: Bytes::copy_from_slice(identity.certificate()),
-        key: Bytes::copy_from_slice(identity.key()),
-        check: 0,
-    };
-    token.check = token.own_check();
-    let expires = Hlc::from_ms(now.ms() + limits::TOKEN_LIFE.as_millis() as u64);
-    let pending = PendingToken { secret_hash: *blake3::hash(&token.secret).as_bytes(), expires };
-    shard.control(ControlCommand::PutToken(pending)).await?;
-    Ok(Reply::Token(token.to_text()).into())
+    own_record(shard)?;
+    token::make(shard, Purpose::Peer, TokenPurpose::Peer).await
 }
 
 /// Joins the site that made a token.
 pub(super) async fn add<D: Disk>(shard: &Rc<Shard<D>>, text: &str) -> Answered {
     let bad = |detail: String| Refusal::new(RefusalCode::BadRequest, detail);
-    let token = Token::parse(text)
+    let token = Token::parse(Purpose::Peer, text)
         .ok_or_else(|| bad("this is no peer token, or part of it is missing: copy the whole line".into()))?;
     if token.site == shard.site.site || token.name == shard.site.name {
         return Err(bad(format!(
@@ -218,14 +146,7 @@ pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, set: SetPeer) -> Answered
     if removes {
         for group in 1..=shard.site.groups {
             let group = GroupId(group);
-            let owner = group.shard(shard.shards());
-            let forget = move |there: Rc<Shard<D>>| async move {
-                there.command(group, &GroupCommand::ForgetPeer(peer)).await.map(drop)
-            };
-            shard.on(owner, forget).await??;
-        }
-        for index in 0..shard.shards() {
-            shard.on(index, move |there| async move { there.links.forget(peer) }).await?;
+            shard.group_command(group, GroupCommand::ForgetPeer(peer)).await?;
         }
     }
     Ok(Reply::Done.into())

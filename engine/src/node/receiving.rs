@@ -7,7 +7,9 @@ use farside_codec::command::{AcceptDeltas, ControlCommand, Fence, GroupCommand};
 use farside_codec::delta::{Delta, Generation};
 use farside_codec::ids::LogId;
 use farside_codec::limits;
-use farside_codec::message::{FedDeltas, FedHello, LogOffer, LogPosition, Refusal, RefusalCode, Reply, Tenant};
+use farside_codec::message::{
+    FedDeltas, FedHello, LogOffer, LogPosition, Refusal, RefusalCode, Reply, Request, Tenant,
+};
 use farside_io::disk::Disk;
 use farside_transport::Caller;
 use std::rc::Rc;
@@ -20,6 +22,9 @@ pub(super) async fn greet<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, hello:
     if hello.site != caller.site {
         return Err(Refusal::new(RefusalCode::Forbidden, "the offer is made in another site's name"));
     }
+    if hello.offers.len() != 1 {
+        return greet_for_each(shard, caller, hello).await;
+    }
     let mut positions = Vec::with_capacity(hello.offers.len());
     for offer in hello.offers {
         let log = offer.descriptor.log;
@@ -28,8 +33,26 @@ pub(super) async fn greet<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, hello:
         let answered = shard.on(owner, move |there| async move { take_offer(&there, site, offer).await }).await?;
         positions.push(match answered {
             Ok(position) => position,
+            Err(refusal) if refusal.code == RefusalCode::NotLeader => return Err(refusal),
             Err(refusal) => refused_position(log, Generation { counter: 0, site, incarnation: 0 }, refusal),
         });
+    }
+    Ok(Answer::from(Reply::FedPositions(positions)))
+}
+
+/// Each log's leader answers for its own.
+async fn greet_for_each<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, hello: FedHello) -> Answered {
+    let mut positions = Vec::with_capacity(hello.offers.len());
+    for offer in hello.offers {
+        let (log, site) = (offer.descriptor.log, hello.site);
+        let one = Request::FedHello(FedHello { site, offers: vec![offer] });
+        match Box::pin(super::routing::at_leader(shard, caller, shard.group_of(log), one)).await {
+            Ok(Answer { reply: Reply::FedPositions(mut found), .. }) => positions.append(&mut found),
+            Ok(_) => return Err(Refusal::new(RefusalCode::Internal, "an offer was answered by something else")),
+            Err(refusal) => {
+                positions.push(refused_position(log, Generation { counter: 0, site, incarnation: 0 }, refusal));
+            }
+        }
     }
     Ok(Answer::from(Reply::FedPositions(positions)))
 }
@@ -45,6 +68,8 @@ async fn take_offer<D: Disk>(
     offer: LogOffer,
 ) -> Result<LogPosition, Refusal> {
     let log = offer.descriptor.log;
+    let confirmed = shard.log_group(log)?.confirm_leader().await;
+    confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))?;
     for _ in 0..STEPS {
         let local = local_copy(shard, log)?;
         match decide(&offer, sender, shard.site.site, local.as_ref()) {
@@ -118,9 +143,12 @@ async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answer
     if grows {
         shard.takes_writes()?;
     }
-    if shard.have(chunks).await?.iter().any(Option::is_none) {
-        return Err(Refusal::retry(RefusalCode::Unavailable, 50, "a chunk that a delta names is not here yet"));
-    }
+    super::chunks::all_here(shard, chunks).await.map_err(|refusal| Refusal {
+        // The sender makes sure that it is, and tries again.
+        code: RefusalCode::Unavailable,
+        retry_after_ms: refusal.retry_after_ms.max(50),
+        ..refusal
+    })?;
     let skew = |error: farside_io::clock::ClockSkew| Refusal::retry(RefusalCode::ClockSkew, 5000, error.to_string());
     shard.clock.observe(deltas.head_time.max(deltas.closed)).map_err(skew)?;
     let theirs = generation_of(&deltas.lineage);

@@ -2,6 +2,7 @@
 //!
 //! The decisions are [`Sender`]'s; this carries them out and reports back.
 
+use super::chunks;
 use super::limits::HEARTBEAT;
 use super::links::{PeerCallError, own_hello};
 use super::shard::Shard;
@@ -63,7 +64,7 @@ fn wanted<D: Disk>(shard: &Rc<Shard<D>>) -> Vec<(LogId, SiteId)> {
     let view = shard.view();
     let peers: Vec<SiteId> = view.peers.values().filter(|peer| !peer.paused).map(|peer| peer.site).collect();
     let mut wanted = Vec::new();
-    for group in shard.groups.values().filter(|group| group.is_leader()) {
+    for group in shard.groups().into_iter().filter(|group| group.is_leader()) {
         let logs = group.state().borrow().logs().unwrap_or_default();
         for log in logs.iter().filter(|log| log.is_home(shard.site.site)) {
             wanted.extend(peers.iter().map(|peer| (log.descriptor.log, *peer)));
@@ -344,7 +345,7 @@ async fn send_chunk<D: Disk>(
         Some(hello) => hello,
         None => shard.links.hello(peer, own_hello).await.map_err(|error| error.to_string())?,
     };
-    let read = shard.store.get(reference.chunk, 0, 0).await.map_err(|error| error.to_string())?;
+    let read = chunks::read(shard, reference.chunk, 0, 0).await.map_err(|refusal| refusal.detail)?;
     let request = Request::PutChunk(PutChunk { chunk: reference.chunk, sealed_bytes: read.sealed_bytes });
     let there = reference.chunk.shard(hello.shards);
     match shard.links.call(peer, there, Class::Bulk, &request, Some(read.pieces)).await {

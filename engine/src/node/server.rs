@@ -1,16 +1,16 @@
 //! Answers callers: who may ask what, where it runs, and what comes back.
 
 use super::shard::{Shard, count, state_refusal};
-use super::{limits, links, receiving};
+use super::token::Purpose;
+use super::{chunks, collecting, fragments, joining, limits, links, membership, receiving, repairing, routing};
 use crate::store::StoreError;
 use bytes::Bytes;
+use farside_codec::cluster::{Forwarded, NodeState};
 use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand, GroupOutcome, PlaceDeltas};
 use farside_codec::delta::{DeltaKind, Generation, LogDescriptor};
 use farside_codec::frame;
-use farside_codec::ids::{LogId, SiteId, TenantId};
-use farside_codec::message::{
-    GetChunk, Hello, LogInfo, Propose, PutChunk, Refusal, RefusalCode, Reply, Request, Tenant, kind,
-};
+use farside_codec::ids::{GroupId, LogId, NodeId, SiteId, TenantId};
+use farside_codec::message::{Hello, LogInfo, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, Tenant, kind};
 use farside_codec::{Field, limits as codec_limits};
 use farside_io::disk::Disk;
 use farside_transport::{Caller, Connection, Role, Stream, StreamError};
@@ -64,7 +64,12 @@ async fn answer_stream<D: Disk>(shard: Rc<Shard<D>>, connection: Connection, mut
         Ok(Request::PutChunk(put))
             if authorised(&shard, connection.caller(), &Request::PutChunk(put.clone())).is_ok() =>
         {
-            put_chunk(&shard, put, &mut stream).await
+            chunks::put(&shard, put, &mut stream).await
+        }
+        Ok(Request::PutFragments(put))
+            if authorised(&shard, connection.caller(), &Request::PutFragments(put.clone())).is_ok() =>
+        {
+            fragments::put_fragments(&shard, put, &mut stream).await
         }
         Ok(request) => answer(&shard, connection.caller(), request).await,
         // The caller is gone, or said nothing more: the stream is reset.
@@ -102,7 +107,23 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
     let known_peer = || shard.view().peers.get(&caller.site).cloned();
     let allowed = match request {
         Request::Hello(_) => true,
-        Request::PeerJoin(_) => own && caller.role == Role::Peer && caller.subject == super::peers::INVITED,
+        Request::NodeJoin(_) => own && caller.role == Role::Peer && caller.subject == Purpose::Node.subject(),
+        Request::NodeBeat(_)
+        | Request::Forwarded(_)
+        | Request::Raft(_)
+        | Request::Command(_)
+        | Request::NodeStatus
+        | Request::GcEpoch(_)
+        | Request::Collect(_)
+        | Request::References(_)
+        | Request::RepairState
+        | Request::ControlIndex
+        | Request::PutFragments(_)
+        | Request::GetFragment(_)
+        | Request::HaveFragments(_)
+        | Request::DropFragments(_)
+        | Request::WalkFragments(_) => own && is_member(shard, caller),
+        Request::PeerJoin(_) => own && caller.role == Role::Peer && caller.subject == Purpose::Peer.subject(),
         Request::FedHello(_) | Request::FedDeltas(_) => match known_peer().filter(|_| caller.role == Role::Peer) {
             Some(peer) if peer.paused => {
                 let detail = format!("site {} has paused this peer", shard.site.name);
@@ -122,6 +143,7 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::ResolveLog(_)
         | Request::ListLogs
         | Request::ListTenants
+        | Request::Nodes
         | Request::CreateLog(_) => own && matches!(caller.role, Role::Admin | Role::Client),
         _ => own && caller.role == Role::Admin,
     };
@@ -132,6 +154,12 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         }
         false => Err(forbidden(caller)),
     }
+}
+
+/// A node that has not been removed. One that this node has not heard of yet was let in by others.
+fn is_member<D: Disk>(shard: &Shard<D>, caller: &Caller) -> bool {
+    let number = caller.subject.parse().ok().filter(|_| caller.role == Role::Node).map(NodeId);
+    number.is_some_and(|node| shard.view().nodes.get(&node).is_none_or(|known| known.state != NodeState::Removed))
 }
 
 /// The tenant that a caller is bound to; `None` for an administrator.
@@ -164,59 +192,72 @@ pub(super) fn store_refusal(error: StoreError) -> Refusal {
     }
 }
 
-/// Receives a chunk straight into its stripe, or hands its pieces to the shard that coordinates it.
-async fn put_chunk<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, stream: &mut Stream) -> Answered {
-    let length = put.sealed_bytes as usize;
-    let bad = |error: StreamError| Refusal::new(RefusalCode::BadRequest, error.to_string());
-    let owner = put.chunk.shard(shard.shards());
-    if owner != shard.index {
-        if length > codec_limits::MAX_CHUNK_SEALED_BYTES {
-            return Err(Refusal::new(RefusalCode::BadRequest, "the chunk is larger than any chunk may be"));
-        }
-        let mut pieces = Vec::new();
-        stream.receive_body(length, |piece| pieces.push(piece)).await.map_err(bad)?;
-        return shard.on(owner, move |there| async move { store_pieces(&there, put, pieces).await }).await?;
-    }
-    let mut writer = shard.store.begin(put.chunk, length).await.map_err(store_refusal)?;
-    let mut failed = None;
-    let received = stream.receive_body(length, |piece| {
-        if failed.is_none() {
-            failed = writer.append(&piece).err();
-        }
-    });
-    received.await.map_err(bad)?;
-    if let Some(error) = failed {
-        return Err(store_refusal(error));
-    }
-    Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into())
-}
-
-async fn store_pieces<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, pieces: Vec<Bytes>) -> Answered {
-    let mut writer = shard.store.begin(put.chunk, put.sealed_bytes as usize).await.map_err(store_refusal)?;
-    pieces.iter().try_for_each(|piece| writer.append(piece)).map_err(store_refusal)?;
-    Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into())
-}
-
-async fn get_chunk<D: Disk>(shard: &Rc<Shard<D>>, get: GetChunk) -> Answered {
-    let owner = get.chunk.shard(shard.shards());
-    let offset = get.offset;
-    let read = shard.on(owner, move |there| async move { there.store.get(get.chunk, get.offset, get.length).await });
-    let read = read.await?.map_err(store_refusal)?;
-    let length = read.pieces.iter().map(Bytes::len).sum::<usize>() as u32;
-    let range = farside_codec::message::ChunkRange { sealed_bytes: read.sealed_bytes, offset, length };
-    Ok(Answer { reply: Reply::ChunkRange(range), body: read.pieces })
+/// The group whose leader has to answer a request; `None`: any node can.
+fn group_of<D: Disk>(shard: &Shard<D>, request: &Request) -> Option<GroupId> {
+    let log = match request {
+        Request::Propose(propose) => propose.log,
+        Request::Lookup(_) | Request::List(_) | Request::History(_) | Request::ReadDeltas(_) => read_log(request),
+        Request::ResolveLog(resolve) => shard.view().log(&resolve.tenant, &resolve.log)?.log,
+        Request::CreateLog(descriptor) => descriptor.log,
+        Request::SetPolicy(set) => set.log,
+        Request::LogStanding(log) => *log,
+        Request::FedHello(hello) if hello.offers.len() == 1 => hello.offers[0].descriptor.log,
+        Request::FedDeltas(deltas) => deltas.log,
+        _ => return None,
+    };
+    Some(shard.group_of(log))
 }
 
 async fn answer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request) -> Answered {
     authorised(shard, caller, &request)?;
+    if reads_control(&request) && !shard.is_alone() {
+        routing::know_control(shard).await;
+    }
+    match group_of(shard, &request) {
+        Some(group) => routing::at_leader(shard, caller, group, request).await,
+        None => answer_here(shard, caller, request).await,
+    }
+}
+
+/// Whether a request is answered from what the control group has agreed on: what a client did at one node it must find at
+/// the others.
+fn reads_control(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::ResolveLog(_)
+            | Request::CreateLog(_)
+            | Request::ListTenants
+            | Request::ListLogs
+            | Request::PeerList
+            | Request::SetPeer(_)
+            | Request::Nodes
+            | Request::SetNode(_)
+            | Request::Failover(_)
+    )
+}
+
+/// Answers what another node passed on, if this one leads the group that it is about.
+async fn answer_forwarded<D: Disk>(shard: &Rc<Shard<D>>, forwarded: Forwarded) -> Answered {
+    let bad = |detail: &str| Refusal::new(RefusalCode::BadRequest, detail);
+    let caller = Caller::parse(&forwarded.caller).ok_or_else(|| bad("a request was passed on for nobody"))?;
+    let request = Request::from_bytes(forwarded.request).map_err(|error| bad(&error.to_string()))?;
+    authorised(shard, &caller, &request)?;
+    if group_of(shard, &request).is_none() {
+        return Err(bad("a request was passed on that any node answers"));
+    }
+    answer_here(shard, &caller, request).await
+}
+
+/// Answers a request on this node. What its group's leader has to answer is refused where that is another one.
+pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request) -> Answered {
     match request {
         Request::Hello(hello) => greet(shard, &hello),
-        Request::PutChunk(_) => Err(forbidden(caller)),
+        Request::PutChunk(_) | Request::PutFragments(_) => Err(forbidden(caller)),
         Request::HaveChunks(chunks) if chunks.len() > codec_limits::MAX_CHUNKS_PER_QUESTION => {
             Err(Refusal::new(RefusalCode::BadRequest, "too many chunks in one question"))
         }
-        Request::HaveChunks(chunks) => Ok(Reply::ChunksHeld(shard.have(chunks).await?).into()),
-        Request::GetChunk(get) => get_chunk(shard, get).await,
+        Request::HaveChunks(chunks) => Ok(Reply::ChunksHeld(chunks::have(shard, chunks).await?).into()),
+        Request::GetChunk(get) => chunks::get(shard, get).await,
         Request::Propose(propose) => {
             let (shard, caller) = (shard.clone(), caller.clone());
             let owner = shard.shard_of_log(propose.log);
@@ -235,7 +276,9 @@ async fn answer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request
             };
             let log = view.log(&resolve.tenant, &resolve.log).ok_or_else(missing)?;
             check_tenant(caller, log.tenant)?;
-            Ok(Reply::Log(log_info(shard, log.log).await?).into())
+            let log = log.log;
+            at_home(shard, log).await?;
+            Ok(Reply::Log(log_info(shard, log).await?).into())
         }
         Request::CreateTenant(tenant) => create_tenant(shard, tenant).await,
         Request::ListTenants => {
@@ -251,6 +294,7 @@ async fn answer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request
         }
         Request::CreateLog(descriptor) => {
             check_tenant(caller, descriptor.tenant)?;
+            at_home(shard, descriptor.log).await?;
             create_log(shard, descriptor).await
         }
         Request::ListLogs => {
@@ -258,7 +302,14 @@ async fn answer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request
             let view = shard.view();
             let mut logs = Vec::new();
             for log in view.logs.values().filter(|log| only.is_none_or(|only| only == log.tenant)) {
-                logs.push(log_info(shard, log.log).await?);
+                let resolve = ResolveLog { tenant: log.tenant_name.clone(), log: log.name.clone() };
+                let group = shard.group_of(log.log);
+                let found = routing::at_leader(shard, caller, group, Request::ResolveLog(resolve));
+                // The function that this one is in answers it.
+                match Box::pin(found).await?.reply {
+                    Reply::Log(info) => logs.push(info),
+                    _ => return Err(Refusal::new(RefusalCode::Internal, "a log was answered by something else")),
+                }
             }
             Ok(Reply::Logs(logs).into())
         }
@@ -267,6 +318,15 @@ async fn answer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request
             shard.log_command(set.log, GroupCommand::ChangePolicy(change)).await?;
             let info = log_info(shard, set.log).await?;
             shard.control(ControlCommand::PutLog(info.descriptor)).await?;
+            Ok(Reply::Done.into())
+        }
+        Request::RepairState => Ok(Reply::RepairState(repairing::own_state(shard).await?).into()),
+        Request::ControlIndex => {
+            let index = shard.on(0, |there| async move { routing::control_index(&there).await });
+            Ok(Reply::ControlIndex(index.await??).into())
+        }
+        Request::RepairLimit(limit) => {
+            shard.control(ControlCommand::LimitRepair(limit)).await?;
             Ok(Reply::Done.into())
         }
         Request::PeerToken => super::peers::make_token(shard).await,
@@ -278,6 +338,36 @@ async fn answer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request
         Request::Failover(order) => super::failing_over::run(shard, order).await,
         Request::FedHello(hello) => receiving::greet(shard, caller, hello).await,
         Request::FedDeltas(deltas) => receiving::accept(shard, caller, deltas).await,
+        Request::LogStanding(log) => {
+            at_home(shard, log).await?;
+            super::failing_over::standing(shard, log).await
+        }
+        Request::NodeToken(name) => joining::make_token(shard, name).await,
+        Request::NodeJoin(join) => joining::join(shard, join).await,
+        Request::Nodes => Ok(Reply::Nodes(shard.view().nodes.values().cloned().collect()).into()),
+        Request::SetNode(set) => joining::set(shard, set).await,
+        Request::NodeBeat(beat) => {
+            let heard = shard.on(0, move |there| async move { membership::hear(&there, beat).await });
+            heard.await??;
+            // Whoever has just started, or was cut off, does not know the GC epoch.
+            Ok(Reply::Epoch(shard.store.gc_epoch()).into())
+        }
+        Request::Forwarded(forwarded) => Box::pin(answer_forwarded(shard, forwarded)).await,
+        Request::Raft(call) => routing::raft(shard, call).await,
+        Request::Command(call) => Ok(Reply::Committed(routing::commit_here(shard, call).await?).into()),
+        Request::NodeStatus => Ok(Reply::Status(super::status::own(shard).await).into()),
+        Request::GcEpoch(epoch) => Ok(Reply::Epoch(collecting::hear_epoch(shard, epoch).await?).into()),
+        Request::Collect(barrier) => {
+            tokio::task::spawn_local(collecting::collect_node(shard.clone(), barrier));
+            Ok(Reply::Done.into())
+        }
+        Request::References(question) => Ok(Reply::Referenced(collecting::references(shard, question).await?).into()),
+        Request::GetFragment(get) => fragments::get_fragment(shard, get).await,
+        Request::HaveFragments(question) => {
+            Ok(Reply::FragmentsHeld(fragments::held_here(shard, question).await?).into())
+        }
+        Request::DropFragments(fragments) => fragments::drop_fragments(shard, fragments).await,
+        Request::WalkFragments(walk) => repairing::walk(shard, walk).await,
     }
 }
 
@@ -309,6 +399,15 @@ fn read_log(request: &Request) -> LogId {
         Request::ReadDeltas(read) => read.log,
         _ => LogId::default(),
     }
+}
+
+/// Refuses, unless this node leads the log's group and knows everything that was committed in it.
+async fn at_home<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<(), Refusal> {
+    let confirmed = move |there: Rc<Shard<D>>| async move {
+        let confirmed = there.log_group(log)?.confirm_leader().await;
+        confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))
+    };
+    shard.on(shard.shard_of_log(log), confirmed).await?
 }
 
 /// Reads a log on its own shard.
@@ -370,10 +469,7 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
     // A delta is visible only when every chunk that it names is durable here.
     let chunks: Vec<_> =
         propose.proposals.iter().flat_map(|proposal| proposal.chunks.iter().map(|chunk| chunk.chunk)).collect();
-    let held = shard.have(chunks.clone()).await?;
-    if let Some(at) = held.iter().position(Option::is_none) {
-        return Err(bad(&format!("chunk {} is not stored here: put it before naming it", chunks[at])));
-    }
+    chunks::all_here(shard, chunks).await?;
     let command = GroupCommand::Place(PlaceDeltas {
         log: propose.log,
         time: shard.clock.now(),

@@ -2,20 +2,23 @@
 //! over by a bounded queue and runs there.
 
 use super::directory::SiteFile;
-use super::links::PeerLinks;
+use super::links::{NodeLinks, PeerLinks};
+use super::repairing::Repair;
+use super::routing;
 use super::sending::SenderState;
 use super::snapshots::ChunkSnapshots;
 use crate::machine::Machine;
 use crate::state::{ControlState, ControlView, Database, LogGroupState, Opened};
 use crate::store::Store;
 use farside_codec::Field;
+use farside_codec::cluster::{NodeRecord, NodeState};
 use farside_codec::command::{ControlCommand, ControlOutcome, GroupCommand, GroupOutcome};
-use farside_codec::ids::{ChunkId, GroupId, Label, LogId, SiteId};
+use farside_codec::ids::{ChunkId, GroupId, Label, LogId, NodeId, SiteId};
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_io::clock::HlcClock;
 use farside_io::disk::Disk;
 use farside_raft::wal::{Wal, WalReport};
-use farside_raft::{Group, ProposeError, StateError};
+use farside_raft::{Group, PeerNetwork, ProposeError, StateError};
 use farside_transport::{Endpoint, Trust};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,6 +27,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// A log group on this shard.
@@ -41,6 +45,14 @@ pub(crate) struct Counters {
     pub(crate) refused: Cell<u64>,
     pub(crate) corrupt_frames: Cell<u64>,
     pub(crate) refused_handshakes: Cell<u64>,
+    /// Chunks whose fragments this shard sent to their nodes.
+    pub(crate) chunks_spread: Cell<u64>,
+    /// Reads that had to do without a fragment that they wanted.
+    pub(crate) degraded_reads: Cell<u64>,
+    /// Fragments that this shard rebuilt or moved.
+    pub(crate) repaired_fragments: Cell<u64>,
+    /// Their bytes.
+    pub(crate) repaired_bytes: Cell<u64>,
 }
 
 /// Adds one.
@@ -67,9 +79,18 @@ pub(crate) struct Shard<D: Disk> {
     /// Mirrors that were there when it was opened.
     pub(crate) wal_present: usize,
     pub(crate) snapshots: Rc<ChunkSnapshots<D>>,
-    pub(crate) groups: BTreeMap<GroupId, LogGroup<D>>,
+    pub(crate) groups: RefCell<BTreeMap<GroupId, LogGroup<D>>>,
+    /// On shard 0.
     pub(crate) control: Option<ControlGroup<D>>,
-    pub(crate) view: RefCell<Arc<ControlView>>,
+    pub(crate) view: Rc<RefCell<Arc<ControlView>>>,
+    /// How its groups reach other nodes.
+    pub(crate) network: Rc<dyn PeerNetwork>,
+    /// Links to other nodes.
+    pub(crate) nodes: NodeLinks,
+    /// When each node was heard last, by the monotonic clock; kept where the control group is led.
+    pub(crate) heard: RefCell<BTreeMap<NodeId, Duration>>,
+    /// How long a node may be silent before it counts as dead.
+    pub(crate) dead_after: Duration,
     pub(crate) clock: HlcClock,
     pub(crate) machine: Machine,
     pub(crate) endpoint: Endpoint,
@@ -84,6 +105,7 @@ pub(crate) struct Shard<D: Disk> {
     /// The file system of the node's directory is nearly full, so that the state file could not grow.
     pub(crate) cramped: Cell<bool>,
     pub(crate) counters: Counters,
+    pub(crate) repair: Repair,
     pub(crate) stopping: Notify,
     pub(crate) notices: Vec<String>,
 }
@@ -97,7 +119,7 @@ pub(crate) fn state_refusal(error: StateError) -> Refusal {
     )
 }
 
-fn propose_refusal(error: ProposeError) -> Refusal {
+pub(super) fn propose_refusal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader(_) | ProposeError::Superseded(_) => {
             Refusal::retry(RefusalCode::NotLeader, 100, error.to_string())
@@ -118,6 +140,46 @@ impl<D: Disk> Shard<D> {
         self.view.borrow().clone()
     }
 
+    /// Has a chunk looked at by repair soon.
+    pub(crate) fn owe(&self, chunk: ChunkId) {
+        self.repair.owe(chunk);
+    }
+
+    /// This node is the only one of its site.
+    pub(crate) fn is_alone(&self) -> bool {
+        let view = self.view.borrow();
+        view.nodes.len() == 1 && view.nodes.contains_key(&self.site.node)
+    }
+
+    /// How long to rest between two looks at the other nodes, where there are any.
+    pub(crate) fn pace(&self, pause: Duration) -> Duration {
+        if self.is_alone() { super::limits::ALONE_LOOK } else { pause }
+    }
+
+    /// A node of the site that has not been removed.
+    pub(crate) fn node(&self, node: NodeId) -> Result<NodeRecord, Refusal> {
+        let known = self.view.borrow().nodes.get(&node).cloned().filter(|node| node.state != NodeState::Removed);
+        known.ok_or_else(|| Refusal::retry(RefusalCode::Unavailable, 100, format!("node {node} is not of this site")))
+    }
+
+    /// The other nodes of the site that are counted on. One that counts as dead is counted on again once it is heard.
+    pub(crate) fn others(&self) -> Vec<NodeRecord> {
+        let other = |node: &&NodeRecord| {
+            node.node != self.site.node && matches!(node.state, NodeState::Up | NodeState::Draining)
+        };
+        self.view.borrow().nodes.values().filter(other).cloned().collect()
+    }
+
+    /// The log groups that run on this shard.
+    pub(crate) fn groups(&self) -> Vec<LogGroup<D>> {
+        self.groups.borrow().values().cloned().collect()
+    }
+
+    /// A log group, if it runs on this shard.
+    pub(crate) fn group(&self, group: GroupId) -> Option<LogGroup<D>> {
+        self.groups.borrow().get(&group).cloned()
+    }
+
     pub(crate) fn group_of(&self, log: LogId) -> GroupId {
         GroupId::of_log(log, self.site.groups)
     }
@@ -127,9 +189,9 @@ impl<D: Disk> Shard<D> {
     }
 
     /// The group of a log, which must be one of this shard's.
-    pub(crate) fn log_group(&self, log: LogId) -> Result<&LogGroup<D>, Refusal> {
-        let missing = || Refusal::new(RefusalCode::Internal, "the log's group does not run on this shard");
-        self.groups.get(&self.group_of(log)).ok_or_else(missing)
+    pub(crate) fn log_group(&self, log: LogId) -> Result<LogGroup<D>, Refusal> {
+        let missing = || Refusal::retry(RefusalCode::NotLeader, 100, "the log's group does not run on this node");
+        self.group(self.group_of(log)).ok_or_else(missing)
     }
 
     /// Runs `work` on a shard and answers with what it made. On this one it runs at once.
@@ -163,26 +225,39 @@ impl<D: Disk> Shard<D> {
         self.store.takes_writes().map_err(super::server::store_refusal)
     }
 
-    /// Commits a command in a group of this shard.
+    /// Commits a command in a group of this shard, if this node leads it.
     pub(crate) async fn command(&self, group: GroupId, command: &GroupCommand) -> Result<GroupOutcome, Refusal> {
-        let missing = || Refusal::new(RefusalCode::Internal, "the group does not run on this shard");
-        let group = self.groups.get(&group).ok_or_else(missing)?;
+        let missing = || Refusal::retry(RefusalCode::NotLeader, 100, "the group does not run on this node");
+        let group = self.group(group).ok_or_else(missing)?;
         let outcome = group.propose(command.to_bytes()).await.map_err(propose_refusal)?;
-        match GroupOutcome::from_bytes(outcome) {
-            Ok(GroupOutcome::Refused(refusal)) => Err(self.with_home(refusal, command)),
-            Ok(outcome) => Ok(outcome),
-            Err(error) => Err(Refusal::new(RefusalCode::Internal, error.to_string())),
-        }
+        self.outcome_of(command, outcome)
     }
 
-    /// Commits a command of one log, on whatever shard that is.
+    /// Commits a command in a log group, wherever that is led.
+    pub(crate) async fn group_command(
+        self: &Rc<Self>,
+        group: GroupId,
+        command: GroupCommand,
+    ) -> Result<GroupOutcome, Refusal> {
+        let committed = routing::commit(self, group, command.to_bytes()).await?;
+        self.outcome_of(&command, committed.outcome)
+    }
+
+    /// Commits a command of one log, wherever that is led.
     pub(crate) async fn log_command(
         self: &Rc<Self>,
         log: LogId,
         command: GroupCommand,
     ) -> Result<GroupOutcome, Refusal> {
-        let group = self.group_of(log);
-        self.on(group.shard(self.shards()), move |there| async move { there.command(group, &command).await }).await?
+        self.group_command(self.group_of(log), command).await
+    }
+
+    fn outcome_of(&self, command: &GroupCommand, outcome: bytes::Bytes) -> Result<GroupOutcome, Refusal> {
+        match GroupOutcome::from_bytes(outcome) {
+            Ok(GroupOutcome::Refused(refusal)) => Err(self.with_home(refusal, command)),
+            Ok(outcome) => Ok(outcome),
+            Err(error) => Err(Refusal::new(RefusalCode::Internal, error.to_string())),
+        }
     }
 
     /// A state machine knows sites by id; people know them by name.
@@ -212,19 +287,36 @@ impl<D: Disk> Shard<D> {
         Some(self.log_group(log).ok()?.state().borrow().log(log).ok()??.known.counter)
     }
 
-    /// Commits a command in the control group.
-    pub(crate) async fn control(self: &Rc<Self>, command: ControlCommand) -> Result<(), Refusal> {
-        self.on(0, move |there| async move {
-            let group = there.control.clone().ok_or(Refusal::new(RefusalCode::Internal, "no control group here"))?;
-            let outcome = group.propose(command.to_bytes()).await.map_err(propose_refusal)?;
-            there.publish_view().await;
-            match ControlOutcome::from_bytes(outcome) {
-                Ok(ControlOutcome::Done) => Ok(()),
-                Ok(ControlOutcome::Refused(refusal)) => Err(refusal),
-                Err(error) => Err(Refusal::new(RefusalCode::Internal, error.to_string())),
-            }
-        })
-        .await?
+    /// Commits a command in the control group, wherever that is led, and waits until this node knows what came of it.
+    pub(crate) async fn control(self: &Rc<Self>, command: ControlCommand) -> Result<ControlOutcome, Refusal> {
+        let committed = routing::commit(self, GroupId::CONTROL, command.to_bytes()).await?;
+        self.on(0, move |there| async move { there.wait_for_control(committed.index).await }).await?;
+        match ControlOutcome::from_bytes(committed.outcome) {
+            Ok(ControlOutcome::Refused(refusal)) => Err(refusal),
+            Ok(outcome) => Ok(outcome),
+            Err(error) => Err(Refusal::new(RefusalCode::Internal, error.to_string())),
+        }
+    }
+
+    /// Waits until the control group's log is applied here up to `index`, and every shard has the view of it.
+    pub(super) async fn wait_for_control(self: &Rc<Self>, index: u64) {
+        let Some(control) = &self.control else { return };
+        let deadline = tokio::time::Instant::now() + super::limits::NODE_PATIENCE;
+        // A node that hears nothing from the leader answers late, and may not know yet what it has just been told.
+        while control.status().applied_index < Some(index) && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.publish_view().await;
+    }
+
+    /// Gives every shard what the control group agreed on, whenever that changes.
+    pub(crate) async fn keep_view(self: Rc<Self>) {
+        let Some(control) = &self.control else { return };
+        let changed = control.state().borrow().changed();
+        loop {
+            changed.notified().await;
+            self.publish_view().await;
+        }
     }
 
     /// Gives every shard what the control group agreed on, and trusts the peers it names and nobody else.
@@ -232,6 +324,9 @@ impl<D: Disk> Shard<D> {
         let Some(control) = &self.control else { return };
         let view = control.state().borrow().view();
         let before = self.view();
+        if Arc::ptr_eq(&view, &before) {
+            return;
+        }
         for peer in before.peers.keys().filter(|peer| !view.peers.contains_key(peer)) {
             self.trust.remove_peer(*peer);
         }
@@ -241,8 +336,16 @@ impl<D: Disk> Shard<D> {
         for shard in 0..self.shards() {
             let view = view.clone();
             // A shard that has stopped needs no view.
-            let _ = self.on(shard, move |there| async move { *there.view.borrow_mut() = view }).await;
+            let _ = self.on(shard, move |there| async move { there.take_view(view) }).await;
         }
+    }
+
+    fn take_view(&self, view: Arc<ControlView>) {
+        let before = std::mem::replace(&mut *self.view.borrow_mut(), view.clone());
+        before.peers.keys().filter(|peer| !view.peers.contains_key(peer)).for_each(|peer| self.links.forget(*peer));
+        self.nodes.keep(&view.nodes);
+        self.store.set_placement_epoch(view.placement_epoch.max(1));
+        self.store.set_spread(view.nodes.len() > 1);
     }
 
     /// Which of these chunks are stored here, on whatever shards; those that are get touched.

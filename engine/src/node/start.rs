@@ -1,23 +1,26 @@
 //! A shard, from its devices to its endpoint, and back.
 
+use super::directory::NodeDirectory;
 use super::error::{NodeError, failed};
-use super::links::{PeerLinks, own_hello};
+use super::links::{NodeLinks, PeerLinks, own_hello};
+use super::repairing::{self, Repair};
+use super::routing::SiteNetwork;
 use super::seed::{ShardSeed, Storage};
-use super::shard::{Counters, Job, Shard};
+use super::shard::{Counters, Job, LogGroup, Shard};
 use super::snapshots::ChunkSnapshots;
-use super::{collecting, directory::NodeDirectory, limits, sending, server};
+use super::{collecting, limits, membership, sending, server};
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState};
 use crate::store::{Candidate, DeviceSet, Store, open_devices};
 use farside_codec::command::{ControlCommand, Fence, GroupCommand, SiteRecord};
-use farside_codec::ids::GroupId;
+use farside_codec::ids::{GroupId, NodeId};
 use farside_codec::message::{FedHello, LogOffer, PeerRecord, Reply, Request};
 use farside_io::clock::HlcClock;
 use farside_io::disk::Disk;
 use farside_io::pool::Pool;
-use farside_raft::wal::{Wal, WalError, WalMirror};
-use farside_raft::{Alone, Group, GroupSettings, PeerNetwork, StateMachine};
+use farside_raft::wal::{GroupLog, Wal, WalError, WalMirror};
+use farside_raft::{Group, GroupSettings, PeerNetwork, StateMachine};
 use farside_transport::{Class, Settings};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -45,10 +48,15 @@ pub async fn run_shard<D: Disk>(
     if let Err(error) = found_site(&shard).await {
         return up(Err(error));
     }
+    tasks.push(tokio::task::spawn_local(membership::keep_groups(shard.clone())));
+    tasks.push(tokio::task::spawn_local(repairing::keep_repaired(shard.clone())));
     tasks.push(tokio::task::spawn_local(collecting::close_time(shard.clone())));
     tasks.push(tokio::task::spawn_local(collecting::keep_house(shard.clone())));
     tasks.push(tokio::task::spawn_local(sending_after_check(shard.clone())));
     if shard.index == 0 {
+        tasks.push(tokio::task::spawn_local(shard.clone().keep_view()));
+        tasks.push(tokio::task::spawn_local(membership::lead_site(shard.clone())));
+        tasks.push(tokio::task::spawn_local(membership::beat(shard.clone())));
         let every = Duration::from_secs(shard.gc_seconds);
         tasks.push(tokio::task::spawn_local(collecting::collect(shard.clone(), every)));
     }
@@ -56,7 +64,7 @@ pub async fn run_shard<D: Disk>(
     shard.stopping.notified().await;
     shard.endpoint.close().await;
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
-    for group in shard.groups.values() {
+    for group in shard.groups() {
         group.shutdown().await;
     }
     if let Some(control) = &shard.control {
@@ -113,24 +121,31 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
     let store = Store::open(&devices, seed.index, pool.clone()).await.map_err(failed)?;
     let directory = NodeDirectory::new(&seed.root);
     let (database, opened) = Database::open(&directory.state(seed.index)).map_err(failed)?;
-    let snapshots = Rc::new(ChunkSnapshots::new(store.clone()));
-    let mut groups = BTreeMap::new();
-    for id in (1..=seed.site.groups).map(GroupId).filter(|id| id.shard(seed.site.shards) == seed.index) {
-        let state = LogGroupState::new(database.clone(), id, seed.site.site);
-        groups.insert(id, start_group(&seed, id, &wal, state, &snapshots).await?);
-    }
-    let control = match seed.index {
-        0 => {
-            let state = ControlState::new(database.clone()).map_err(failed)?;
-            Some(start_group(&seed, GroupId::CONTROL, &wal, state, &snapshots).await?)
-        }
-        _ => None,
-    };
     let port = seed.config.listen.port().checked_add(seed.index);
     let port = port.ok_or(NodeError::Usage("listen's port + shards is above 65535".into()))?;
     let address = SocketAddr::new(seed.config.listen.ip(), port);
     let settings = Settings::with_mtu(seed.config.mtu);
     let endpoint = machine.endpoint(address, Some(&seed.node), settings).map_err(failed)?;
+    let snapshots = Rc::new(ChunkSnapshots::new(store.clone()));
+    let view = Rc::new(RefCell::default());
+    let nodes = NodeLinks::new(&seed.site, endpoint.clone(), seed.node.clone(), &machine);
+    let network: Rc<dyn PeerNetwork> = Rc::new(SiteNetwork { view: view.clone(), links: nodes.clone() });
+    let mut groups = BTreeMap::new();
+    for id in (1..=seed.site.groups).map(GroupId).filter(|id| id.shard(seed.site.shards) == seed.index) {
+        let state = LogGroupState::new(database.clone(), id, seed.site.site);
+        // The others are another node's, or are begun when the site is founded.
+        if let Some(member) = wal.group(id, GroupLog::takes_part) {
+            let member = member.unwrap_or(seed.site.node);
+            groups.insert(id, start_group(member, id, &wal, state, &snapshots, &network).await?);
+        }
+    }
+    let control = match seed.index {
+        0 => {
+            let state = ControlState::new(database.clone()).map_err(failed)?;
+            Some(start_group(seed.site.node, GroupId::CONTROL, &wal, state, &snapshots, &network).await?)
+        }
+        _ => None,
+    };
     let shard = Shard {
         index: seed.index,
         root: seed.root,
@@ -144,9 +159,13 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         wal_mirrors: devices.wal_mirrors().len(),
         wal_present,
         snapshots,
-        groups,
+        groups: RefCell::new(groups),
         control,
-        view: RefCell::default(),
+        view,
+        network,
+        nodes,
+        heard: RefCell::default(),
+        dead_after: Duration::from_secs(seed.config.dead_after_seconds),
         clock: HlcClock::new(machine.clock.clone()),
         links: PeerLinks::new(endpoint.clone(), seed.peer, machine.entropy.clone()),
         machine,
@@ -158,6 +177,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         fence_checked: Cell::new(false),
         cramped: Cell::new(false),
         counters: Counters::default(),
+        repair: Repair::default(),
         stopping: Notify::new(),
         notices,
         site: seed.site,
@@ -166,40 +186,84 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
 }
 
 async fn start_group<D: Disk, S: StateMachine>(
-    seed: &ShardSeed<D>,
+    member: NodeId,
     id: GroupId,
     wal: &Wal<D>,
     state: S,
     snapshots: &Rc<ChunkSnapshots<D>>,
+    network: &Rc<dyn PeerNetwork>,
 ) -> Result<Group<D, S, ChunkSnapshots<D>>, NodeError> {
-    let peers: Rc<dyn PeerNetwork> = Rc::new(Alone);
     let state = Rc::new(RefCell::new(state));
-    let (node, settings) = (seed.site.node, GroupSettings::default());
-    let group = Group::start(id, node, settings, wal.clone(), state, snapshots.clone(), peers).await;
-    let group = group.map_err(|error| NodeError::Corrupt(format!("group {id}: {error}")))?;
-    group.initialize(&[node]).await.map_err(failed)?;
-    Ok(group)
+    let (settings, network) = (GroupSettings::default(), network.clone());
+    let group = Group::start(id, member, settings, wal.clone(), state, snapshots.clone(), network).await;
+    group.map_err(|error| NodeError::Corrupt(format!("group {id}: {error}")))
 }
 
-/// Waits until every group of the shard leads, and makes the site known to its control group.
-async fn found_site<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), NodeError> {
-    for group in shard.groups.values() {
-        while group.confirm_leader().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+/// Begins to take part in a log group: whatever the state file says of it is of an earlier part.
+pub(super) async fn join_log_group<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    id: GroupId,
+    member: NodeId,
+) -> Result<LogGroup<D>, NodeError> {
+    let mut state = LogGroupState::new(shard.database.clone(), id, shard.site.site);
+    state.clear().map_err(failed)?;
+    LogGroup::join(&shard.wal, id, member).await.map_err(failed)?;
+    start_group(member, id, &shard.wal, state, &shard.snapshots, &shard.network).await
+}
+
+/// Makes the site's first node the only voter of its groups. Never again after that: whoever has left a group and began
+/// it anew would be a second one.
+async fn found_groups<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), NodeError> {
+    let node = shard.site.node;
+    let mine = (1..=shard.site.groups).map(GroupId).filter(|id| id.shard(shard.shards()) == shard.index);
+    for id in mine {
+        if shard.group(id).is_none() {
+            let group = join_log_group(shard, id, node).await?;
+            shard.groups.borrow_mut().insert(id, group);
+        }
+        if let Some(group) = shard.group(id) {
+            group.initialize(&[node]).await.map_err(failed)?;
+            while group.confirm_leader().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
     }
-    let Some(control) = &shard.control else { return Ok(()) };
-    while control.confirm_leader().await.is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    Ok(())
+}
+
+/// Founds a site that has not been founded yet, and waits until the groups that this node alone votes in are led.
+async fn found_site<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), NodeError> {
+    for group in shard.groups() {
+        wait_for_own(&group, shard.site.node).await;
     }
-    if control.state().borrow().view().site.is_none() {
+    let Some(control) = &shard.control else { return Ok(()) };
+    let is_first = shard.site.node == NodeId(1);
+    if is_first {
+        // Harmless once the group has begun: shard 0 keeps its log for ever.
+        control.initialize(&[shard.site.node]).await.map_err(failed)?;
+    }
+    wait_for_own(control, shard.site.node).await;
+    shard.publish_view().await;
+    if is_first && control.state().borrow().view().site.is_none() {
+        for index in 0..shard.shards() {
+            shard.on(index, |there| async move { found_groups(&there).await }).await.map_err(failed)??;
+        }
         let site = &shard.site;
         let record =
             SiteRecord { site: site.site, name: site.name.clone(), incarnation: site.incarnation, groups: site.groups };
         shard.control(ControlCommand::Found(record)).await.map_err(failed)?;
     }
-    shard.publish_view().await;
+    if is_first && shard.view().nodes.is_empty() {
+        shard.control(ControlCommand::RegisterNode(membership::own_beat(shard))).await.map_err(failed)?;
+    }
     Ok(())
+}
+
+/// Waits for a group to be led, if nobody but this node votes in it. Others may be long in coming.
+async fn wait_for_own<D: Disk, S: StateMachine>(group: &Group<D, S, ChunkSnapshots<D>>, own: NodeId) {
+    while group.status().voters.iter().eq([&own]) && group.confirm_leader().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Before this site acknowledges a write it asks its peers whether it is still home: it may have been away.
@@ -228,7 +292,7 @@ async fn check_home<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) {
 async fn ask_peer<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Result<(), String> {
     let hello = own_hello(&shard.site, shard.index, shard.clock.now());
     let hello = shard.links.hello(peer, hello).await.map_err(|error| error.to_string())?;
-    for group in shard.groups.values() {
+    for group in shard.groups().into_iter().filter(Group::is_leader) {
         let logs = group.state().borrow().logs().map_err(|error| error.to_string())?;
         for log in logs.into_iter().filter(|log| log.is_home(shard.site.site)) {
             let (id, known) = (log.descriptor.log, log.known);

@@ -3,11 +3,14 @@
 use super::devices::{fragments_placed, losses_survived};
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
 use super::shard::Shard;
+use super::{repairing, routing};
 use crate::state::{ControlView, Opened};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
 use bytes::Bytes;
+use farside_codec::cluster::{NodeRecord, NodeState};
 use farside_codec::erasure::Geometry;
-use farside_codec::ids::{LogId, SiteId};
+use farside_codec::ids::{LogId, NodeId, SiteId};
+use farside_codec::message::{Reply, Request};
 use farside_io::disk::Disk;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -26,8 +29,106 @@ struct ShardReport {
 
 type Unreachable = BTreeMap<SiteId, (Duration, Option<String>)>;
 
-/// The document. It is made even if shards don't answer; then it says so.
+/// The site's document: what each node says of itself, put together. Nodes that don't answer are named with what the
+/// control group holds of them.
 pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
+    let mut document = own_document(shard).await;
+    if shard.is_alone() {
+        return Bytes::from(document.to_string());
+    }
+    name_alerts(&mut document, &own_name(shard));
+    let view = shard.view();
+    let others: Vec<NodeRecord> = view.nodes.values().filter(|node| node.node != shard.site.node).cloned().collect();
+    let asked = others.iter().map(|node| async move {
+        let answered = match node.state {
+            NodeState::Removed | NodeState::Joining => None,
+            _ => routing::ask_node(shard, node, 0, &Request::NodeStatus).await.ok(),
+        };
+        match answered {
+            Some(Reply::Status(document)) => serde_json::from_slice::<Value>(&document).ok(),
+            _ => None,
+        }
+    });
+    let answers = futures_util::future::join_all(asked).await;
+    for (node, answer) in others.iter().zip(answers).filter(|(node, _)| node.state != NodeState::Removed) {
+        match answer {
+            Some(mut other) => {
+                name_alerts(&mut other, node.name.as_str());
+                merge(&mut document, &other);
+            }
+            None => {
+                let state = match node.state {
+                    NodeState::Joining => "joining",
+                    NodeState::Dead => "dead",
+                    _ => "unreachable",
+                };
+                push(&mut document["nodes"], json!({ "name": node.name.as_str(), "state": state, "devices": [] }));
+                if node.state != NodeState::Joining {
+                    push(&mut document["alerts"], json!(format!("{} is {state}", node.name)));
+                }
+            }
+        }
+    }
+    let by_name = |a: &Value, b: &Value| a["name"].as_str().cmp(&b["name"].as_str());
+    for list in ["nodes", "logs"] {
+        if let Some(list) = document[list].as_array_mut() {
+            list.sort_by(by_name);
+        }
+    }
+    let repair = &document["repair"];
+    let (owed, rate) = (repair["owed_bytes"].as_f64(), repair["rate_bytes_per_second"].as_f64());
+    if let (Some(owed), Some(rate)) = (owed, rate.filter(|rate| *rate > 0.0)) {
+        document["repair"]["seconds_left"] = json!(owed / rate);
+    }
+    let owed = document["repair"]["owed_fragments"].as_u64().unwrap_or(0);
+    if owed > 0 {
+        let alert = format!("{owed} fragments are owed: redundancy is reduced until they are repaired");
+        push(&mut document["alerts"], json!(alert));
+    }
+    Bytes::from(document.to_string())
+}
+
+fn own_name<D: Disk>(shard: &Shard<D>) -> String {
+    let known = shard.view().nodes.get(&shard.site.node).map(|node| node.name.to_string());
+    known.unwrap_or_else(|| format!("node-{}", shard.site.node))
+}
+
+fn push(list: &mut Value, value: Value) {
+    if let Some(list) = list.as_array_mut() {
+        list.push(value);
+    }
+}
+
+/// Says of which node alerts are.
+fn name_alerts(document: &mut Value, node: &str) {
+    for alert in document["alerts"].as_array_mut().into_iter().flatten() {
+        *alert = json!(format!("{node}: {}", alert.as_str().unwrap_or_default()));
+    }
+}
+
+/// Adds what another node says.
+fn merge(document: &mut Value, other: &Value) {
+    for list in ["nodes", "logs", "counters", "alerts"] {
+        for value in other[list].as_array().into_iter().flatten() {
+            push(&mut document[list], value.clone());
+        }
+    }
+    let sum = |into: &mut Value, from: &Value| *into = json!(into.as_u64().unwrap_or(0) + from.as_u64().unwrap_or(0));
+    sum(&mut document["chunks"], &other["chunks"]);
+    for figure in ["owed_fragments", "owed_bytes", "misplaced_fragments", "rate_bytes_per_second", "unreadable_chunks"]
+    {
+        sum(&mut document["repair"][figure], &other["repair"][figure]);
+    }
+}
+
+/// What this node says of itself.
+pub(super) async fn own<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
+    Bytes::from(own_document(shard).await.to_string())
+}
+
+/// The document of this node. It is made even if shards don't answer; then it says so.
+async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
+    let alone = shard.is_alone();
     let mut alerts: Vec<String> = Vec::new();
     let mut reports = Vec::new();
     for index in 0..shard.shards() {
@@ -43,12 +144,24 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
         alerts.push(format!("device {label} is {}", state["state"].as_str().unwrap_or("unknown")));
     }
     let sum = |of: fn(&StoreStatus) -> u64| reports.iter().map(|(_, report)| of(&report.store)).sum::<u64>();
+    let repair = match alone {
+        true => json!({
+            "owed_fragments": sum(|store| store.owed_fragments),
+            "owed_bytes": sum(|store| store.owed_bytes),
+            "rate_bytes_per_second": 0,
+        }),
+        false => repair_entry(shard).await,
+    };
     let owed = sum(|store| store.owed_fragments);
-    if owed > 0 {
+    if alone && owed > 0 {
         alerts.push(format!("{owed} fragments are owed: redundancy is reduced until they are repaired"));
     }
     let writable = reports.iter().all(|(_, report)| report.store.writable);
-    alerts.extend(device_alerts(shard.site.geometry, &devices, writable));
+    if alone {
+        alerts.extend(device_alerts(shard.site.geometry, &devices, writable));
+    } else if !writable {
+        alerts.push("the devices are full".into());
+    }
     alerts.extend(unreachable_alerts(&shard.view(), &reports));
     alerts.extend(reports.iter().flat_map(|(_, report)| report.alerts.iter().cloned()));
     let mut logs: Vec<(LogId, Value)> = reports.iter().flat_map(|(_, report)| report.logs.iter().cloned()).collect();
@@ -63,27 +176,52 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
         "site": shard.site.name.as_str(),
         "site_id": shard.site.site.to_string(),
         "nodes": [{
-            "name": format!("node-{}", shard.site.node),
-            "state": "up",
+            "name": own_name(shard),
+            "state": own_state(shard),
             "shards": shard.shards(),
+            "fragments": sum(|store| store.fragments),
             "devices": devices.into_iter().map(|(_, device)| device).collect::<Vec<_>>(),
         }],
         "control": {
-            "leader": control.as_ref().and_then(|control| control.leader).map(|node| format!("node-{node}")),
+            "leader": control.as_ref().and_then(|control| control.leader).map(|node| node_name(shard, node)),
             "term": control.as_ref().map(|control| control.term),
+            "voters": control.iter().flat_map(|control| &control.voters).map(|node| node_name(shard, *node))
+                .collect::<Vec<_>>(),
         },
         "peers": peers,
         "logs": logs.into_iter().map(|(_, log)| log).collect::<Vec<_>>(),
         "chunks": sum(|store| store.chunks),
-        "repair": {
-            "owed_fragments": owed,
-            "owed_bytes": sum(|store| store.owed_bytes),
-            "rate_bytes_per_second": 0,
-        },
+        "repair": repair,
         "counters": reports.iter().map(|(_, report)| report.counters.clone()).collect::<Vec<_>>(),
         "alerts": alerts,
     });
-    Bytes::from(document.to_string())
+    document
+}
+
+fn node_name<D: Disk>(shard: &Shard<D>, node: NodeId) -> String {
+    let known = shard.view().nodes.get(&node).map(|node| node.name.to_string());
+    known.unwrap_or_else(|| format!("node-{node}"))
+}
+
+fn own_state<D: Disk>(shard: &Shard<D>) -> &'static str {
+    match shard.view().nodes.get(&shard.site.node).map(|node| &node.state) {
+        Some(NodeState::Draining) => "draining",
+        Some(NodeState::Removed) => "removed",
+        _ => "up",
+    }
+}
+
+async fn repair_entry<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
+    match repairing::own_state(shard).await {
+        Ok(state) => json!({
+            "owed_fragments": state.owed_fragments,
+            "owed_bytes": state.owed_bytes,
+            "misplaced_fragments": state.misplaced_fragments,
+            "unreadable_chunks": state.unreadable_chunks,
+            "rate_bytes_per_second": state.rate_bytes_per_second,
+        }),
+        Err(refusal) => json!({ "trouble": refusal.detail }),
+    }
 }
 
 /// What the devices of the node mean for what is stored, and for what is to be.
@@ -216,15 +354,19 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         alerts.push(format!("{} chunks can't be read any more", recovery.unreadable_chunks));
     }
     let mut logs = Vec::new();
-    for group in shard.groups.values() {
+    for group in shard.groups() {
+        if !group.status().running {
+            alerts.push(format!("group {} has stopped", group.id()));
+        }
+        // Where there are several nodes each log is spoken for by the one that leads it.
+        if !shard.is_alone() && !group.is_leader() {
+            continue;
+        }
         let state = group.state().borrow();
         match state.logs() {
             Ok(views) => logs
                 .extend(views.into_iter().map(|log| (log.descriptor.log, log_entry(shard, &state, log, &mut alerts)))),
             Err(error) => alerts.push(format!("group {} can't be read: {error}", group.id())),
-        }
-        if !group.status().running {
-            alerts.push(format!("group {} has stopped", group.id()));
         }
     }
     let counters = json!({
@@ -236,7 +378,10 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "chunks_stored": store.counters.chunks_stored,
         "chunks_deduplicated": store.counters.chunks_deduplicated,
         "chunks_collected": store.counters.chunks_collected,
-        "degraded_reads": store.counters.degraded_reads,
+        "degraded_reads": store.counters.degraded_reads + shard.counters.degraded_reads.get(),
+        "chunks_spread": shard.counters.chunks_spread.get(),
+        "repaired_fragments": shard.counters.repaired_fragments.get(),
+        "repaired_bytes": shard.counters.repaired_bytes.get(),
         "damaged_fragments": store.counters.damaged_fragments,
         "write_errors": store.counters.write_errors,
         "read_errors": store.counters.read_errors,

@@ -4,16 +4,21 @@ use super::database::{Change, Database, Rows, Table};
 use super::keys::Key;
 use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_PEERS, MAX_TENANTS, MAX_TOKENS};
 use super::log_group::{read_row, store_applied, stored_applied};
+use super::nodes;
 use super::snapshot;
+use crate::cluster::map::PlacementMap;
 use bytes::Bytes;
 use farside_codec::Field;
-use farside_codec::command::{ControlCommand, ControlOutcome, PendingToken, RedeemToken, SiteRecord};
+use farside_codec::cluster::{GroupRecord, NodeRecord};
+use farside_codec::command::{ControlCommand, ControlOutcome, PendingToken, RedeemToken, SiteRecord, TokenPurpose};
 use farside_codec::delta::LogDescriptor;
-use farside_codec::ids::{GroupId, Label, LogId, SiteId, TenantId};
+use farside_codec::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 use farside_codec::message::{PeerAction, PeerRecord, Refusal, RefusalCode, Tenant};
 use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// Everything that the control group has agreed on. Shared with every shard, replaced whole.
 #[derive(Debug, Clone, Default)]
@@ -26,8 +31,20 @@ pub struct ControlView {
     pub logs: BTreeMap<LogId, LogDescriptor>,
     /// Peers.
     pub peers: BTreeMap<SiteId, PeerRecord>,
-    /// Tokens that wait for their peer.
+    /// Tokens that wait for whom they let in.
     pub tokens: BTreeMap<[u8; 32], PendingToken>,
+    /// Nodes, also those that are out for good.
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Groups whose members are no longer the first node alone.
+    pub groups: BTreeMap<GroupId, GroupRecord>,
+    /// By which attempt a node was let in, to answer a repeated one.
+    pub attempts: BTreeMap<[u8; 16], NodeId>,
+    /// Counts changes of the placement map.
+    pub placement_epoch: u64,
+    /// What repair may read and write on each node, in bytes a second; 0: there is no limit.
+    pub repair_limit: u64,
+    /// The placement map of `nodes`.
+    pub map: Arc<PlacementMap>,
 }
 
 impl ControlView {
@@ -42,6 +59,28 @@ impl ControlView {
     }
     fn add_token(&mut self, token: PendingToken) {
         self.tokens.insert(token.secret_hash, token);
+    }
+    pub(super) fn add_node(&mut self, node: NodeRecord) {
+        self.nodes.insert(node.node, node);
+    }
+    pub(super) fn draw_map(&mut self) {
+        self.map = Arc::new(PlacementMap::new(self.nodes.values()));
+    }
+    /// Who should be in a log group. The first node of a site begins with all groups.
+    pub fn group(&self, group: GroupId) -> GroupRecord {
+        let first = || {
+            let leader = NodeId(1);
+            GroupRecord { group, members: vec![leader], leader, leaving: Vec::new(), stints: 0 }
+        };
+        self.groups.get(&group).cloned().unwrap_or_else(first)
+    }
+    /// The nodes that should be members of a log group.
+    pub fn members(&self, group: GroupId) -> Vec<NodeId> {
+        self.group(group).members.into_iter().map(NodeId::node).collect()
+    }
+    /// A node by name.
+    pub fn node(&self, name: &Label) -> Option<&NodeRecord> {
+        self.nodes.values().find(|node| node.name == *name)
     }
     /// A tenant by name.
     pub fn tenant(&self, name: &Label) -> Option<&Tenant> {
@@ -64,38 +103,45 @@ impl ControlView {
 
 /// Kinds of rows in [`Table::Control`].
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Site = 1,
     Tenant = 2,
     Log = 3,
     Peer = 4,
     Token = 5,
+    Node = 6,
+    Group = 7,
+    Attempt = 8,
+    Epoch = 9,
+    RepairLimit = 10,
 }
 
 /// The control group's state.
 pub struct ControlState {
     database: Database,
     view: Arc<ControlView>,
+    /// Woken when the view was replaced.
+    changed: Rc<Notify>,
 }
 
-fn key(kind: Kind, id: &[u8]) -> Key {
+pub(super) fn key(kind: Kind, id: &[u8]) -> Key {
     Key::group(GroupId::CONTROL).part(&[kind as u8]).part(id)
 }
 
-type Outcome = Result<(), Refusal>;
+pub(super) type Outcome = Result<(), Refusal>;
 
-fn exists(detail: String) -> Outcome {
+pub(super) fn exists(detail: String) -> Outcome {
     Err(Refusal::new(RefusalCode::Exists, detail))
 }
 
-fn full(what: &str, limit: usize) -> Outcome {
+pub(super) fn full(what: &str, limit: usize) -> Outcome {
     Err(Refusal::new(RefusalCode::Full, format!("the site has {limit} {what}, and that is as many as it can have")))
 }
 
 impl ControlState {
     /// The control state in shard 0's file.
     pub fn new(database: Database) -> Result<Self, StateError> {
-        let mut state = Self { database, view: Arc::default() };
+        let mut state = Self { database, view: Arc::default(), changed: Rc::default() };
         state.load()?;
         Ok(state)
     }
@@ -103,6 +149,10 @@ impl ControlState {
     /// What it says now.
     pub fn view(&self) -> Arc<ControlView> {
         self.view.clone()
+    }
+    /// The signal that it says something else.
+    pub fn changed(&self) -> Rc<Notify> {
+        self.changed.clone()
     }
 
     fn load(&mut self) -> Result<(), StateError> {
@@ -117,16 +167,47 @@ impl ControlState {
                 Some(3) => view.add_log(read_row(value)?),
                 Some(4) => view.add_peer(read_row(value)?),
                 Some(5) => view.add_token(read_row(value)?),
+                Some(6) => view.add_node(read_row(value)?),
+                Some(7) => {
+                    let group: GroupRecord = read_row(value)?;
+                    view.groups.insert(group.group, group);
+                }
+                Some(8) => {
+                    let (attempt, node) = read_row(value)?;
+                    view.attempts.insert(attempt, node);
+                }
+                Some(9) => view.placement_epoch = read_row(value)?,
+                Some(10) => view.repair_limit = read_row(value)?,
                 _ => {}
             }
             Ok(true)
         })?;
+        view.draw_map();
         self.view = Arc::new(view);
         Ok(())
     }
 
-    fn apply_one(change: &Change, view: &mut ControlView, command: ControlCommand) -> Result<Outcome, StateError> {
+    fn apply_one(
+        change: &Change,
+        view: &mut ControlView,
+        command: ControlCommand,
+    ) -> Result<ControlOutcome, StateError> {
         let outcome = match command {
+            ControlCommand::JoinNode((join, time)) => {
+                return Ok(match nodes::join(change, view, join, time)? {
+                    Ok(node) => ControlOutcome::Joined(node),
+                    Err(refusal) => ControlOutcome::Refused(refusal),
+                });
+            }
+            ControlCommand::RegisterNode(beat) => nodes::register(change, view, beat)?,
+            ControlCommand::SetNodeState((node, state)) => nodes::set_state(change, view, node, state)?,
+            ControlCommand::AssignGroup(group) => nodes::assign(change, view, group)?,
+            ControlCommand::LimitRepair(limit) => {
+                change.put(Table::Control, &key(Kind::RepairLimit, &[]), &limit.to_bytes())?;
+                view.repair_limit = limit;
+                Ok(())
+            }
+            ControlCommand::SettleGroup((group, members)) => nodes::settle(change, view, group, &members)?,
             ControlCommand::Found(site) => match &view.site {
                 Some(known) if *known != site => exists("the site was founded before".into()),
                 _ => {
@@ -142,7 +223,10 @@ impl ControlState {
             ControlCommand::PutToken(token) => put_token(change, view, token)?,
             ControlCommand::RedeemToken(redeem) => redeem_token(change, view, redeem)?,
         };
-        Ok(outcome)
+        Ok(match outcome {
+            Ok(()) => ControlOutcome::Done,
+            Err(refusal) => ControlOutcome::Refused(refusal),
+        })
     }
 }
 
@@ -234,16 +318,39 @@ fn put_token(change: &Change, view: &mut ControlView, token: PendingToken) -> Re
     Ok(Ok(()))
 }
 
-fn redeem_token(change: &Change, view: &mut ControlView, redeem: RedeemToken) -> Result<Outcome, StateError> {
-    let good = view.tokens.get(&redeem.secret_hash).is_some_and(|token| token.expires > redeem.time);
-    if !good {
+/// Checks a token, and uses it up.
+pub(super) fn use_token(
+    change: &Change,
+    view: &mut ControlView,
+    secret_hash: &[u8; 32],
+    time: Hlc,
+) -> Result<Result<TokenPurpose, Refusal>, StateError> {
+    let Some(token) = view.tokens.get(secret_hash).filter(|token| token.expires > time).cloned() else {
         let detail = "the token was used before, has expired, or was not made here: ask for a new one";
         return Ok(Err(Refusal::new(RefusalCode::Forbidden, detail)));
+    };
+    change.remove(Table::Control, &key(Kind::Token, secret_hash))?;
+    view.tokens.remove(secret_hash);
+    Ok(Ok(token.purpose))
+}
+
+/// A token of the other kind opens nothing.
+pub(super) fn wrong_token<T>() -> Result<T, Refusal> {
+    Err(Refusal::new(RefusalCode::Forbidden, "the token was made for something else: ask for the right one"))
+}
+
+fn redeem_token(change: &Change, view: &mut ControlView, redeem: RedeemToken) -> Result<Outcome, StateError> {
+    if view.tokens.get(&redeem.secret_hash).is_some_and(|token| token.purpose != TokenPurpose::Peer) {
+        return Ok(wrong_token());
+    }
+    let pending = view.tokens.get(&redeem.secret_hash).cloned();
+    if let Err(refusal) = use_token(change, view, &redeem.secret_hash, redeem.time)? {
+        return Ok(Err(refusal));
     }
     let outcome = put_peer(change, view, redeem.peer)?;
-    if outcome.is_ok() {
-        change.remove(Table::Control, &key(Kind::Token, &redeem.secret_hash))?;
-        view.tokens.remove(&redeem.secret_hash);
+    if let (Err(_), Some(token)) = (&outcome, pending) {
+        // What let nobody in is still good.
+        return Ok(put_token(change, view, token)?.and(outcome));
     }
     Ok(outcome)
 }
@@ -259,15 +366,12 @@ impl StateMachine for ControlState {
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             let command = ControlCommand::from_bytes(command.clone()).map_err(StateError::Unreadable)?;
-            let outcome = match Self::apply_one(&change, &mut view, command)? {
-                Ok(()) => ControlOutcome::Done,
-                Err(refusal) => ControlOutcome::Refused(refusal),
-            };
-            outcomes.push(outcome.to_bytes());
+            outcomes.push(Self::apply_one(&change, &mut view, command)?.to_bytes());
         }
         store_applied(&change, GroupId::CONTROL, applied)?;
         change.commit()?;
         self.view = Arc::new(view);
+        self.changed.notify_one();
         Ok(outcomes)
     }
 
@@ -283,6 +387,8 @@ impl StateMachine for ControlState {
     }
     fn install_finish(&mut self, applied: &Applied) -> Result<(), StateError> {
         snapshot::finish(&self.database, GroupId::CONTROL, applied)?;
-        self.load()
+        self.load()?;
+        self.changed.notify_one();
+        Ok(())
     }
 }

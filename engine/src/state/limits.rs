@@ -16,6 +16,10 @@ pub const MAX_TENANTS: usize = 4096;
 pub const MAX_LOGS: usize = 4096;
 /// Peers of a site.
 pub const MAX_PEERS: usize = 64;
+/// Nodes of a site, with those that have left: each is in memory everywhere, with its devices.
+pub const MAX_NODES: usize = 256;
+/// Devices of one node.
+pub const MAX_DEVICES: usize = 128;
 /// Tokens that wait at once: each is a day's worth of trust in whoever reads it.
 pub const MAX_TOKENS: usize = 64;
 /// Rows that a prune looks at for each version that it may drop: a peer that lags keeps the rest from going.

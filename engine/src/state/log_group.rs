@@ -199,6 +199,12 @@ impl LogGroupState {
     pub fn new(database: Database, group: GroupId, site: SiteId) -> Self {
         Self { database, group, site }
     }
+
+    /// Forgets everything about the group.
+    pub fn clear(&mut self) -> Result<(), StateError> {
+        self.install_begin()?;
+        snapshot::finish(&self.database, self.group, &Applied::default())
+    }
 }
 
 pub(super) fn stored_applied(rows: &impl Rows, group: GroupId) -> Result<Applied, StateError> {

@@ -11,6 +11,7 @@ mod keys;
 pub mod limits;
 mod lineage;
 mod log_group;
+mod nodes;
 mod place;
 mod prune;
 mod queries;

@@ -20,6 +20,18 @@ use std::rc::Rc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CollectCursor(pub(super) usize);
 
+impl CollectCursor {
+    /// Where [`CollectCursor::position`] said.
+    pub fn at(position: u64) -> Self {
+        Self(usize::try_from(position).unwrap_or(usize::MAX))
+    }
+
+    /// As a number, for whoever goes on from another node.
+    pub fn position(self) -> u64 {
+        self.0 as u64
+    }
+}
+
 /// What a step of compaction did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CompactStep {

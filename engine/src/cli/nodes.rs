@@ -1,0 +1,107 @@
+//! Commands about the nodes of a site: inviting, listing, draining, removing, and how repair is doing.
+
+use super::args::{Common, NodeCommand, RepairCommand};
+use super::client_commands::{Outcome, connect};
+use super::sizes::show_bytes;
+use crate::client::{Client, parse_label, unexpected};
+use crate::terminal::line;
+use farside_codec::cluster::{NodeRecord, NodeState};
+use farside_codec::message::{Reply, Request, SetNode};
+use serde_json::{Value, json};
+
+pub(super) async fn invite(name: Option<&str>, common: &Common) -> Outcome {
+    let name = name.map(parse_label).transpose()?;
+    let client = connect(common).await?;
+    match client.control(&Request::NodeToken(name)).await? {
+        Reply::Token(token) if common.json => line(json!({ "token": token })),
+        Reply::Token(token) => line(token),
+        reply => return Err(unexpected(&reply).into()),
+    }
+    Ok(client.close().await?)
+}
+
+pub(super) async fn node(command: NodeCommand, common: &Common) -> Outcome {
+    let (name, state, said) = match &command {
+        NodeCommand::List => return list(common).await,
+        NodeCommand::Drain { name } => (name, NodeState::Draining, "is being drained"),
+        NodeCommand::Undo { name } => (name, NodeState::Up, "is counted on again"),
+        NodeCommand::Remove { name } => (name, NodeState::Removed, "is out of the site"),
+    };
+    let set = SetNode { name: parse_label(name)?, state };
+    let client = connect(common).await?;
+    client.control(&Request::SetNode(set)).await?;
+    match common.json {
+        true => line(json!({ "node": name, "state": said })),
+        false => line(format!("{name} {said}")),
+    }
+    Ok(client.close().await?)
+}
+
+fn state(node: &NodeRecord) -> &'static str {
+    match node.state {
+        NodeState::Joining => "joining",
+        NodeState::Up => "up",
+        NodeState::Dead => "dead",
+        NodeState::Draining => "draining",
+        NodeState::Removed => "removed",
+    }
+}
+
+async fn list(common: &Common) -> Outcome {
+    let client = connect(common).await?;
+    let nodes = match client.control(&Request::Nodes).await? {
+        Reply::Nodes(nodes) => nodes,
+        reply => return Err(unexpected(&reply).into()),
+    };
+    for node in &nodes {
+        let devices = node.devices.iter().filter(|device| device.left.is_none());
+        let (count, bytes) = (devices.clone().count(), devices.map(|device| device.bytes).sum::<u64>());
+        let rack = node.rack.as_ref().map(ToString::to_string);
+        match common.json {
+            true => line(json!({
+                "name": node.name.as_str(), "node": node.node.0, "state": state(node), "endpoint": node.endpoint,
+                "shards": node.shards, "rack": rack, "devices": count, "devices_bytes": bytes,
+            })),
+            false => {
+                let rack = rack.map(|rack| format!(", rack {rack}")).unwrap_or_default();
+                let (name, state, endpoint) = (&node.name, state(node), &node.endpoint);
+                line(format!("{name}: {state}, {endpoint}, {count} devices, {}{rack}", show_bytes(bytes)));
+            }
+        }
+    }
+    Ok(client.close().await?)
+}
+
+pub(super) async fn repair(command: RepairCommand, common: &Common) -> Outcome {
+    let client = connect(common).await?;
+    match command {
+        RepairCommand::Status => show_repair(&client, common).await?,
+        RepairCommand::Limit { rate } => {
+            client.control(&Request::RepairLimit(rate)).await?;
+            match common.json {
+                true => line(json!({ "repair_limit_bytes_per_second": rate })),
+                false if rate == 0 => line("repair is not limited"),
+                false => line(format!("repair reads and writes at most {}/s on each node", show_bytes(rate))),
+            }
+        }
+    }
+    Ok(client.close().await?)
+}
+
+async fn show_repair(client: &Client, common: &Common) -> Outcome {
+    let document = super::status_document(client).await?;
+    let repair: &Value = &document["repair"];
+    if common.json {
+        line(repair.to_string());
+        return Ok(());
+    }
+    let figure = |name: &str| repair[name].as_u64().unwrap_or(0);
+    let (owed, bytes, rate) = (figure("owed_fragments"), figure("owed_bytes"), figure("rate_bytes_per_second"));
+    let left = match repair["seconds_left"].as_f64() {
+        Some(seconds) => format!(", about {seconds:.0} s left"),
+        None => String::new(),
+    };
+    line(format!("owed: {owed} fragments, {}; to be moved: {}", show_bytes(bytes), figure("misplaced_fragments")));
+    line(format!("rate: {}/s{left}", show_bytes(rate)));
+    Ok(())
+}

@@ -1,0 +1,520 @@
+//! Chunks of the site. With one node all fragments of a chunk lie here; with several they lie where the placement map says,
+//! and whichever node a caller asks coordinates: it cuts, sends, gathers, and answers for all.
+//!
+//! A put answers when k+1 fragments are durable and the others had a moment more; what is missing then is owed to repair at
+//! once. A read takes the first k good fragments, and asks others for theirs where a node is silent or slow.
+
+use super::fragments::{bad, fetch_from, held_here, receive, refuse, send_to};
+use super::limits::{HEDGE, NODE_PATIENCE, PUT_GRACE, PUT_LATE, PUT_ROUNDS};
+use super::server::{Answer, Answered, store_refusal};
+use super::shard::{Shard, count};
+use crate::cluster::map::PlacementMap;
+use crate::cluster::spread::{losses_survived, targets};
+use crate::state::ControlView;
+use crate::store::{Stripe, columns, needed_fragments};
+use bytes::Bytes;
+use farside_codec::cluster::{FragmentQuestion, HeldFragments, PutFragments};
+use farside_codec::delta::ChunkReceipt;
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::{ChunkId, NodeId};
+use farside_codec::limits::MAX_CHUNK_SEALED_BYTES;
+use farside_codec::message::{ChunkRange, GetChunk, PutChunk, Refusal, RefusalCode, Reply, Request};
+use farside_codec::stripe::StripeLayout;
+use farside_io::disk::Disk;
+use farside_transport::{Class, Stream};
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::time::{Instant, sleep_until};
+
+/// Takes in a chunk from a client or a peer.
+pub(super) async fn put<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, stream: &mut Stream) -> Answered {
+    let length = put.sealed_bytes as usize;
+    let owner = put.chunk.shard(shard.shards());
+    if owner != shard.index {
+        if length > MAX_CHUNK_SEALED_BYTES {
+            return Err(refuse("the chunk is larger than any chunk may be"));
+        }
+        let pieces = receive(stream, length).await?;
+        return shard.on(owner, move |there| async move { put_pieces(&there, put, pieces).await }).await?;
+    }
+    let alone = shard.is_alone();
+    if !alone && let Some(receipt) = have(shard, vec![put.chunk]).await?.pop().flatten() {
+        stream.receive_body(length, drop).await.map_err(bad)?;
+        return Ok(Reply::ChunkStored(receipt).into());
+    }
+    let mut writer = match alone {
+        true => shard.store.begin(put.chunk, length).await.map_err(store_refusal)?,
+        false => begin_stripe(shard, &put).await?,
+    };
+    let mut failed = None;
+    let received = stream.receive_body(length, |piece| {
+        if failed.is_none() {
+            failed = writer.append(&piece).err();
+        }
+    });
+    received.await.map_err(bad)?;
+    if let Some(error) = failed {
+        return Err(store_refusal(error));
+    }
+    match alone {
+        true => Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into()),
+        false => Ok(Reply::ChunkStored(spread(shard, writer.encode().map_err(store_refusal)?).await?).into()),
+    }
+}
+
+async fn put_pieces<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, pieces: Vec<Bytes>) -> Answered {
+    if shard.is_alone() {
+        let mut writer = shard.store.begin(put.chunk, put.sealed_bytes as usize).await.map_err(store_refusal)?;
+        pieces.iter().try_for_each(|piece| writer.append(piece)).map_err(store_refusal)?;
+        return Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into());
+    }
+    if let Some(receipt) = have(shard, vec![put.chunk]).await?.pop().flatten() {
+        return Ok(Reply::ChunkStored(receipt).into());
+    }
+    let mut writer = begin_stripe(shard, &put).await?;
+    pieces.iter().try_for_each(|piece| writer.append(piece)).map_err(store_refusal)?;
+    Ok(Reply::ChunkStored(spread(shard, writer.encode().map_err(store_refusal)?).await?).into())
+}
+
+async fn begin_stripe<D: Disk>(shard: &Rc<Shard<D>>, put: &PutChunk) -> Result<crate::store::ChunkWriter<D>, Refusal> {
+    let begun = shard.store.begin_stripe(put.chunk, shard.site.geometry, put.sealed_bytes as usize).await;
+    begun.map_err(store_refusal)
+}
+
+/// Which nodes hold which fragments of a chunk that is being written.
+#[derive(Default)]
+struct Placed {
+    by_node: BTreeMap<NodeId, BTreeSet<u8>>,
+    gc_epoch: Option<u64>,
+}
+
+impl Placed {
+    fn add(&mut self, node: NodeId, held: &HeldFragments) {
+        if held.fragments.is_empty() {
+            return;
+        }
+        self.by_node.entry(node).or_default().extend(&held.fragments);
+        if held.gc_epoch == 0 {
+            // The node does not know the epoch yet; what it holds is dated by the first one that it hears, which is later.
+            return;
+        }
+        self.gc_epoch = Some(self.gc_epoch.map_or(held.gc_epoch, |epoch| epoch.min(held.gc_epoch)));
+    }
+
+    fn distinct(&self) -> BTreeSet<u8> {
+        self.by_node.values().flatten().copied().collect()
+    }
+
+    /// The receipt for what is there, if that is enough for one.
+    fn receipt(&self, geometry: Geometry, map: &PlacementMap, epoch: u64, deduplicated: bool) -> Option<ChunkReceipt> {
+        if self.distinct().len() < needed_fragments(geometry) {
+            return None;
+        }
+        let survived = losses_survived(&self.by_node, geometry.data(), |node| map.domain(node));
+        Some(ChunkReceipt {
+            durable_fragments: (geometry.data() + survived) as u8,
+            data_fragments: geometry.data() as u8,
+            parity_fragments: geometry.parity() as u8,
+            placement_epoch: epoch,
+            gc_epoch: self.gc_epoch.unwrap_or(0),
+            deduplicated,
+        })
+    }
+}
+
+type Sent = (NodeId, Result<HeldFragments, Refusal>);
+
+/// Sends the fragments of a stripe to their nodes; where one does not take them, to others.
+async fn spread<D: Disk>(shard: &Rc<Shard<D>>, stripe: Stripe) -> Result<ChunkReceipt, Refusal> {
+    let (chunk, geometry) = (stripe.chunk(), stripe.geometry());
+    let view = shard.view();
+    let mut placed = Placed::default();
+    let mut avoided: BTreeSet<NodeId> =
+        view.nodes.keys().filter(|node| **node != shard.site.node && !shard.nodes.answers(**node)).copied().collect();
+    let mut refused = None;
+    let mut sends: FuturesUnordered<LocalBoxFuture<'static, Sent>> = FuturesUnordered::new();
+    let mut pending: BTreeSet<NodeId> = BTreeSet::new();
+    let needed = needed_fragments(geometry);
+    for _ in 0..PUT_ROUNDS {
+        let plan = targets(&view.map, &chunk, geometry.total(), needed, &placed.by_node, &avoided);
+        if plan.is_empty() && sends.is_empty() {
+            break;
+        }
+        for (node, fragments) in plan {
+            pending.insert(node);
+            sends.push(Box::pin(send(shard.clone(), view.clone(), node, stripe.clone(), fragments)));
+        }
+        // With enough for an answer the slowest are not waited for at length: what they lack is owed. Without, others are
+        // asked to stand in for them.
+        let mut patience = Instant::now() + PUT_LATE;
+        let mut enough = false;
+        loop {
+            let (node, sent) = tokio::select! {
+                biased;
+                Some(sent) = sends.next() => sent,
+                () = sleep_until(patience), if !sends.is_empty() => break,
+                else => break,
+            };
+            pending.remove(&node);
+            match sent {
+                Ok(held) => placed.add(node, &held),
+                Err(refusal) => {
+                    avoided.insert(node);
+                    refused = Some(refusal);
+                }
+            }
+            if !enough && placed.distinct().len() >= needed {
+                enough = true;
+                patience = Instant::now() + PUT_GRACE;
+            }
+        }
+        if placed.distinct().len() == geometry.total() || enough && !sends.is_empty() {
+            break;
+        }
+        avoided.extend(&pending);
+    }
+    if !sends.is_empty() {
+        // They go on by themselves; what comes of them is found out before anything is rebuilt.
+        let shard = shard.clone();
+        tokio::task::spawn_local(async move {
+            sends.for_each(|_| std::future::ready(())).await;
+            shard.owe(chunk);
+        });
+    }
+    if placed.distinct().len() < geometry.total() {
+        shard.owe(chunk);
+    }
+    count(&shard.counters.chunks_spread);
+    let receipt = placed.receipt(geometry, &view.map, view.placement_epoch, false);
+    receipt.ok_or_else(|| {
+        refused.unwrap_or_else(|| {
+            let detail = format!(
+                "only {} fragments of the chunk found a place, {} are needed: too few nodes answer",
+                placed.distinct().len(),
+                needed_fragments(geometry)
+            );
+            Refusal::retry(RefusalCode::Unavailable, 500, detail)
+        })
+    })
+}
+
+/// Stores fragments of a stripe on one node.
+async fn send<D: Disk>(
+    shard: Rc<Shard<D>>,
+    view: Arc<ControlView>,
+    node: NodeId,
+    stripe: Stripe,
+    fragments: Vec<u8>,
+) -> Sent {
+    let sent = match node == shard.site.node {
+        true => match shard.store.put_fragments(&stripe, &fragments).await {
+            Ok(stored) => Ok(HeldFragments {
+                chunk: stripe.chunk(),
+                geometry: stripe.geometry(),
+                sealed_bytes: stripe.sealed_bytes() as u32,
+                fragments: stored,
+                gc_epoch: shard.store.gc_epoch(),
+            }),
+            Err(error) => Err(store_refusal(error)),
+        },
+        false => {
+            let body = fragments.iter().map(|fragment| stripe.fragment(usize::from(*fragment))).collect();
+            let put = PutFragments {
+                chunk: stripe.chunk(),
+                geometry: stripe.geometry(),
+                sealed_bytes: stripe.sealed_bytes() as u32,
+                fragments,
+            };
+            send_to(&shard, &view, node, put, body).await
+        }
+    };
+    (node, sent)
+}
+
+/// What several nodes hold of some chunks.
+#[derive(Default)]
+pub(super) struct Holdings {
+    pub(super) of: BTreeMap<ChunkId, Vec<(NodeId, HeldFragments)>>,
+    /// Nodes that did not say.
+    pub(super) silent: BTreeSet<NodeId>,
+}
+
+/// Asks nodes which fragments of chunks they hold: each about those that `asked` names for it. Who does not answer holds
+/// nothing as far as can be known now.
+async fn ask_holders<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    asked: BTreeMap<NodeId, Vec<ChunkId>>,
+    touch: bool,
+    holdings: &mut Holdings,
+) {
+    let view = shard.view();
+    let questions = asked.into_iter().map(|(node, chunks)| {
+        let view = view.clone();
+        async move {
+            let question = FragmentQuestion { chunks, touch };
+            if node == shard.site.node {
+                return (node, held_here(shard, question).await.ok());
+            }
+            let Some(record) = view.nodes.get(&node) else { return (node, Some(Vec::new())) };
+            let request = Request::HaveFragments(question);
+            let answered = shard.nodes.call(record, 0, Class::Request, &request, None, NODE_PATIENCE).await;
+            match answered {
+                Ok((Reply::FragmentsHeld(held), _)) => (node, Some(held)),
+                _ => (node, None),
+            }
+        }
+    });
+    for (node, held) in futures_util::future::join_all(questions).await {
+        let Some(held) = held else {
+            holdings.silent.insert(node);
+            continue;
+        };
+        for one in held.into_iter().filter(|one| !one.fragments.is_empty()) {
+            holdings.of.entry(one.chunk).or_default().push((node, one));
+        }
+    }
+}
+
+/// Asks every node of the site.
+pub(super) async fn ask_all<D: Disk>(shard: &Rc<Shard<D>>, chunks: &[ChunkId], touch: bool) -> Holdings {
+    let mut holdings = Holdings::default();
+    let everybody = shard.others().into_iter().map(|node| node.node).chain([shard.site.node]);
+    ask_holders(shard, everybody.map(|node| (node, chunks.to_vec())).collect(), touch, &mut holdings).await;
+    holdings
+}
+
+/// Asks the nodes on which fragments should lie, and everybody about chunks of which too little is found there.
+async fn locate<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunks: &[ChunkId],
+    touch: bool,
+    enough: fn(Geometry) -> usize,
+) -> Holdings {
+    let map = shard.view().map.clone();
+    let total = shard.site.geometry.total();
+    let mut asked: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
+    for chunk in chunks {
+        let nodes: BTreeSet<NodeId> = map.nodes(chunk, total).into_iter().flatten().collect();
+        nodes.into_iter().for_each(|node| asked.entry(node).or_default().push(*chunk));
+    }
+    let mut holdings = Holdings::default();
+    ask_holders(shard, asked.clone(), touch, &mut holdings).await;
+    let lacking: Vec<ChunkId> =
+        chunks.iter().filter(|chunk| !is_enough(holdings.of.get(chunk), enough)).copied().collect();
+    if !lacking.is_empty() {
+        let everybody = shard.others().into_iter().map(|node| node.node).chain([shard.site.node]);
+        let was_asked = |node: &NodeId, chunk: &ChunkId| asked.get(node).is_some_and(|asked| asked.contains(chunk));
+        let more = everybody.map(|node| {
+            let rest: Vec<ChunkId> = lacking.iter().filter(|chunk| !was_asked(&node, chunk)).copied().collect();
+            (node, rest)
+        });
+        let more = more.filter(|(_, chunks)| !chunks.is_empty()).collect();
+        ask_holders(shard, more, touch, &mut holdings).await;
+    }
+    holdings
+}
+
+fn is_enough(held: Option<&Vec<(NodeId, HeldFragments)>>, enough: fn(Geometry) -> usize) -> bool {
+    let Some((_, first)) = held.and_then(|held| held.first()) else { return false };
+    let distinct: BTreeSet<u8> =
+        held.into_iter().flatten().flat_map(|(_, one)| one.fragments.iter().copied()).collect();
+    distinct.len() >= enough(first.geometry)
+}
+
+/// Which of these chunks are stored at the site with as many fragments as a put acknowledges, as far as nodes say; those
+/// that are get touched.
+pub(super) async fn have<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunks: Vec<ChunkId>,
+) -> Result<Vec<Option<ChunkReceipt>>, Refusal> {
+    Ok(have_and_silent(shard, chunks).await?.0)
+}
+
+/// The same, with the nodes that did not say: what is not found may be there.
+async fn have_and_silent<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunks: Vec<ChunkId>,
+) -> Result<(Vec<Option<ChunkReceipt>>, BTreeSet<NodeId>), Refusal> {
+    if shard.is_alone() {
+        return Ok((shard.have(chunks).await?, BTreeSet::new()));
+    }
+    let view = shard.view();
+    let holdings = locate(shard, &chunks, true, needed_fragments).await;
+    let answer = |chunk: &ChunkId| {
+        let held = holdings.of.get(chunk)?;
+        let mut placed = Placed::default();
+        held.iter().for_each(|(node, held)| placed.add(*node, held));
+        placed.receipt(held.first()?.1.geometry, &view.map, view.placement_epoch, true)
+    };
+    Ok((chunks.iter().map(answer).collect(), holdings.silent))
+}
+
+/// Makes sure that every chunk is here with as many fragments as a put acknowledges, before a delta names it. The refusal
+/// is final only where every node has said that it does not have enough.
+pub(super) async fn all_here<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) -> Result<(), Refusal> {
+    let (held, silent) = have_and_silent(shard, chunks.clone()).await?;
+    let Some(missing) = held.iter().position(Option::is_none).map(|at| chunks[at]) else { return Ok(()) };
+    match silent.first() {
+        Some(node) => {
+            let detail =
+                format!("whether chunk {missing} is stored here can't be known now: node {node} does not answer");
+            Err(Refusal::retry(RefusalCode::Unavailable, 200, detail))
+        }
+        None => Err(refuse(&format!("chunk {missing} is not stored here: put it before naming it"))),
+    }
+}
+
+/// Part of a chunk, or all of it.
+pub(super) struct ChunkBytes {
+    /// Length of the whole sealed chunk.
+    pub(super) sealed_bytes: u32,
+    /// The bytes.
+    pub(super) pieces: Vec<Bytes>,
+}
+
+/// Answers a client or a peer with part of a chunk.
+pub(super) async fn get<D: Disk>(shard: &Rc<Shard<D>>, get: GetChunk) -> Answered {
+    let offset = get.offset;
+    let read = read(shard, get.chunk, get.offset, get.length).await?;
+    let length = read.pieces.iter().map(Bytes::len).sum::<usize>() as u32;
+    let range = ChunkRange { sealed_bytes: read.sealed_bytes, offset, length };
+    Ok(Answer { reply: Reply::ChunkRange(range), body: read.pieces })
+}
+
+/// Reads a range of a chunk, wherever its fragments are; a length of 0: all from `offset` on.
+pub(super) async fn read<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunk: ChunkId,
+    offset: u32,
+    length: u32,
+) -> Result<ChunkBytes, Refusal> {
+    let owner = chunk.shard(shard.shards());
+    if shard.is_alone() {
+        let read = shard.on(owner, move |there| async move { there.store.get(chunk, offset, length).await });
+        let read = read.await?.map_err(store_refusal)?;
+        return Ok(ChunkBytes { sealed_bytes: read.sealed_bytes, pieces: read.pieces });
+    }
+    let gathered = shard.on(owner, move |there| async move { gather(&there, chunk, offset, length).await });
+    gathered.await?
+}
+
+/// A fragment's bytes on their way here.
+type Fetched = (u8, Result<Bytes, Refusal>);
+
+async fn gather<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunk: ChunkId,
+    offset: u32,
+    length: u32,
+) -> Result<ChunkBytes, Refusal> {
+    let mut holdings = locate(shard, &[chunk], false, Geometry::data).await;
+    let silent = !holdings.silent.is_empty();
+    let missing = || match silent {
+        true => {
+            Refusal::retry(RefusalCode::Unavailable, 200, format!("nodes that may hold chunk {chunk} don't answer"))
+        }
+        false => Refusal::new(RefusalCode::NotFound, format!("chunk {chunk} is not stored here")),
+    };
+    let held = holdings.of.remove(&chunk).ok_or_else(missing)?;
+    let (geometry, sealed_bytes) = held.first().map(|(_, one)| (one.geometry, one.sealed_bytes)).ok_or_else(missing)?;
+    let layout = StripeLayout::new(geometry, sealed_bytes as usize);
+    let length = if length == 0 { sealed_bytes.saturating_sub(offset) } else { length };
+    let end = offset.checked_add(length).filter(|end| *end <= sealed_bytes && length > 0);
+    let end = end.ok_or_else(|| refuse(&format!("the chunk has {sealed_bytes} bytes")))?;
+    let range = offset as usize..end as usize;
+    let columns = columns(&layout, &range);
+    // Who can give each fragment: this node first, then those that answer.
+    let mut holders: BTreeMap<u8, Vec<NodeId>> = BTreeMap::new();
+    for (node, one) in held.iter().filter(|(_, one)| one.geometry == geometry && one.sealed_bytes == sealed_bytes) {
+        one.fragments.iter().for_each(|fragment| holders.entry(*fragment).or_default().push(*node));
+    }
+    let own = shard.site.node;
+    holders.values_mut().for_each(|nodes| nodes.sort_by_key(|node| (*node != own, !shard.nodes.answers(*node), *node)));
+    let wanted: BTreeSet<u8> = layout.locate(range.clone()).map(|(fragment, _)| fragment as u8).collect();
+    let mut order: Vec<(u8, NodeId)> =
+        holders.iter().flat_map(|(fragment, nodes)| nodes.iter().map(|node| (*fragment, *node))).collect();
+    // The wanted ones first, then local ones: what is to be asked for next is taken from the end.
+    order.sort_by_key(|(fragment, node)| (!wanted.contains(fragment), *node != own, *fragment));
+    order.reverse();
+    let mut got: BTreeMap<u8, Bytes> = BTreeMap::new();
+    let mut fetching: FuturesUnordered<LocalBoxFuture<'_, Fetched>> = FuturesUnordered::new();
+    let mut asked: BTreeSet<u8> = BTreeSet::new();
+    let begin = |order: &mut Vec<(u8, NodeId)>, asked: &mut BTreeSet<u8>, got: &BTreeMap<u8, Bytes>| {
+        while let Some((fragment, node)) = order.pop() {
+            if !got.contains_key(&fragment) && asked.insert(fragment) {
+                return Some((fragment, node));
+            }
+        }
+        None
+    };
+    for _ in 0..wanted.len() {
+        if let Some((fragment, node)) = begin(&mut order, &mut asked, &got) {
+            fetching.push(Box::pin(fetch(shard, chunk, fragment, node, columns.clone())));
+        }
+    }
+    let mut hedge = Some(Instant::now() + HEDGE);
+    let mut degraded = false;
+    let done = |got: &BTreeMap<u8, Bytes>| {
+        got.len() >= geometry.data() || wanted.iter().all(|fragment| got.contains_key(fragment))
+    };
+    while !done(&got) {
+        let fetched = tokio::select! {
+            biased;
+            Some(fetched) = fetching.next() => Some(fetched),
+            () = sleep_until(hedge.unwrap_or_else(Instant::now)), if hedge.is_some() => None,
+            else => break,
+        };
+        let more = match fetched {
+            Some((fragment, Ok(bytes))) => {
+                got.insert(fragment, bytes);
+                0
+            }
+            Some((fragment, Err(refusal))) => {
+                tracing::debug!(%chunk, fragment, %refusal, "a fragment can't be read");
+                // Another node may hold the same one.
+                asked.remove(&fragment);
+                degraded = true;
+                // Without it any k will do.
+                geometry.data().saturating_sub(got.len() + fetching.len())
+            }
+            None => {
+                hedge = None;
+                degraded = true;
+                geometry.data().saturating_sub(got.len()).max(1)
+            }
+        };
+        for _ in 0..more {
+            if let Some((fragment, node)) = begin(&mut order, &mut asked, &got) {
+                fetching.push(Box::pin(fetch(shard, chunk, fragment, node, columns.clone())));
+            }
+        }
+    }
+    drop(fetching);
+    if degraded || wanted.iter().any(|fragment| !got.contains_key(fragment)) {
+        count(&shard.counters.degraded_reads);
+        shard.owe(chunk);
+    }
+    if !done(&got) {
+        let detail =
+            format!("only {} of the {} fragments that chunk {chunk} needs can be read now", got.len(), geometry.data());
+        return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
+    }
+    let present = got.into_iter().map(|(fragment, bytes)| (usize::from(fragment), bytes)).collect();
+    let decoded = shard.store.decode(chunk, geometry, sealed_bytes as usize, range, present);
+    Ok(ChunkBytes { sealed_bytes, pieces: decoded.map_err(store_refusal)? })
+}
+
+/// Reads part of a fragment from the node that holds it.
+async fn fetch<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunk: ChunkId,
+    fragment: u8,
+    node: NodeId,
+    range: Range<usize>,
+) -> Fetched {
+    (fragment, fetch_from(shard, chunk, fragment, node, range).await)
+}

@@ -1,0 +1,160 @@
+//! Making a node of a site that is there already: it shows a token, is given its number and the site's keys, and formats
+//! its devices.
+
+use super::config::NodeConfig;
+use super::directory::{NodeDirectory, SiteFile, SystemKey};
+use super::error::{NodeError, failed};
+use super::init::{NodeOptions, announce, fill, format};
+use super::limits;
+use super::links::own_hello;
+use super::token::{Purpose, Token};
+use crate::interrupt::Undo;
+use crate::machine::Machine;
+use bytes::Bytes;
+use farside_codec::cluster::{NodeJoin, NodeJoined};
+use farside_codec::ids::{Hlc, Label, NodeId};
+use farside_codec::message::{Reply, Request};
+use farside_io::entropy::random;
+use farside_io::uring;
+use farside_transport::{Authority, CallError, Class, Credentials, Expect, Identity, Settings, Trust};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use zeroize::Zeroizing;
+
+/// What `join` is told.
+#[derive(Debug, Clone)]
+pub struct JoinOptions {
+    /// The directory to make.
+    pub directory: PathBuf,
+    /// What a node of the site printed.
+    pub token: String,
+    /// The rack that the node shares its fate with.
+    pub rack: Option<Label>,
+    /// The node.
+    pub node: NodeOptions,
+}
+
+/// Makes a node of the site that made the token. On failure, or interrupted, what it made is removed again.
+pub fn join(options: &JoinOptions) -> Result<SiteFile, NodeError> {
+    let cores = options.node.check()?;
+    let no_token = || NodeError::Usage("this is no node token, or part of it is missing: copy the whole line".into());
+    let token = Token::parse(Purpose::Node, &options.token).ok_or_else(no_token)?;
+    uring::check_io_uring().map_err(failed)?;
+    let directory = NodeDirectory::new(&options.directory);
+    directory.create()?;
+    // Only what this call made: the directory was empty before.
+    let root = std::path::absolute(&options.directory).map_err(failed)?;
+    let remove = move || drop(std::fs::remove_dir_all(&root));
+    let _undo = Undo::register(remove.clone());
+    make(options, cores, &directory, &token).inspect_err(|_| remove())
+}
+
+fn make(
+    options: &JoinOptions,
+    cores: Vec<usize>,
+    directory: &NodeDirectory,
+    token: &Token,
+) -> Result<SiteFile, NodeError> {
+    let machine = Machine::real();
+    let ask = NodeJoin {
+        secret: token.secret,
+        attempt: random(machine.entropy.as_ref()),
+        name: None,
+        endpoint: options.node.advertise.unwrap_or(options.node.listen).to_string(),
+        shards: cores.len() as u16,
+        rack: options.rack.clone(),
+    };
+    let joined = crate::cli::on_runtime(ask_to_join(token, ask, &machine)).map_err(failed)??;
+    let number = joined.node;
+    let made = || {
+        let devices = options.node.device_paths(joined.geometry, directory)?;
+        let config = options.node.config(&devices, cores, directory)?;
+        let file = enter(directory, &config, joined, &machine)?;
+        format(&file, &devices)?;
+        announce(directory, &file)?;
+        Ok(file)
+    };
+    made().map_err(|error: NodeError| {
+        failed(format_args!(
+            "{error}; the site has let the node in as node-{number} already: `farside node remove node-{number}` there, \
+             and invite anew"
+        ))
+    })
+}
+
+/// Fills the directory of a node that was let in: settings, keys, identities. Its devices are to be formatted next; it is a
+/// node once it was announced.
+pub fn enter(
+    directory: &NodeDirectory,
+    config: &NodeConfig,
+    joined: NodeJoined,
+    machine: &Machine,
+) -> Result<SiteFile, NodeError> {
+    config.save(&directory.config())?;
+    let config = NodeConfig::load(&directory.config())?;
+    let file = SiteFile {
+        site: joined.site,
+        name: joined.site_name,
+        incarnation: joined.incarnation,
+        node: joined.node,
+        shards: config.cores.len() as u16,
+        groups: joined.groups,
+        geometry: joined.geometry,
+        certificate: joined.certificate.clone(),
+        created: Hlc::from_ms(machine.clock.wall_ms()),
+    };
+    let key = Zeroizing::new(joined.authority_key.to_vec());
+    let authority = Authority::from_parts(joined.site, joined.certificate.to_vec(), key);
+    fill(directory, &file, &config, &authority, &SystemKey::from_bytes(joined.system_key), machine)?;
+    Ok(file)
+}
+
+/// Shows the token to the first node of the site that answers.
+pub async fn ask_to_join(token: &Token, ask: NodeJoin, machine: &Machine) -> Result<NodeJoined, NodeError> {
+    let bad = |what: String| NodeError::Usage(what);
+    let identity = Identity::from_parts(token.invitation.to_vec(), Zeroizing::new(token.key.to_vec()));
+    let identity = identity.map_err(|error| bad(error.to_string()))?;
+    let credentials = Credentials { identity, trust: Trust::new(token.site, &token.certificate) };
+    let mut last = NodeError::Unreachable(format!("the token names no node of site {}", token.name));
+    for text in &token.endpoints {
+        let Ok(address) = text.parse::<SocketAddr>() else { continue };
+        let local: SocketAddr = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let endpoint = machine.endpoint(local, None, Settings::default()).map_err(failed)?;
+        let expect = Expect { site: token.site };
+        let connecting = endpoint.connect(address, &credentials, &expect, Class::Request);
+        let silent = || NodeError::Unreachable(format!("site {} does not answer at {address}", token.name));
+        let Ok(Ok(connection)) = tokio::time::timeout(limits::INTRODUCTION, connecting).await else {
+            last = silent();
+            continue;
+        };
+        let greeter = SiteFile {
+            site: token.site,
+            name: token.name.clone(),
+            incarnation: 0,
+            node: NodeId(0),
+            shards: ask.shards,
+            groups: 0,
+            geometry: farside_codec::erasure::Geometry::DEFAULT,
+            certificate: Bytes::new(),
+            created: Hlc::default(),
+        };
+        let hello = Request::Hello(own_hello(&greeter, 0, Hlc::from_ms(machine.clock.wall_ms())));
+        if let Err(error) = connection.call(&hello, None).await {
+            last = NodeError::Unreachable(format!("site {} at {address}: {error}", token.name));
+            continue;
+        }
+        let answered = connection.call(&Request::NodeJoin(ask.clone()), None).await;
+        endpoint.close().await;
+        match answered {
+            Ok((Reply::NodeJoined(joined), _)) => return Ok(joined),
+            Ok(_) => return Err(failed("the site answered something else than was asked")),
+            Err(CallError::Refused(refusal)) if refusal.retry_after_ms > 0 => last = failed(refusal),
+            Err(CallError::Refused(refusal)) => return Err(NodeError::Refused(refusal)),
+            Err(error) => last = NodeError::Unreachable(format!("site {} at {address}: {error}", token.name)),
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,191 @@
+//! Fragments of chunks, one node at a time: stored, read and dropped here, or asked of another node.
+
+use super::limits::FRAGMENT_PATIENCE;
+use super::links::NodeCallError;
+use super::server::{Answer, Answered, store_refusal};
+use super::shard::Shard;
+use crate::state::ControlView;
+use bytes::Bytes;
+use farside_codec::cluster::{DropFragments, FragmentQuestion, GetFragment, HeldFragments, PutFragments};
+use farside_codec::ids::{ChunkId, NodeId};
+use farside_codec::limits::{MAX_CHUNK_SEALED_BYTES, MAX_CHUNKS_PER_QUESTION, MAX_FRAGMENTS};
+use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
+use farside_codec::stripe::StripeLayout;
+use farside_io::disk::Disk;
+use farside_transport::{Class, Stream, StreamError};
+use std::ops::Range;
+use std::rc::Rc;
+
+pub(super) fn bad(error: StreamError) -> Refusal {
+    Refusal::new(RefusalCode::BadRequest, error.to_string())
+}
+
+pub(super) fn refuse(detail: &str) -> Refusal {
+    Refusal::new(RefusalCode::BadRequest, detail)
+}
+
+pub(super) async fn receive(stream: &mut Stream, length: usize) -> Result<Vec<Bytes>, Refusal> {
+    let mut pieces = Vec::new();
+    stream.receive_body(length, |piece| pieces.push(piece)).await.map_err(bad)?;
+    Ok(pieces)
+}
+
+/// Sends fragments to another node.
+pub(super) async fn send_to<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    view: &ControlView,
+    node: NodeId,
+    put: PutFragments,
+    body: Vec<Bytes>,
+) -> Result<HeldFragments, Refusal> {
+    let record = view.nodes.get(&node).ok_or_else(|| Refusal::from(NodeCallError::Silent(node)))?;
+    let there = put.chunk.shard(record.shards.max(1));
+    let request = Request::PutFragments(put);
+    let sent = shard.nodes.call(record, there, Class::Bulk, &request, Some(body), FRAGMENT_PATIENCE).await?;
+    match sent.0 {
+        Reply::FragmentsStored(held) => Ok(held),
+        _ => Err(Refusal::new(RefusalCode::Internal, "a node answered something else than was asked")),
+    }
+}
+
+/// Takes in fragments that another node sends.
+pub(super) async fn put_fragments<D: Disk>(shard: &Rc<Shard<D>>, put: PutFragments, stream: &mut Stream) -> Answered {
+    let sealed = put.sealed_bytes as usize;
+    if sealed == 0 || sealed > MAX_CHUNK_SEALED_BYTES || put.fragments.len() > MAX_FRAGMENTS {
+        return Err(refuse("no chunk has that length, or no stripe that many fragments"));
+    }
+    let length = put.fragments.len() * StripeLayout::new(put.geometry, sealed).fragment_bytes();
+    let owner = put.chunk.shard(shard.shards());
+    if owner != shard.index {
+        let pieces = receive(stream, length).await?;
+        return shard.on(owner, move |there| async move { store_fragments(&there, put, pieces).await }).await?;
+    }
+    let begun = shard.store.begin_fragments(put.chunk, put.geometry, sealed, &put.fragments).await;
+    let mut writer = begun.map_err(store_refusal)?;
+    let mut failed = None;
+    let received = stream.receive_body(length, |piece| {
+        if failed.is_none() {
+            failed = writer.append(&piece).err();
+        }
+    });
+    received.await.map_err(bad)?;
+    if let Some(error) = failed {
+        return Err(store_refusal(error));
+    }
+    let stored = writer.commit().await.map_err(store_refusal)?;
+    Ok(stored_here(shard, put, stored))
+}
+
+async fn store_fragments<D: Disk>(shard: &Rc<Shard<D>>, put: PutFragments, pieces: Vec<Bytes>) -> Answered {
+    let sealed = put.sealed_bytes as usize;
+    let begun = shard.store.begin_fragments(put.chunk, put.geometry, sealed, &put.fragments).await;
+    let mut writer = begun.map_err(store_refusal)?;
+    pieces.iter().try_for_each(|piece| writer.append(piece)).map_err(store_refusal)?;
+    let stored = writer.commit().await.map_err(store_refusal)?;
+    Ok(stored_here(shard, put, stored))
+}
+
+fn stored_here<D: Disk>(shard: &Shard<D>, put: PutFragments, fragments: Vec<u8>) -> Answer {
+    let PutFragments { chunk, geometry, sealed_bytes, .. } = put;
+    let gc_epoch = shard.store.gc_epoch();
+    Reply::FragmentsStored(HeldFragments { chunk, geometry, sealed_bytes, fragments, gc_epoch }).into()
+}
+
+/// Stores rebuilt or moved fragments on this node.
+pub(super) async fn keep_fragments<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    put: PutFragments,
+    pieces: Vec<Bytes>,
+) -> Result<HeldFragments, Refusal> {
+    let owner = put.chunk.shard(shard.shards());
+    let kept = shard.on(owner, move |there| async move { store_fragments(&there, put, pieces).await });
+    match kept.await??.reply {
+        Reply::FragmentsStored(held) => Ok(held),
+        _ => Err(Refusal::new(RefusalCode::Internal, "fragments were stored by something else")),
+    }
+}
+
+/// Which fragments of these chunks this node holds.
+pub(super) async fn held_here<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    question: FragmentQuestion,
+) -> Result<Vec<HeldFragments>, Refusal> {
+    if question.chunks.len() > MAX_CHUNKS_PER_QUESTION {
+        return Err(refuse("too many chunks in one question"));
+    }
+    let mut answers = Vec::new();
+    for index in 0..shard.shards() {
+        let shards = shard.shards();
+        let asked: Vec<ChunkId> =
+            question.chunks.iter().filter(|chunk| chunk.shard(shards) == index).copied().collect();
+        if asked.is_empty() {
+            continue;
+        }
+        let touch = question.touch;
+        let held = shard.on(index, move |there| async move {
+            let held = there.store.fragments(&asked, touch);
+            let known = asked.into_iter().zip(held).filter_map(|(chunk, held)| Some((chunk, held?)));
+            known.map(|(chunk, held)| on_wire(chunk, held)).collect::<Vec<_>>()
+        });
+        answers.extend(held.await?);
+    }
+    Ok(answers)
+}
+
+pub(super) fn on_wire(chunk: ChunkId, held: crate::store::HeldFragments) -> HeldFragments {
+    let crate::store::HeldFragments { geometry, sealed_bytes, fragments, gc_epoch } = held;
+    HeldFragments { chunk, geometry, sealed_bytes, fragments, gc_epoch }
+}
+
+/// The same, without the number.
+pub(super) async fn fetch_from<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunk: ChunkId,
+    fragment: u8,
+    node: NodeId,
+    range: Range<usize>,
+) -> Result<Bytes, Refusal> {
+    if node == shard.site.node {
+        let owner = chunk.shard(shard.shards());
+        let read = shard.on(owner, move |there| async move {
+            there.store.read_fragment(chunk, usize::from(fragment), range).await
+        });
+        return read.await?.map_err(store_refusal);
+    }
+    let record = shard.node(node)?;
+    let (offset, length) = (range.start as u32, range.len() as u32);
+    let request = Request::GetFragment(GetFragment { chunk, fragment, offset, length });
+    let there = chunk.shard(record.shards.max(1));
+    let answered = shard.nodes.call(&record, there, Class::Bulk, &request, None, FRAGMENT_PATIENCE).await?;
+    let (Reply::FragmentRange(length), mut stream) = answered else {
+        return Err(Refusal::new(RefusalCode::Internal, "a node answered something else than was asked"));
+    };
+    let pieces = tokio::time::timeout(FRAGMENT_PATIENCE, receive(&mut stream, length as usize));
+    let pieces = pieces.await.map_err(|_| Refusal::from(NodeCallError::Silent(node)))??;
+    match pieces.len() {
+        1 => Ok(pieces.into_iter().next().unwrap_or_default()),
+        _ => Ok(pieces.concat().into()),
+    }
+}
+
+/// Answers another node with part of a fragment.
+pub(super) async fn get_fragment<D: Disk>(shard: &Rc<Shard<D>>, get: GetFragment) -> Answered {
+    let owner = get.chunk.shard(shard.shards());
+    let end = get.offset.checked_add(get.length).ok_or_else(|| refuse("no fragment is that long"))?;
+    let range = get.offset as usize..end as usize;
+    let read = shard.on(owner, move |there| async move {
+        there.store.read_fragment(get.chunk, usize::from(get.fragment), range).await
+    });
+    let bytes = read.await?.map_err(store_refusal)?;
+    Ok(Answer { reply: Reply::FragmentRange(bytes.len() as u32), body: vec![bytes] })
+}
+
+/// Drops fragments that others hold.
+pub(super) async fn drop_fragments<D: Disk>(shard: &Rc<Shard<D>>, fragments: DropFragments) -> Answered {
+    let owner = fragments.chunk.shard(shard.shards());
+    let dropped = shard.on(owner, move |there| async move {
+        there.store.drop_fragments(fragments.chunk, &fragments.fragments);
+    });
+    dropped.await?;
+    Ok(Reply::Done.into())
+}

@@ -1,0 +1,288 @@
+//! Keeps the members of groups as they should be: every shard starts and stops its groups and, where it leads one, takes
+//! the next step towards the members that the control group wants; the control group's leader says what it wants.
+
+use super::collecting;
+use super::limits::{BEAT, HAND_OVER_REST, TEND};
+use super::routing;
+use super::shard::Shard;
+use super::start;
+use crate::cluster::map::domains;
+use crate::cluster::membership::{Candidate, Standing, Step, assign, members, next_step};
+use crate::state::ControlView;
+use farside_codec::cluster::{GroupRecord, NodeBeat, NodeRecord, NodeState};
+use farside_codec::command::ControlCommand;
+use farside_codec::ids::{GroupId, NodeId};
+use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
+use farside_io::disk::Disk;
+use farside_raft::{Group, MembershipError, SnapshotStore, StateMachine};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Starts and stops the shard's groups, and leads those that it leads where they should be.
+pub(super) async fn keep_groups<D: Disk>(shard: Rc<Shard<D>>) {
+    let mut rested: BTreeMap<GroupId, Duration> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(shard.pace(TEND)).await;
+        if shard.is_alone() {
+            continue;
+        }
+        if let Err(error) = start_and_stop(&shard).await {
+            tracing::error!(%error, "a group can't be started or stopped here");
+        }
+        let view = shard.view();
+        for group in shard.groups().into_iter().filter(Group::is_leader) {
+            let Some(record) = view.groups.get(&group.id()) else { continue };
+            let members: BTreeSet<NodeId> = record.members.iter().copied().collect();
+            let leader = wants_leader(&shard, &mut rested, group.id(), record.leader);
+            match tend(&shard, &group, &members, &BTreeSet::new(), leader).await {
+                Tended::Rests if !record.leaving.is_empty() => {
+                    let settled = ControlCommand::SettleGroup((group.id(), record.leaving.clone()));
+                    // Said again at the next turn.
+                    let _ = shard.control(settled).await;
+                }
+                Tended::Refused => drop(rested.insert(group.id(), shard.clock.clock().monotonic())),
+                _ => {}
+            }
+        }
+        if let Some(control) = shard.control.clone().filter(Group::is_leader) {
+            let (voters, listeners) = control_members(&view, &control.status().voters);
+            if tend(&shard, &control, &voters, &listeners, None).await == Tended::Refused {
+                tokio::time::sleep(TEND).await;
+            }
+        }
+    }
+}
+
+/// Who should lead, unless that was tried in vain a short time ago.
+fn wants_leader<D: Disk>(
+    shard: &Shard<D>,
+    rested: &mut BTreeMap<GroupId, Duration>,
+    group: GroupId,
+    leader: NodeId,
+) -> Option<NodeId> {
+    let now = shard.clock.clock().monotonic();
+    rested.retain(|_, since| now.saturating_sub(*since) < HAND_OVER_REST);
+    (!rested.contains_key(&group)).then_some(leader)
+}
+
+/// Voters of the control group, and those who listen: everybody else, because everybody needs to know.
+fn control_members(view: &ControlView, current: &BTreeSet<NodeId>) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+    let chosen = members(current, &candidates(view), &dead(view), |_| 0);
+    let there = view.nodes.values().filter(|node| node.state != NodeState::Removed && node.shards > 0);
+    let listeners = there.map(|node| node.node).filter(|node| !chosen.contains(node)).collect();
+    (chosen, listeners)
+}
+
+/// Nodes that may be members of groups.
+fn candidates(view: &ControlView) -> Vec<Candidate> {
+    let domains = domains(view.nodes.values());
+    let up = view.nodes.values().filter(|node| node.state == NodeState::Up);
+    up.map(|node| Candidate { node: node.node, domain: domains[&node.node] }).collect()
+}
+
+fn dead(view: &ControlView) -> BTreeSet<NodeId> {
+    view.nodes.values().filter(|node| node.state == NodeState::Dead).map(|node| node.node).collect()
+}
+
+#[derive(PartialEq, Eq)]
+enum Tended {
+    Rests,
+    Moves,
+    Refused,
+}
+
+/// Takes the next step in a group that is led here.
+async fn tend<D: Disk, S: StateMachine, P: SnapshotStore>(
+    shard: &Rc<Shard<D>>,
+    group: &Group<D, S, P>,
+    members: &BTreeSet<NodeId>,
+    listeners: &BTreeSet<NodeId>,
+    leader: Option<NodeId>,
+) -> Tended {
+    let status = group.status();
+    let standing = Standing {
+        own: group.member(),
+        voters: status.voters,
+        learners: status.learners,
+        replicated: status.replicated,
+        last_index: status.last_index.unwrap_or(0),
+    };
+    let step = next_step(&standing, members, listeners, leader, |member| shard.nodes.answers(member.node()));
+    let Some(step) = step else {
+        return if standing.voters == *members { Tended::Rests } else { Tended::Moves };
+    };
+    tracing::info!(group = %group.id(), ?step, "a group's members change");
+    let done = match &step {
+        Step::AddLearner(node) => group.add_learner(*node).await,
+        Step::ChangeVoters(voters) => group.change_voters(voters, false).await,
+        Step::HandOver(node) => group.hand_over(*node).await,
+        Step::RemoveLearners(nodes) => group.remove_learners(nodes).await,
+    };
+    match done {
+        Ok(()) => Tended::Moves,
+        Err(MembershipError::NotLeader(_) | MembershipError::Stopped) => Tended::Moves,
+        Err(error) => {
+            tracing::info!(group = %group.id(), %error, "a group's members did not change");
+            Tended::Refused
+        }
+    }
+}
+
+/// Starts groups that this node is to be a member of, and forgets those that it has left.
+async fn start_and_stop<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), super::NodeError> {
+    let (view, own) = (shard.view(), shard.site.node);
+    for record in view.groups.values().filter(|record| record.group.shard(shard.shards()) == shard.index) {
+        let member = record.members.iter().find(|member| member.node() == own).copied();
+        match (shard.group(record.group), member) {
+            // While it is leaving, its leader may need it still, or may be it.
+            (Some(group), member) if Some(group.member()) != member && !record.leaving.contains(&group.member()) => {
+                shard.groups.borrow_mut().remove(&record.group);
+                group.leave().await.map_err(super::error::failed)?;
+                group.state().borrow_mut().clear().map_err(super::error::failed)?;
+                tracing::info!(group = %record.group, "this node has left the group");
+            }
+            (None, Some(member)) => {
+                let group = start::join_log_group(shard, record.group, member).await?;
+                shard.groups.borrow_mut().insert(record.group, group);
+                tracing::info!(group = %record.group, "this node takes part in the group");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// While it leads the control group, says who is a member of what, and who is dead.
+pub(super) async fn lead_site<D: Disk>(shard: Rc<Shard<D>>) {
+    let mut led_since = None;
+    loop {
+        tokio::time::sleep(shard.pace(TEND)).await;
+        let now = shard.clock.clock().monotonic();
+        if !shard.control.as_ref().is_some_and(Group::is_leader) {
+            led_since = None;
+            continue;
+        }
+        // Whoever has just begun to lead has heard nobody yet.
+        let since = *led_since.get_or_insert(now);
+        if let Err(refusal) = lead(&shard, now, since).await {
+            tracing::info!(%refusal, "what the site's nodes are to do can't be decided now");
+        }
+    }
+}
+
+async fn lead<D: Disk>(shard: &Rc<Shard<D>>, now: Duration, since: Duration) -> Result<(), Refusal> {
+    let view = shard.view();
+    if view.nodes.len() < 2 {
+        return Ok(());
+    }
+    for node in view.nodes.values().filter(|node| node.node != shard.site.node && node.state == NodeState::Up) {
+        let heard = shard.heard.borrow().get(&node.node).copied().unwrap_or(since).max(since);
+        let silent = now.saturating_sub(heard);
+        if silent > shard.dead_after {
+            tracing::error!(node = %node.name, seconds = silent.as_secs(), "the node counts as dead now");
+            shard.control(ControlCommand::SetNodeState((node.node, NodeState::Dead))).await?;
+            return Ok(());
+        }
+    }
+    let records: BTreeMap<GroupId, GroupRecord> =
+        (1..=shard.site.groups).map(GroupId).map(|group| (group, view.group(group))).collect();
+    let by_node = |record: &GroupRecord| {
+        let members: BTreeSet<NodeId> = record.members.iter().map(|member| member.node()).collect();
+        (members, record.leader.node())
+    };
+    let current = records.iter().map(|(group, record)| (*group, by_node(record))).collect();
+    for (group, (nodes, leader)) in assign(&current, &candidates(&view), &dead(&view)) {
+        let Some(before) = records.get(&group) else { continue };
+        if let Some(record) = changed(before, &nodes, leader) {
+            shard.control(ControlCommand::AssignGroup(record)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A group's record with these nodes as members. Those who were members keep their numbers, new ones get new ones; `None`
+/// while one of them has not left yet.
+fn changed(before: &GroupRecord, nodes: &BTreeSet<NodeId>, leader: NodeId) -> Option<GroupRecord> {
+    let mut record = before.clone();
+    let stays = |member: &NodeId| nodes.contains(&member.node());
+    record.leaving.extend(before.members.iter().filter(|member| !stays(member)));
+    record.members.retain(stays);
+    for node in nodes {
+        if record.leaving.iter().any(|member| member.node() == *node) {
+            return None;
+        }
+        if !record.members.iter().any(|member| member.node() == *node) {
+            record.stints += 1;
+            record.members.push(node.member(record.stints));
+        }
+    }
+    record.leader = record.members.iter().find(|member| member.node() == leader).copied()?;
+    (record != *before).then_some(record)
+}
+
+/// Tells the site that this node is there, again and again.
+pub(super) async fn beat<D: Disk>(shard: Rc<Shard<D>>) {
+    loop {
+        if !shard.is_alone()
+            && let Err(refusal) = beat_once(&shard).await
+        {
+            tracing::info!(%refusal, "the site has not heard of this node now");
+        }
+        tokio::time::sleep(shard.pace(BEAT)).await;
+    }
+}
+
+async fn beat_once<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
+    let beat = own_beat(shard);
+    let Some(control) = &shard.control else { return Ok(()) };
+    match control.leader() {
+        Some(leader) if leader == shard.site.node => hear(shard, beat).await,
+        Some(leader) => {
+            let record = shard.node(leader)?;
+            match routing::ask_node(shard, &record, 0, &Request::NodeBeat(beat)).await? {
+                Reply::Epoch(0) => Ok(()),
+                Reply::Epoch(epoch) => collecting::hear_epoch(shard, epoch).await.map(drop),
+                _ => Err(Refusal::new(RefusalCode::Internal, "no answer to a beat")),
+            }
+        }
+        // Whoever leads knows this node from its joining, and is heard of by this node as soon as it leads.
+        None => Ok(()),
+    }
+}
+
+pub(super) fn own_beat<D: Disk>(shard: &Shard<D>) -> NodeBeat {
+    let working = shard.store.status().devices.into_iter();
+    let working = working.filter(|device| device.state == crate::store::DeviceState::Ok);
+    let devices = working.filter_map(|device| Some((device.id?, device.bytes * u64::from(shard.shards())))).collect();
+    NodeBeat {
+        node: shard.site.node,
+        endpoint: shard.advertised.to_string(),
+        shards: shard.shards(),
+        devices,
+        now: shard.clock.now(),
+    }
+}
+
+/// Hears a node. Where it says something new, that is committed.
+pub(super) async fn hear<D: Disk>(shard: &Rc<Shard<D>>, beat: NodeBeat) -> Result<(), Refusal> {
+    let now = shard.clock.clock().monotonic();
+    shard.heard.borrow_mut().insert(beat.node, now);
+    if is_news(shard.view().nodes.get(&beat.node), &beat) {
+        shard.control(ControlCommand::RegisterNode(beat)).await?;
+    }
+    Ok(())
+}
+
+fn is_news(known: Option<&NodeRecord>, beat: &NodeBeat) -> bool {
+    let Some(known) = known else { return true };
+    let on_map: BTreeSet<_> =
+        known.devices.iter().filter(|device| device.left.is_none()).map(|device| device.device).collect();
+    let there: BTreeSet<_> = beat.devices.iter().map(|(device, _)| *device).collect();
+    let waits = matches!(known.state, NodeState::Joining | NodeState::Dead);
+    waits
+        || known.endpoint != beat.endpoint
+        || known.shards != beat.shards
+        || known.state == NodeState::Up && on_map != there
+        || known.state == NodeState::Removed
+}

@@ -1,0 +1,447 @@
+//! Repair. Every chunk has a keeper, a node drawn from its id; it finds out which nodes hold which fragments of it, has
+//! those rebuilt that nobody holds, least redundant stripes first, has those moved that lie in the wrong place, and has
+//! dropped what lies in two.
+//!
+//! A sweep looks at everything that a shard keeps: after each change of the placement map, when a node is heard again, and
+//! now and then. Chunks of which a put or a read found something missing are looked at at once.
+
+use super::chunks;
+use super::fragments::{self, on_wire};
+use super::limits::{OWED_QUEUE, REPAIR_BATCH, REPAIR_PAUSE, REPAIRS, SWEEP_AGAIN, SWEEP_EVERY, WALK_CHUNKS};
+use super::routing;
+use super::server::Answered;
+use super::shard::{Shard, count};
+use crate::cluster::spread::{Held, Mending, mend};
+use crate::store::CollectCursor;
+use bytes::Bytes;
+use farside_codec::cluster::{
+    DropFragments, HeldFragments, NodeRecord, NodeState, PutFragments, RepairState, WalkFragments, WalkedFragments,
+};
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::{ChunkId, NodeId};
+use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
+use farside_codec::stripe::StripeLayout;
+use farside_io::disk::Disk;
+use futures_util::stream::{self, StreamExt};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What a shard knows about what it has to repair.
+#[derive(Default)]
+pub(crate) struct Repair {
+    /// Chunks to be looked at at once.
+    owed: RefCell<VecDeque<ChunkId>>,
+    /// Something has to be looked at that is not in the queue.
+    sweep_due: Cell<bool>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    owed_fragments: u64,
+    owed_bytes: u64,
+    misplaced_fragments: u64,
+    unreadable_chunks: u64,
+    swept_epoch: u64,
+    /// Bytes since `rate_since`, for the rate.
+    bytes: u64,
+    rate_since: Duration,
+    rate: u64,
+}
+
+impl Repair {
+    /// Has a chunk looked at soon.
+    pub(crate) fn owe(&self, chunk: ChunkId) {
+        let mut owed = self.owed.borrow_mut();
+        match owed.len() < OWED_QUEUE {
+            true if owed.contains(&chunk) => {}
+            true => owed.push_back(chunk),
+            false => self.sweep_due.set(true),
+        }
+    }
+
+    fn report(&self) -> RepairState {
+        let state = self.state.borrow();
+        RepairState {
+            owed_fragments: state.owed_fragments,
+            owed_bytes: state.owed_bytes,
+            misplaced_fragments: state.misplaced_fragments,
+            unreadable_chunks: state.unreadable_chunks,
+            rate_bytes_per_second: state.rate,
+            swept_epoch: state.swept_epoch,
+        }
+    }
+}
+
+/// Repairs what this shard keeps, for as long as it runs.
+pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
+    let mut seen = (0, BTreeSet::new());
+    let mut swept = shard.clock.clock().monotonic();
+    loop {
+        tokio::time::sleep(shard.pace(REPAIR_PAUSE)).await;
+        let view = shard.view();
+        if view.nodes.len() < 2 {
+            continue;
+        }
+        let batch: Vec<ChunkId> = {
+            let mut owed = shard.repair.owed.borrow_mut();
+            let count = owed.len().min(REPAIR_BATCH);
+            owed.drain(..count).collect()
+        };
+        if !batch.is_empty() {
+            repair(&shard, batch).await;
+        }
+        let now = shard.clock.clock().monotonic();
+        let answering: BTreeSet<NodeId> =
+            shard.others().into_iter().map(|node| node.node).filter(|node| shard.nodes.answers(*node)).collect();
+        let current = (view.placement_epoch, answering);
+        let passed = now.saturating_sub(swept);
+        let due = seen != current
+            || passed > SWEEP_EVERY
+            // What is owed still, or could not be done, is tried again and again.
+            || passed > SWEEP_AGAIN && (shard.repair.sweep_due.get() || shard.repair.state.borrow().owed_fragments > 0);
+        if due {
+            shard.repair.sweep_due.set(false);
+            match sweep(&shard).await {
+                Ok(()) => (seen, swept) = (current, now),
+                Err(refusal) => {
+                    tracing::info!(%refusal, "what this shard keeps can't all be looked at now");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Looks at every chunk that this shard keeps, and repairs those that need it.
+async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
+    let view = shard.view();
+    let own = shard.site.node;
+    let mut found: BTreeMap<ChunkId, (Geometry, u32, Held)> = BTreeMap::new();
+    let mut answered = BTreeSet::from([own]);
+    let mut take = |node: NodeId, held: Vec<HeldFragments>| {
+        for one in held.into_iter().filter(|one| one.chunk.shard(shard.shards()) == shard.index) {
+            let entry = found.entry(one.chunk).or_insert((one.geometry, one.sealed_bytes, Held::new()));
+            entry.2.entry(node).or_default().extend(one.fragments);
+        }
+    };
+    for index in 0..shard.shards() {
+        let mut cursor = Some(0);
+        while let Some(at) = cursor {
+            let walk = WalkFragments { keeper: Some(own), cursor: at, limit: WALK_CHUNKS };
+            let walked = shard.on(index, move |there| async move { walk_here(&there, &walk) }).await?;
+            take(own, walked.held);
+            cursor = walked.next;
+        }
+    }
+    for node in shard.others() {
+        match walk_node(shard, &node, |held| take(node.node, held)).await {
+            Ok(()) => drop(answered.insert(node.node)),
+            // A node that was let go, or does not answer: what it holds does not count now.
+            Err(refusal) => tracing::info!(node = %node.name, %refusal, "a node does not say what it holds"),
+        }
+    }
+    let mut work: Vec<(usize, ChunkId)> = Vec::new();
+    let (mut owed, mut owed_bytes, mut misplaced, mut unreadable) = (0, 0, 0, 0);
+    for (chunk, (geometry, sealed_bytes, held)) in &found {
+        let mending = mend(&view.map.nodes(chunk, geometry.total()), held, &answered);
+        let fragment_bytes = StripeLayout::new(*geometry, *sealed_bytes as usize).fragment_bytes() as u64;
+        if mending.distinct < geometry.data() {
+            // A put that was given up, or a loss: nothing can be made of it here.
+            unreadable += 1;
+            continue;
+        }
+        owed += mending.owed() as u64;
+        owed_bytes += mending.owed() as u64 * fragment_bytes;
+        misplaced += mending.moves.len() as u64;
+        if !mending.is_done() {
+            work.push((mending.distinct.saturating_sub(geometry.data()), *chunk));
+        }
+    }
+    drop(found);
+    {
+        let mut state = shard.repair.state.borrow_mut();
+        (state.owed_fragments, state.owed_bytes, state.misplaced_fragments) = (owed, owed_bytes, misplaced);
+        state.unreadable_chunks = unreadable;
+    }
+    work.sort_unstable();
+    for batch in work.chunks(REPAIR_BATCH) {
+        repair(shard, batch.iter().map(|(_, chunk)| *chunk).collect()).await;
+        // Whoever has changed the map meanwhile has it looked at anew.
+        if shard.view().placement_epoch != view.placement_epoch {
+            return Ok(());
+        }
+    }
+    let mut state = shard.repair.state.borrow_mut();
+    if answered.len() > shard.others().len() {
+        state.swept_epoch = view.placement_epoch;
+    }
+    Ok(())
+}
+
+async fn walk_node<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    node: &NodeRecord,
+    mut take: impl FnMut(Vec<HeldFragments>),
+) -> Result<(), Refusal> {
+    for index in 0..node.shards {
+        let mut cursor = Some(0);
+        while let Some(at) = cursor {
+            let walk = WalkFragments { keeper: Some(shard.site.node), cursor: at, limit: WALK_CHUNKS };
+            match routing::ask_node(shard, node, index, &Request::WalkFragments(walk)).await? {
+                Reply::FragmentsWalked(walked) => {
+                    take(walked.held);
+                    cursor = walked.next.filter(|next| *next > at);
+                }
+                _ => return Err(Refusal::new(RefusalCode::Internal, "a node answered something else than was asked")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Part of what this shard holds of clients' chunks. The pieces of its own snapshots are nobody else's business.
+fn walk_here<D: Disk>(shard: &Rc<Shard<D>>, walk: &WalkFragments) -> WalkedFragments {
+    let map = shard.view().map.clone();
+    let limit = walk.limit.clamp(1, WALK_CHUNKS) as usize;
+    let (held, next) = shard.store.walk(CollectCursor::at(walk.cursor), limit);
+    let asked = held.into_iter().filter(|(chunk, held)| {
+        let kept = walk.keeper.is_none_or(|keeper| map.keeper(chunk) == Some(keeper));
+        kept && !held.fragments.is_empty() && !shard.snapshots.needs(chunk)
+    });
+    let held = asked.map(|(chunk, held)| on_wire(chunk, held)).collect();
+    WalkedFragments { held, next: next.map(CollectCursor::position) }
+}
+
+/// Answers a keeper.
+pub(super) async fn walk<D: Disk>(shard: &Rc<Shard<D>>, walk: WalkFragments) -> Answered {
+    Ok(Reply::FragmentsWalked(walk_here(shard, &walk)).into())
+}
+
+/// Finds out who holds what of these chunks now, and mends what has to be: the least redundant first.
+async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
+    let view = shard.view();
+    let holdings = chunks::ask_all(shard, &chunks, false).await;
+    let others = shard.others().into_iter().map(|node| node.node);
+    let answered: BTreeSet<NodeId> =
+        others.chain([shard.site.node]).filter(|node| !holdings.silent.contains(node)).collect();
+    let mut work: Vec<Job> = Vec::new();
+    for (chunk, found) in holdings.of {
+        let Some((geometry, sealed_bytes)) = found.first().map(|(_, one)| (one.geometry, one.sealed_bytes)) else {
+            continue;
+        };
+        let alike = found.iter().filter(|(_, one)| (one.geometry, one.sealed_bytes) == (geometry, sealed_bytes));
+        let mut held = Held::new();
+        alike.for_each(|(node, one)| held.entry(*node).or_default().extend(&one.fragments));
+        let mending = mend(&view.map.nodes(&chunk, geometry.total()), &held, &answered);
+        if !mending.is_done() && mending.distinct >= geometry.data() {
+            work.push(Job { chunk, geometry, sealed_bytes, held, mending });
+        }
+    }
+    work.sort_by_key(|job| job.mending.distinct);
+    let jobs = work.into_iter().map(|job| async move {
+        let chunk = job.chunk;
+        if let Err(refusal) = run(shard, job).await {
+            tracing::info!(%chunk, %refusal, "a chunk can't be repaired now");
+            shard.repair.sweep_due.set(true);
+        }
+    });
+    stream::iter(jobs).buffer_unordered(REPAIRS).for_each(|()| std::future::ready(())).await;
+}
+
+/// What is to be done about one chunk.
+struct Job {
+    chunk: ChunkId,
+    geometry: Geometry,
+    sealed_bytes: u32,
+    held: Held,
+    mending: Mending,
+}
+
+async fn run<D: Disk>(shard: &Rc<Shard<D>>, job: Job) -> Result<(), Refusal> {
+    let fragment_bytes = StripeLayout::new(job.geometry, job.sealed_bytes as usize).fragment_bytes();
+    if !job.mending.rebuild.is_empty() {
+        rebuild(shard, &job, fragment_bytes).await?;
+    }
+    for (fragment, from, to) in &job.mending.moves {
+        limit(shard, 2 * fragment_bytes).await;
+        let bytes = fragments::fetch_from(shard, job.chunk, *fragment, *from, 0..fragment_bytes).await?;
+        store(shard, &job, *to, vec![*fragment], vec![bytes]).await?;
+        forget(shard, job.chunk, *from, vec![*fragment]).await?;
+        let mut state = shard.repair.state.borrow_mut();
+        state.misplaced_fragments = state.misplaced_fragments.saturating_sub(1);
+    }
+    for (node, fragments) in &job.mending.surplus {
+        forget(shard, job.chunk, *node, fragments.clone()).await?;
+    }
+    Ok(())
+}
+
+/// Reads any k fragments, and has those computed and stored that nobody holds.
+async fn rebuild<D: Disk>(shard: &Rc<Shard<D>>, job: &Job, fragment_bytes: usize) -> Result<(), Refusal> {
+    let wanted: Vec<u8> = job.mending.rebuild.values().flatten().copied().collect();
+    limit(shard, (job.geometry.data() + wanted.len()) * fragment_bytes).await;
+    let mut holders: Vec<(u8, NodeId)> =
+        job.held.iter().flat_map(|(node, held)| held.iter().map(|fragment| (*fragment, *node))).collect();
+    holders.sort_by_key(|(fragment, node)| (*node != shard.site.node, !shard.nodes.answers(*node), *fragment));
+    let mut present: Vec<(usize, Bytes)> = Vec::new();
+    for (fragment, node) in holders {
+        if present.len() == job.geometry.data() {
+            break;
+        }
+        if present.iter().any(|(known, _)| *known == usize::from(fragment)) {
+            continue;
+        }
+        // One that can't be read is found missing by the next look.
+        if let Ok(bytes) = fragments::fetch_from(shard, job.chunk, fragment, node, 0..fragment_bytes).await {
+            present.push((usize::from(fragment), bytes));
+        }
+    }
+    if present.len() < job.geometry.data() {
+        let detail = format!("only {} of {} fragments can be read", present.len(), job.geometry.data());
+        return Err(Refusal::retry(RefusalCode::Unavailable, 500, detail));
+    }
+    let numbers: Vec<usize> = wanted.iter().map(|fragment| usize::from(*fragment)).collect();
+    let rebuilt = shard.store.rebuild(job.chunk, job.geometry, job.sealed_bytes as usize, present, &numbers);
+    let rebuilt: BTreeMap<usize, Bytes> = rebuilt.map_err(super::server::store_refusal)?.into_iter().collect();
+    for (node, fragments) in &job.mending.rebuild {
+        let body = fragments.iter().filter_map(|fragment| rebuilt.get(&usize::from(*fragment)).cloned()).collect();
+        store(shard, job, *node, fragments.clone(), body).await?;
+        let mut state = shard.repair.state.borrow_mut();
+        state.owed_fragments = state.owed_fragments.saturating_sub(fragments.len() as u64);
+        state.owed_bytes = state.owed_bytes.saturating_sub((fragments.len() * fragment_bytes) as u64);
+    }
+    Ok(())
+}
+
+async fn store<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    job: &Job,
+    node: NodeId,
+    fragments: Vec<u8>,
+    body: Vec<Bytes>,
+) -> Result<(), Refusal> {
+    let bytes: usize = body.iter().map(Bytes::len).sum();
+    let count_of = fragments.len();
+    let put = PutFragments { chunk: job.chunk, geometry: job.geometry, sealed_bytes: job.sealed_bytes, fragments };
+    let stored = match node == shard.site.node {
+        true => fragments::keep_fragments(shard, put, body).await?,
+        false => fragments::send_to(shard, &shard.view(), node, put, body).await?,
+    };
+    if stored.fragments.len() < count_of {
+        return Err(Refusal::retry(RefusalCode::Full, 500, format!("node {node} did not take all fragments")));
+    }
+    (0..count_of).for_each(|_| count(&shard.counters.repaired_fragments));
+    let repaired = &shard.counters.repaired_bytes;
+    repaired.set(repaired.get() + bytes as u64);
+    shard.repair.state.borrow_mut().bytes += bytes as u64;
+    Ok(())
+}
+
+async fn forget<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunk: ChunkId,
+    node: NodeId,
+    fragments: Vec<u8>,
+) -> Result<(), Refusal> {
+    let drops = DropFragments { chunk, fragments };
+    if node == shard.site.node {
+        return fragments::drop_fragments(shard, drops).await.map(drop);
+    }
+    let record = shard.node(node)?;
+    let there = chunk.shard(record.shards.max(1));
+    routing::ask_node(shard, &record, there, &Request::DropFragments(drops)).await?;
+    Ok(())
+}
+
+/// Waits until so many bytes may be read and written, and keeps the rate.
+async fn limit<D: Disk>(shard: &Rc<Shard<D>>, bytes: usize) {
+    let limit = shard.view().repair_limit / u64::from(shard.shards()).max(1);
+    if limit > 0 {
+        tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / limit as f64)).await;
+    }
+    let now = shard.clock.clock().monotonic();
+    let mut state = shard.repair.state.borrow_mut();
+    let passed = now.saturating_sub(state.rate_since);
+    if passed > Duration::from_secs(1) {
+        state.rate = (state.bytes as f64 / passed.as_secs_f64()) as u64;
+        (state.bytes, state.rate_since) = (0, now);
+    }
+}
+
+/// How repair is doing on this node, all shards together.
+pub(super) async fn own_state<D: Disk>(shard: &Rc<Shard<D>>) -> Result<RepairState, Refusal> {
+    let mut sum = shard.repair.report();
+    let now = shard.clock.clock().monotonic();
+    for index in (0..shard.shards()).filter(|index| *index != shard.index) {
+        let one = shard.on(index, |there| async move { there.repair.report() }).await?;
+        sum.owed_fragments += one.owed_fragments;
+        sum.owed_bytes += one.owed_bytes;
+        sum.misplaced_fragments += one.misplaced_fragments;
+        sum.unreadable_chunks += one.unreadable_chunks;
+        sum.rate_bytes_per_second += one.rate_bytes_per_second;
+        sum.swept_epoch = sum.swept_epoch.min(one.swept_epoch);
+    }
+    let state = shard.repair.state.borrow();
+    if now.saturating_sub(state.rate_since) > Duration::from_secs(5) {
+        sum.rate_bytes_per_second = 0;
+    }
+    Ok(sum)
+}
+
+/// Refuses to let a node go that others still need.
+pub(super) async fn may_remove<D: Disk>(shard: &Rc<Shard<D>>, node: &NodeRecord) -> Result<(), Refusal> {
+    let unsafe_now = |detail: String| Err(Refusal::new(RefusalCode::Unsafe, detail));
+    let view = shard.view();
+    let name = &node.name;
+    match node.state {
+        NodeState::Up => return unsafe_now(format!("{name} works and holds data: `farside node drain {name}` first")),
+        NodeState::Joining | NodeState::Removed => return Ok(()),
+        NodeState::Draining | NodeState::Dead => {}
+    }
+    let in_group = |members: &[NodeId]| members.iter().any(|member| member.node() == node.node);
+    if let Some(group) = view.groups.values().find(|group| in_group(&group.members) || in_group(&group.leaving)) {
+        let group = group.group;
+        return unsafe_now(format!("group {group} has not left {name} yet: try again in a moment"));
+    }
+    if node.state == NodeState::Draining {
+        let mut left = 0;
+        for index in 0..node.shards {
+            let mut cursor = Some(0);
+            while let Some(at) = cursor {
+                let walk = WalkFragments { keeper: None, cursor: at, limit: WALK_CHUNKS };
+                match routing::ask_node(shard, node, index, &Request::WalkFragments(walk)).await? {
+                    Reply::FragmentsWalked(walked) => {
+                        left += walked.held.len();
+                        cursor = walked.next.filter(|next| *next > at);
+                    }
+                    _ => return unsafe_now(format!("{name} does not say what it holds")),
+                }
+            }
+        }
+        if left > 0 {
+            return unsafe_now(format!("{name} holds fragments of {left} chunks still: wait until it is drained"));
+        }
+    }
+    for other in shard.others().iter().filter(|other| other.node != node.node && other.state == NodeState::Up) {
+        match routing::ask_node(shard, other, 0, &Request::RepairState).await? {
+            Reply::RepairState(state) if state.owed_fragments == 0 && state.swept_epoch >= view.placement_epoch => {}
+            Reply::RepairState(state) => {
+                let owed = state.owed_fragments;
+                return unsafe_now(format!(
+                    "{} has not seen yet that nothing is owed without {name} ({owed} fragments are): see `farside \
+                     repair status`",
+                    other.name
+                ));
+            }
+            _ => return unsafe_now(format!("{} does not say how repair is doing", other.name)),
+        }
+    }
+    let own = own_state(shard).await?;
+    if own.owed_fragments > 0 || own.swept_epoch < view.placement_epoch {
+        return unsafe_now(format!("repair is not done without {name} yet: see `farside repair status`"));
+    }
+    Ok(())
+}

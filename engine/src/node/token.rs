@@ -1,0 +1,120 @@
+//! Tokens: what a running node makes, somebody carries by hand, and a peer site or a new node of this one shows once.
+//!
+//! A token holds where its maker is, its CA's certificate, a secret, and a short-lived identity issued by that CA with
+//! which whoever shows it may say one thing: who it is.
+
+use super::directory::NodeDirectory;
+use super::limits;
+use super::peers::endpoints;
+use super::server::Answered;
+use super::shard::Shard;
+use bytes::Bytes;
+use farside_codec::command::{ControlCommand, PendingToken, TokenPurpose};
+use farside_codec::ids::{Hlc, Label, SiteId};
+use farside_codec::message::{Refusal, RefusalCode, Reply};
+use farside_codec::{Field, record};
+use farside_io::disk::Disk;
+use farside_io::entropy::random;
+use farside_transport::{Authority, Role};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Whom a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A peer site.
+    Peer,
+    /// A node of the site that made it.
+    Node,
+}
+
+impl Purpose {
+    /// Subject of the identity in the token: all that it can do is join.
+    pub(super) fn subject(self) -> &'static str {
+        match self {
+            Self::Peer => "invited",
+            Self::Node => "invited-node",
+        }
+    }
+
+    /// Tokens begin so, with the version of their contents.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Peer => "farside-peer-1.",
+            Self::Node => "farside-node-1.",
+        }
+    }
+}
+
+record!(
+    /// What a token holds.
+    Token {
+        /// Its maker.
+        site: SiteId,
+        /// The maker's name.
+        name: Label,
+        /// The maker's CA (DER).
+        certificate: Bytes,
+        /// Where the maker listens.
+        endpoints: Vec<String>,
+        /// Good once.
+        secret: [u8; 32],
+        /// The short-lived identity's certificate (DER).
+        invitation: Bytes,
+        /// And its key (PKCS #8 DER).
+        key: Bytes,
+        /// First bytes of the BLAKE3 of everything before, so that a mistyped token is told from a refused one.
+        check: u32,
+    }
+);
+
+impl Token {
+    fn own_check(&self) -> u32 {
+        let hash = blake3::hash(&Self { check: 0, ..self.clone() }.to_bytes());
+        let [a, b, c, d, ..] = *hash.as_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    fn to_text(&self, purpose: Purpose) -> String {
+        let hex: String = self.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}{hex}", purpose.prefix())
+    }
+
+    /// Reads a token that was made for `purpose`.
+    pub(crate) fn parse(purpose: Purpose, text: &str) -> Option<Self> {
+        let hex = text.trim().strip_prefix(purpose.prefix())?.as_bytes();
+        let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
+        let bytes: Option<Vec<u8>> =
+            hex.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect();
+        let token = Self::from_bytes(bytes?.into()).ok()?;
+        (token.check == token.own_check()).then_some(token)
+    }
+}
+
+/// Makes a token, and has the site wait for whoever shows it.
+pub(super) async fn make<D: Disk>(shard: &Rc<Shard<D>>, purpose: Purpose, lets_in: TokenPurpose) -> Answered {
+    let failed = |error: String| Refusal::new(RefusalCode::Internal, error);
+    let entropy = shard.machine.entropy.as_ref();
+    let key = NodeDirectory::new(&shard.root).authority().map_err(|error| failed(error.to_string()))?;
+    let authority = Authority::from_parts(shard.site.site, shard.site.certificate.to_vec(), key);
+    let now = shard.clock.now();
+    let since_epoch = Duration::from_millis(now.ms());
+    let identity = authority
+        .issue(Role::Peer, purpose.subject(), since_epoch, limits::TOKEN_LIFE, entropy)
+        .map_err(|error| failed(error.to_string()))?;
+    let mut token = Token {
+        site: shard.site.site,
+        name: shard.site.name.clone(),
+        certificate: shard.site.certificate.clone(),
+        endpoints: endpoints(shard),
+        secret: random(entropy),
+        invitation: Bytes::copy_from_slice(identity.certificate()),
+        key: Bytes::copy_from_slice(identity.key()),
+        check: 0,
+    };
+    token.check = token.own_check();
+    let expires = Hlc::from_ms(now.ms() + limits::TOKEN_LIFE.as_millis() as u64);
+    let secret_hash = *blake3::hash(&token.secret).as_bytes();
+    shard.control(ControlCommand::PutToken(PendingToken { secret_hash, purpose: lets_in, expires })).await?;
+    Ok(Reply::Token(token.to_text(purpose)).into())
+}
