@@ -270,6 +270,92 @@ impl Drop for Site {
     }
 }
 
+/// A site of several nodes: the first one's directory is `ROOT/NAME`, the others' are `ROOT/NAME-2` and so on.
+pub struct Cluster {
+    /// Its nodes.
+    pub nodes: Vec<Site>,
+    /// A context that names all of them.
+    pub context: PathBuf,
+}
+
+impl Cluster {
+    /// Makes and runs a site of so many nodes, and waits until it has settled. `more` goes to `init` and to `join`.
+    pub fn start(root: &Path, name: &str, count: usize, more: &[&str]) -> Self {
+        let core = |node: usize| ["--cores", if node.is_multiple_of(2) { "0" } else { "1" }];
+        let first = Site::start(root, name, &[&core(0)[..], more].concat());
+        let mut cluster = Self { nodes: vec![first], context: root.join(format!("{name}.context")) };
+        for node in 1..count {
+            cluster.add(root, &format!("{name}-{}", node + 1), &[&core(node)[..], more].concat());
+        }
+        cluster.wait_for(Duration::from_secs(60), "every node is up", |cluster| {
+            let status = cluster.nodes[0].status();
+            let up = status["nodes"].as_array().is_some_and(|nodes| {
+                nodes.len() == count && nodes.iter().all(|node| node["state"] == "up" && node["devices"] != "[]")
+            });
+            let voters = status["control"]["voters"].as_array().map_or(0, Vec::len);
+            up && voters
+                == if count >= 5 {
+                    5
+                } else if count >= 3 {
+                    3
+                } else {
+                    1
+                }
+        });
+        cluster.export();
+        cluster
+    }
+
+    /// Lets one more node join, and runs it.
+    pub fn add(&mut self, root: &Path, name: &str, more: &[&str]) {
+        let token = self.nodes[0].farside(&["invite"]).ok();
+        let (directory, port) = (root.join(name), free_port());
+        let (path, listen) = (directory.display().to_string(), format!("127.0.0.1:{port}"));
+        let mut arguments = vec!["join", "--dir", &path, "--token", token.trim(), "--listen", &listen];
+        if !more.contains(&"--device-size") {
+            arguments.extend(["--device-size", "256MiB"]);
+        }
+        arguments.extend(more);
+        farside(&arguments).ok();
+        let mut node = Site::at(directory, port);
+        node.run();
+        self.nodes.push(node);
+    }
+
+    /// Writes the context anew, with all nodes that there are.
+    pub fn export(&self) {
+        let path = self.context.display().to_string();
+        self.nodes[0].farside(&["context", "export", "-o", &path]).ok();
+    }
+
+    /// Runs a command against the site, whichever of its nodes answers.
+    pub fn farside(&self, arguments: &[&str]) -> Outcome {
+        let path = self.context.display().to_string();
+        farside(&[arguments, &["--context", &path]].concat())
+    }
+
+    /// The status document of the site.
+    pub fn status(&self) -> Value {
+        self.farside(&["status", "--json"]).json()
+    }
+
+    /// Makes a tenant and a log `T/L`.
+    pub fn make_log(&self, kms: &Path, log: &str) {
+        let tenant = log.split('/').next().expect("T/L");
+        self.farside(&["tenant", "create", tenant, "--kms", &format!("file:{}", kms.display())]).ok();
+        self.farside(&["log", "create", log]).ok();
+    }
+
+    /// Waits until something holds.
+    pub fn wait_for(&self, patience: Duration, what: &str, holds: impl Fn(&Self) -> bool) {
+        let begun = std::time::Instant::now();
+        while !holds(self) {
+            assert!(begun.elapsed() < patience, "in vain, for {patience:?}: {what}; {}", self.nodes[0].status());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
 /// Sends a signal, such as `-TERM`, to a process of ours.
 pub fn signal(signal: &str, process: u32) {
     let killed = Command::new("kill").args([signal, &process.to_string()]).status();
