@@ -131,6 +131,11 @@ impl NodeId {
         Self(self.0 & u64::from(u32::MAX) | u64::from(stint) << 32)
     }
 
+    /// Which stint a member's number is for.
+    pub fn stint(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
     /// The node behind a member's number.
     pub fn node(self) -> Self {
         Self(self.0 & u64::from(u32::MAX))

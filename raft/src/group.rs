@@ -147,6 +147,8 @@ pub struct GroupStatus {
     pub snapshot_index: Option<u64>,
     /// Who votes, as far as this node knows; in the middle of a change, who does so before or after it.
     pub voters: BTreeSet<NodeId>,
+    /// Who votes as of the last change that is known to be committed.
+    pub settled_voters: BTreeSet<NodeId>,
     /// Who receives the log without a vote.
     pub learners: BTreeSet<NodeId>,
     /// Who is known to have which part of the log, by the index of its last entry. Empty unless this node leads.
@@ -371,6 +373,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         let replicated = replicated.filter_map(|(node, upto)| upto.as_ref().map(|upto| (NodeId(*node), upto.index)));
         GroupStatus {
             voters: membership.voter_ids().map(NodeId).collect(),
+            settled_voters: metrics.committed_membership_config.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
             replicated: replicated.collect(),
             leader: metrics.current_leader.map(NodeId),

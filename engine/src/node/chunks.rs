@@ -4,7 +4,7 @@
 //! A put answers when k+1 fragments are durable and the others had a moment more; what is missing then is owed to repair at
 //! once. A read takes the first k good fragments, and asks others for theirs where a node is silent or slow.
 
-use super::fragments::{bad, fetch_from, held_here, receive, refuse, send_to};
+use super::fragments::{bad, fetch_from, held_here, is_sound, receive, refuse, send_to};
 use super::limits::{HEDGE, NODE_PATIENCE, PUT_GRACE, PUT_LATE, PUT_ROUNDS};
 use super::server::{Answer, Answered, store_refusal};
 use super::shard::{Shard, count};
@@ -273,7 +273,8 @@ async fn ask_holders<D: Disk>(
             holdings.silent.insert(node);
             continue;
         };
-        for one in held.into_iter().filter(|one| !one.fragments.is_empty()) {
+        let sound = |one: &HeldFragments| !one.fragments.is_empty() && is_sound(one, shard.site.geometry);
+        for one in held.into_iter().filter(sound) {
             holdings.of.entry(one.chunk).or_default().push((node, one));
         }
     }

@@ -7,6 +7,7 @@ use super::shard::Shard;
 use crate::state::ControlView;
 use bytes::Bytes;
 use farside_codec::cluster::{DropFragments, FragmentQuestion, GetFragment, HeldFragments, PutFragments};
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, NodeId};
 use farside_codec::limits::{MAX_CHUNK_SEALED_BYTES, MAX_CHUNKS_PER_QUESTION, MAX_FRAGMENTS};
 use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
@@ -39,13 +40,21 @@ pub(super) async fn send_to<D: Disk>(
     body: Vec<Bytes>,
 ) -> Result<HeldFragments, Refusal> {
     let record = view.nodes.get(&node).ok_or_else(|| Refusal::from(NodeCallError::Silent(node)))?;
-    let there = put.chunk.shard(record.shards.max(1));
+    let (chunk, there) = (put.chunk, put.chunk.shard(record.shards.max(1)));
     let request = Request::PutFragments(put);
     let sent = shard.nodes.call(record, there, Class::Bulk, &request, Some(body), FRAGMENT_PATIENCE).await?;
     match sent.0 {
-        Reply::FragmentsStored(held) => Ok(held),
+        Reply::FragmentsStored(held) if held.chunk == chunk && is_sound(&held, shard.site.geometry) => Ok(held),
         _ => Err(Refusal::new(RefusalCode::Internal, "a node answered something else than was asked")),
     }
+}
+
+/// Whether what another node says that it holds can be so.
+pub(super) fn is_sound(held: &HeldFragments, geometry: Geometry) -> bool {
+    let possible = |fragment: &u8| usize::from(*fragment) < geometry.total();
+    held.geometry == geometry
+        && (1..=MAX_CHUNK_SEALED_BYTES).contains(&(held.sealed_bytes as usize))
+        && held.fragments.iter().all(possible)
 }
 
 /// Takes in fragments that another node sends.
@@ -160,6 +169,9 @@ pub(super) async fn fetch_from<D: Disk>(
     let (Reply::FragmentRange(length), mut stream) = answered else {
         return Err(Refusal::new(RefusalCode::Internal, "a node answered something else than was asked"));
     };
+    if length as usize != range.len() {
+        return Err(Refusal::new(RefusalCode::Internal, "a node sends another part of a fragment than was asked for"));
+    }
     let pieces = tokio::time::timeout(FRAGMENT_PATIENCE, receive(&mut stream, length as usize));
     let pieces = pieces.await.map_err(|_| Refusal::from(NodeCallError::Silent(node)))??;
     match pieces.len() {
@@ -183,8 +195,12 @@ pub(super) async fn get_fragment<D: Disk>(shard: &Rc<Shard<D>>, get: GetFragment
 /// Drops fragments that others hold.
 pub(super) async fn drop_fragments<D: Disk>(shard: &Rc<Shard<D>>, fragments: DropFragments) -> Answered {
     let owner = fragments.chunk.shard(shard.shards());
+    // Whoever asks may go by an older map: what belongs here by this node's own is not dropped.
+    let (own, slots) = (shard.site.node, shard.view().map.nodes(&fragments.chunk, shard.site.geometry.total()));
+    let belongs = |fragment: &u8| slots.get(usize::from(*fragment)) == Some(&Some(own));
+    let surplus: Vec<u8> = fragments.fragments.into_iter().filter(|fragment| !belongs(fragment)).collect();
     let dropped = shard.on(owner, move |there| async move {
-        there.store.drop_fragments(fragments.chunk, &fragments.fragments);
+        there.store.drop_fragments(fragments.chunk, &surplus);
     });
     dropped.await?;
     Ok(Reply::Done.into())

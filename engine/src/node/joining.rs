@@ -65,6 +65,9 @@ pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, set: SetNode) -> Answered
     let view = shard.view();
     let missing = || Refusal::new(RefusalCode::NotFound, format!("there is no node {}", set.name));
     let node = view.node(&set.name).ok_or_else(missing)?;
+    if matches!(set.state, NodeState::Joining | NodeState::Dead) {
+        return Err(Refusal::new(RefusalCode::BadRequest, "nobody says of a node that it is joining or dead"));
+    }
     if set.state == NodeState::Draining {
         may_drain(&view, node)?;
     }

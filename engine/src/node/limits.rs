@@ -62,6 +62,10 @@ pub const WALK_CHUNKS: u32 = 4096;
 pub const BEAT: Duration = Duration::from_millis(500);
 /// How long a node may be silent before it counts as dead, unless node.toml says something else.
 pub const DEFAULT_DEAD_AFTER_SECONDS: u64 = 30;
+/// A leader that was held up for so long itself knows nothing about the silence of others.
+pub const HELD_UP: Duration = Duration::from_secs(2);
+/// How long a step towards a group's members is waited for.
+pub const STEP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often leaders look after the members of their groups.
 pub const TEND: Duration = Duration::from_millis(200);
 /// How often a node that is the only one of its site looks whether it still is.

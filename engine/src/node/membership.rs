@@ -2,7 +2,7 @@
 //! the next step towards the members that the control group wants; the control group's leader says what it wants.
 
 use super::collecting;
-use super::limits::{BEAT, HAND_OVER_REST, TEND};
+use super::limits::{BEAT, HAND_OVER_REST, HELD_UP, STEP_PATIENCE, TEND};
 use super::routing;
 use super::shard::Shard;
 use super::start;
@@ -103,22 +103,28 @@ async fn tend<D: Disk, S: StateMachine, P: SnapshotStore>(
     let status = group.status();
     let standing = Standing {
         own: group.member(),
-        voters: status.voters,
-        learners: status.learners,
-        replicated: status.replicated,
+        voters: status.voters.clone(),
+        learners: status.learners.clone(),
+        replicated: status.replicated.clone(),
         last_index: status.last_index.unwrap_or(0),
     };
     let step = next_step(&standing, members, listeners, leader, |member| shard.nodes.answers(member.node()));
     let Some(step) = step else {
-        return if standing.voters == *members { Tended::Rests } else { Tended::Moves };
+        // What is only appended may be taken back: nobody leaves a group before its majority has let it go.
+        let settled = standing.voters == *members && status.settled_voters == *members;
+        return if settled { Tended::Rests } else { Tended::Moves };
     };
     tracing::info!(group = %group.id(), ?step, "a group's members change");
-    let done = match &step {
-        Step::AddLearner(node) => group.add_learner(*node).await,
-        Step::ChangeVoters(voters) => group.change_voters(voters, false).await,
-        Step::HandOver(node) => group.hand_over(*node).await,
-        Step::RemoveLearners(nodes) => group.remove_learners(nodes).await,
+    let done = async {
+        match &step {
+            Step::AddLearner(node) => group.add_learner(*node).await,
+            Step::ChangeVoters(voters) => group.change_voters(voters, false).await,
+            Step::HandOver(node) => group.hand_over(*node).await,
+            Step::RemoveLearners(nodes) => group.remove_learners(nodes).await,
+        }
     };
+    // Where the group has no majority now a step takes as long as that lasts, and the other groups must not wait for it.
+    let Ok(done) = tokio::time::timeout(STEP_PATIENCE, done).await else { return Tended::Moves };
     match done {
         Ok(()) => Tended::Moves,
         Err(MembershipError::NotLeader(_) | MembershipError::Stopped) => Tended::Moves,
@@ -136,7 +142,12 @@ async fn start_and_stop<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), super::Node
         let member = record.members.iter().find(|member| member.node() == own).copied();
         match (shard.group(record.group), member) {
             // While it is leaving, its leader may need it still, or may be it.
-            (Some(group), member) if Some(group.member()) != member && !record.leaving.contains(&group.member()) => {
+            // And one that was let in after what this node knows of is no leaver, but this node is behind.
+            (Some(group), member)
+                if Some(group.member()) != member
+                    && !record.leaving.contains(&group.member())
+                    && group.member().stint() <= record.stints =>
+            {
                 shard.groups.borrow_mut().remove(&record.group);
                 group.leave().await.map_err(super::error::failed)?;
                 group.state().borrow_mut().clear().map_err(super::error::failed)?;
@@ -156,9 +167,14 @@ async fn start_and_stop<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), super::Node
 /// While it leads the control group, says who is a member of what, and who is dead.
 pub(super) async fn lead_site<D: Disk>(shard: Rc<Shard<D>>) {
     let mut led_since = None;
+    let mut looked: Option<Duration> = None;
     loop {
         tokio::time::sleep(shard.pace(TEND)).await;
         let now = shard.clock.clock().monotonic();
+        // A node that was held up has heard nobody meanwhile, and that is nobody's silence.
+        if looked.replace(now).is_some_and(|before| now.saturating_sub(before) > HELD_UP) {
+            led_since = None;
+        }
         if !shard.control.as_ref().is_some_and(Group::is_leader) {
             led_since = None;
             continue;
@@ -180,6 +196,10 @@ async fn lead<D: Disk>(shard: &Rc<Shard<D>>, now: Duration, since: Duration) -> 
         let heard = shard.heard.borrow().get(&node.node).copied().unwrap_or(since).max(since);
         let silent = now.saturating_sub(heard);
         if silent > shard.dead_after {
+            if let Some(control) = &shard.control {
+                // Whoever was cut off itself may not know yet that somebody else leads.
+                control.confirm_leader().await.map_err(super::shard::propose_refusal)?;
+            }
             tracing::error!(node = %node.name, seconds = silent.as_secs(), "the node counts as dead now");
             shard.control(ControlCommand::SetNodeState((node.node, NodeState::Dead))).await?;
             return Ok(());
@@ -218,7 +238,12 @@ fn changed(before: &GroupRecord, nodes: &BTreeSet<NodeId>, leader: NodeId) -> Op
         }
     }
     record.leader = record.members.iter().find(|member| member.node() == leader).copied()?;
-    (record != *before).then_some(record)
+    if record == *before {
+        return None;
+    }
+    // Of two changes that were decided from the same record only one counts.
+    record.stints += 1;
+    Some(record)
 }
 
 /// Tells the site that this node is there, again and again.

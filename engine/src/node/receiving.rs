@@ -132,6 +132,10 @@ pub(super) async fn accept<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, delta
 
 async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answered {
     let log = deltas.log;
+    if !shard.log_group(log)?.is_leader() {
+        // What is known here of the log may be old.
+        return Err(Refusal::retry(RefusalCode::NotLeader, 100, "another node leads the log's group"));
+    }
     let mut chunks = Vec::new();
     let mut grows = false;
     for encoded in &deltas.deltas {

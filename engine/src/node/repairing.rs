@@ -122,7 +122,13 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     let mut found: BTreeMap<ChunkId, (Geometry, u32, Held)> = BTreeMap::new();
     let mut answered = BTreeSet::from([own]);
     let mut take = |node: NodeId, held: Vec<HeldFragments>| {
-        for one in held.into_iter().filter(|one| one.chunk.shard(shard.shards()) == shard.index) {
+        // By the map that this sweep goes by: who was told of it later would leave out what has a new keeper.
+        let mine = |one: &HeldFragments| {
+            one.chunk.shard(shard.shards()) == shard.index
+                && view.map.keeper(&one.chunk) == Some(own)
+                && fragments::is_sound(one, shard.site.geometry)
+        };
+        for one in held.into_iter().filter(mine) {
             let entry = found.entry(one.chunk).or_insert((one.geometry, one.sealed_bytes, Held::new()));
             entry.2.entry(node).or_default().extend(one.fragments);
         }
@@ -130,7 +136,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     for index in 0..shard.shards() {
         let mut cursor = Some(0);
         while let Some(at) = cursor {
-            let walk = WalkFragments { keeper: Some(own), cursor: at, limit: WALK_CHUNKS };
+            let walk = WalkFragments { keeper: None, cursor: at, limit: WALK_CHUNKS };
             let walked = shard.on(index, move |there| async move { walk_here(&there, &walk) }).await?;
             take(own, walked.held);
             cursor = walked.next;
@@ -140,7 +146,10 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         match walk_node(shard, &node, |held| take(node.node, held)).await {
             Ok(()) => drop(answered.insert(node.node)),
             // A node that was let go, or does not answer: what it holds does not count now.
-            Err(refusal) => tracing::info!(node = %node.name, %refusal, "a node does not say what it holds"),
+            Err(refusal) => {
+                tracing::info!(node = %node.name, %refusal, "a node does not say what it holds");
+                shard.repair.sweep_due.set(true);
+            }
         }
     }
     let mut work: Vec<(usize, ChunkId)> = Vec::new();
@@ -189,7 +198,7 @@ async fn walk_node<D: Disk>(
     for index in 0..node.shards {
         let mut cursor = Some(0);
         while let Some(at) = cursor {
-            let walk = WalkFragments { keeper: Some(shard.site.node), cursor: at, limit: WALK_CHUNKS };
+            let walk = WalkFragments { keeper: None, cursor: at, limit: WALK_CHUNKS };
             match routing::ask_node(shard, node, index, &Request::WalkFragments(walk)).await? {
                 Reply::FragmentsWalked(walked) => {
                     take(walked.held);
@@ -391,6 +400,12 @@ pub(super) async fn own_state<D: Disk>(shard: &Rc<Shard<D>>) -> Result<RepairSta
     Ok(sum)
 }
 
+/// Nothing is missing as of a placement epoch. A chunk of which there is too little may be whole on the node that is to go;
+/// what was left by a put that was given up is collected within a few rounds of GC.
+fn is_whole(state: &RepairState, epoch: u64) -> bool {
+    state.owed_fragments == 0 && state.unreadable_chunks == 0 && state.swept_epoch >= epoch
+}
+
 /// Refuses to let a node go that others still need.
 pub(super) async fn may_remove<D: Disk>(shard: &Rc<Shard<D>>, node: &NodeRecord) -> Result<(), Refusal> {
     let unsafe_now = |detail: String| Err(Refusal::new(RefusalCode::Unsafe, detail));
@@ -427,7 +442,7 @@ pub(super) async fn may_remove<D: Disk>(shard: &Rc<Shard<D>>, node: &NodeRecord)
     }
     for other in shard.others().iter().filter(|other| other.node != node.node && other.state == NodeState::Up) {
         match routing::ask_node(shard, other, 0, &Request::RepairState).await? {
-            Reply::RepairState(state) if state.owed_fragments == 0 && state.swept_epoch >= view.placement_epoch => {}
+            Reply::RepairState(state) if is_whole(&state, view.placement_epoch) => {}
             Reply::RepairState(state) => {
                 let owed = state.owed_fragments;
                 return unsafe_now(format!(
@@ -440,7 +455,7 @@ pub(super) async fn may_remove<D: Disk>(shard: &Rc<Shard<D>>, node: &NodeRecord)
         }
     }
     let own = own_state(shard).await?;
-    if own.owed_fragments > 0 || own.swept_epoch < view.placement_epoch {
+    if !is_whole(&own, view.placement_epoch) {
         return unsafe_now(format!("repair is not done without {name} yet: see `farside repair status`"));
     }
     Ok(())

@@ -358,7 +358,15 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::NodeStatus => Ok(Reply::Status(super::status::own(shard).await).into()),
         Request::GcEpoch(epoch) => Ok(Reply::Epoch(collecting::hear_epoch(shard, epoch).await?).into()),
         Request::Collect(barrier) => {
-            tokio::task::spawn_local(collecting::collect_node(shard.clone(), barrier));
+            collecting::hear_epoch(shard, barrier).await?;
+            // A round that is under way has its own barrier; the next one is not far.
+            if !shard.collecting.replace(true) {
+                let shard = shard.clone();
+                tokio::task::spawn_local(async move {
+                    collecting::collect_node(shard.clone(), barrier).await;
+                    shard.collecting.set(false);
+                });
+            }
             Ok(Reply::Done.into())
         }
         Request::References(question) => Ok(Reply::Referenced(collecting::references(shard, question).await?).into()),
@@ -450,7 +458,12 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
     if propose.proposals.is_empty() || propose.proposals.len() > codec_limits::MAX_DELTAS_PER_REQUEST {
         return Err(bad("a request proposes 1 to 256 deltas"));
     }
-    let log = shard.log_group(propose.log)?.state().borrow().log(propose.log).map_err(state_refusal)?;
+    let group = shard.log_group(propose.log)?;
+    if !group.is_leader() {
+        // What is known here of the log may be old.
+        return Err(Refusal::retry(RefusalCode::NotLeader, 100, "another node leads the log's group"));
+    }
+    let log = group.state().borrow().log(propose.log).map_err(state_refusal)?;
     let log = log.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
     check_tenant(caller, log.descriptor.tenant)?;
     let skew = |error: farside_io::clock::ClockSkew| Refusal::new(RefusalCode::ClockSkew, error.to_string());

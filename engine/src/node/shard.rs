@@ -106,6 +106,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) cramped: Cell<bool>,
     pub(crate) counters: Counters,
     pub(crate) repair: Repair,
+    /// A round of GC that another node asked for is under way.
+    pub(crate) collecting: Cell<bool>,
     pub(crate) stopping: Notify,
     pub(crate) notices: Vec<String>,
 }

@@ -178,6 +178,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         cramped: Cell::new(false),
         counters: Counters::default(),
         repair: Repair::default(),
+        collecting: Cell::new(false),
         stopping: Notify::new(),
         notices,
         site: seed.site,

@@ -137,6 +137,10 @@ pub(super) fn set_state(
     if record.state == state {
         return Ok(Ok(()));
     }
+    if record.state == NodeState::Up && state == NodeState::Removed {
+        let detail = format!("node {} works again: drain it first", record.name);
+        return Ok(Err(Refusal::new(RefusalCode::Unsafe, detail)));
+    }
     if record.state == NodeState::Removed {
         let detail = format!("node {} was removed for good; let a new one join", record.name);
         return Ok(Err(Refusal::new(RefusalCode::Forbidden, detail)));
@@ -160,7 +164,7 @@ pub(super) fn assign(change: &Change, view: &mut ControlView, group: GroupRecord
     if let Some(stranger) = group.members.iter().find(|member| !known(member)) {
         return Ok(no_node(stranger.node()));
     }
-    if view.groups.get(&group.group).is_some_and(|before| before.stints > group.stints) {
+    if view.groups.get(&group.group).is_some_and(|before| before.stints >= group.stints) {
         // Decided by somebody who led the control group before, as of a view that is over.
         return Ok(Err(Refusal::new(RefusalCode::ConditionFailed, "the group's members were changed meanwhile")));
     }
