@@ -2,8 +2,7 @@
 //!
 //! Where to start: [`devices`] for what a node's devices are, [`Store`] for what can be asked, `put` and `get` for the
 //! life of a chunk, `zone` for how a device's space is used, `recovery` and `duplicates` for what a start makes of
-//! it, `collect` for GC.
-//! DISK.md holds the tables.
+//! it, `collect` for GC. DISK.md holds the tables.
 //!
 //! Invariants: what a [`ChunkReceipt`] acknowledges is durable on as many devices as it says; every byte that a read
 //! answers matched its checksum in that read; the index is a cache of what segments hold; a damaged fragment is never
