@@ -13,7 +13,7 @@ use farside_io::sim::histories;
 use group_support::history;
 
 /// About a quarter of a minute on one core.
-const HISTORIES: u64 = 140;
+const HISTORIES: u64 = 135;
 
 #[test]
 fn histories_are_linearizable() {

@@ -14,7 +14,7 @@ use farside_io::sim::histories;
 use wal_support::history;
 
 /// About half a minute on one core.
-const HISTORIES: u64 = 400;
+const HISTORIES: u64 = 370;
 
 #[test]
 fn histories_keep_what_was_flushed() {
