@@ -3,7 +3,7 @@
 //! A node that was removed or declared dead is not listened to any more: its number is never given out again.
 
 use crate::erasure::Geometry;
-use crate::ids::{ChunkId, DeviceId, GroupId, Hlc, Label, NodeId, SiteId};
+use crate::ids::{ChunkId, DeviceId, GroupId, Label, NodeId, SiteId};
 use crate::{choice, record};
 use bytes::Bytes;
 
@@ -54,6 +54,36 @@ record!(
         devices: Vec<DeviceRecord>,
     }
 );
+impl NodeState {
+    /// As it is shown to people and scripts.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Up => "up",
+            Self::Dead => "dead",
+            Self::Draining => "draining",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+impl NodeRecord {
+    /// Its devices that have not left.
+    pub fn present(&self) -> impl Iterator<Item = &DeviceRecord> {
+        self.devices.iter().filter(|device| device.left.is_none())
+    }
+
+    /// The shard that has what it holds of a chunk.
+    pub fn shard_of_chunk(&self, chunk: ChunkId) -> u16 {
+        chunk.shard(self.shards.max(1))
+    }
+
+    /// The shard that runs its part in a group.
+    pub fn shard_of_group(&self, group: GroupId) -> u16 {
+        group.shard(self.shards.max(1))
+    }
+}
+
 record!(
     /// Who orders and replicates a set of logs. Numbers are those of members (`NodeId::member`).
     GroupRecord {
@@ -76,8 +106,6 @@ record!(
         secret: [u8; 32],
         /// Drawn by the node: asked again with it, the answer is the same.
         attempt: [u8; 16],
-        /// Its name; `None`: the site finds one.
-        name: Option<Label>,
         /// Where it will listen.
         endpoint: String,
         /// Its shards.
@@ -120,8 +148,6 @@ record!(
         shards: u16,
         /// Its devices that work, with their bytes.
         devices: Vec<(DeviceId, u64)>,
-        /// Its clock.
-        now: Hlc,
     }
 );
 record!(
@@ -224,8 +250,6 @@ record!(
 record!(
     /// Asks a shard of a node for what it holds, in the order of its index.
     WalkFragments {
-        /// Only chunks that this node looks after; `None`: all.
-        keeper: Option<NodeId>,
         /// Where to go on; 0 at first.
         cursor: u64,
         /// At most so many chunks.

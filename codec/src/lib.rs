@@ -14,6 +14,7 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod record;
+pub mod refusal;
 pub mod seal;
 pub mod stripe;
 

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use std::fmt::Write;
 
 const MESSAGES: &str = include_str!("../src/message.rs");
+const REFUSALS: &str = include_str!("../src/refusal.rs");
 const CLUSTER: &str = include_str!("../src/cluster.rs");
 const DELTAS: &str = include_str!("../src/delta.rs");
 /// What Raft says lies beside the group that says it, further down the road; one page describes the wire.
@@ -89,6 +90,7 @@ fn tables() -> String {
     let mut out = String::new();
     let sources = [
         ("Requests, replies and what they carry", MESSAGES),
+        ("Refusals", REFUSALS),
         ("Deltas", DELTAS),
         ("Between the nodes of a site", CLUSTER),
         ("Between the nodes of a group", RAFT),

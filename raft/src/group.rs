@@ -360,6 +360,13 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         self.status().leader
     }
 
+    /// Nobody but this node votes here, as far as its log says; known from the start on, where [`Group::status`] may not be.
+    pub async fn votes_alone(&self) -> bool {
+        let own = self.node.0;
+        let alone = self.raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([own]));
+        alone.await.unwrap_or(false)
+    }
+
     /// This node leads.
     pub fn is_leader(&self) -> bool {
         self.raft.is_leader()

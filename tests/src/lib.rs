@@ -152,7 +152,7 @@ impl Site {
         let path = directory.display().to_string();
         let mut arguments = vec!["init", "--dir", &path, "--site", name, "--listen", &listen];
         if !more.contains(&"--devices") && !more.contains(&"--device-size") {
-            arguments.extend(["--device-size", "256MiB"]);
+            arguments.extend(["--device-size", "128MiB"]);
         }
         arguments.extend(more);
         farside(&arguments).ok();
@@ -313,7 +313,7 @@ impl Cluster {
         let (path, listen) = (directory.display().to_string(), format!("127.0.0.1:{port}"));
         let mut arguments = vec!["join", "--dir", &path, "--token", token.trim(), "--listen", &listen];
         if !more.contains(&"--device-size") {
-            arguments.extend(["--device-size", "256MiB"]);
+            arguments.extend(["--device-size", "128MiB"]);
         }
         arguments.extend(more);
         farside(&arguments).ok();

@@ -117,7 +117,12 @@ fn owes_nothing(cluster: &Cluster) -> bool {
     repair["owed_fragments"] == 0 && repair["misplaced_fragments"] == 0
 }
 
-fn dead_soon(cluster: &mut Cluster, seconds: u64) {
+/// What each node is made of.
+const SIZE: [&str; 4] = ["--device-count", "2", "--device-size", "192MiB"];
+
+/// Seven nodes that count as dead after so many seconds of silence.
+fn seven(root: &std::path::Path, seconds: u64) -> Cluster {
+    let mut cluster = Cluster::start(root, "near", 7, &SIZE);
     for node in &mut cluster.nodes {
         let path = node.directory.join("node.toml");
         let text = std::fs::read_to_string(&path).expect("read");
@@ -128,6 +133,7 @@ fn dead_soon(cluster: &mut Cluster, seconds: u64) {
         node.stop();
         node.run();
     }
+    cluster
 }
 
 /// Kills one node, then another, then all at once; each time everything acknowledged is there.
@@ -135,9 +141,7 @@ fn dead_soon(cluster: &mut Cluster, seconds: u64) {
 fn seven_nodes_lose_one_then_another_then_all() {
     let _machine = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let root = tempfile::tempdir().expect("a directory");
-    let size = ["--device-count", "2", "--device-size", "512MiB"];
-    let mut cluster = Cluster::start(root.path(), "near", 7, &size);
-    dead_soon(&mut cluster, 6);
+    let mut cluster = seven(root.path(), 6);
     cluster.make_log(&root.path().join("kms"), "acme/load");
     let mut nodes = std::mem::take(&mut cluster.nodes);
     let cluster = cluster;
@@ -187,9 +191,7 @@ fn seven_nodes_lose_one_then_another_then_all() {
 fn what_a_dead_node_held_is_rebuilt_and_a_new_one_gets_its_share() {
     let _machine = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let root = tempfile::tempdir().expect("a directory");
-    let size = ["--device-count", "2", "--device-size", "512MiB"];
-    let mut cluster = Cluster::start(root.path(), "near", 7, &size);
-    dead_soon(&mut cluster, 3);
+    let mut cluster = seven(root.path(), 3);
     cluster.make_log(&root.path().join("kms"), "acme/data");
     let objects = rounds("FARSIDE_CLUSTER_OBJECTS", 24) as u64;
     for number in 0..objects {
@@ -238,7 +240,7 @@ fn what_a_dead_node_held_is_rebuilt_and_a_new_one_gets_its_share() {
         nodes.iter().map(|node| (node["name"].to_string(), count(node))).collect()
     };
     let before = fragments(&cluster);
-    cluster.add(root.path(), "near-8", &size);
+    cluster.add(root.path(), "near-8", &SIZE);
     let joined = "\"node-8\"".to_owned();
     cluster.wait_for(Duration::from_secs(60), "the new node holds something", |cluster| {
         fragments(cluster).get(&joined).is_some_and(|count| *count > 0)
@@ -260,8 +262,7 @@ fn what_a_dead_node_held_is_rebuilt_and_a_new_one_gets_its_share() {
 fn a_drained_node_goes_without_a_trace() {
     let _machine = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let root = tempfile::tempdir().expect("a directory");
-    let size = ["--device-count", "2", "--device-size", "512MiB"];
-    let cluster = Cluster::start(root.path(), "near", 4, &size);
+    let cluster = Cluster::start(root.path(), "near", 4, &SIZE);
     cluster.make_log(&root.path().join("kms"), "acme/data");
     for number in 0..8u64 {
         let file = root.path().join("in");
@@ -294,7 +295,7 @@ fn a_node_joins_with_a_token_of_its_own() {
     let join = |name: &str, token: &str, more: &[&str]| {
         let (path, listen) = (root.path().join(name).display().to_string(), format!("127.0.0.1:{}", free_port()));
         let arguments =
-            ["join", "--dir", &path, "--token", token.trim(), "--listen", &listen, "--device-size", "256MiB"];
+            ["join", "--dir", &path, "--token", token.trim(), "--listen", &listen, "--device-size", "192MiB"];
         farside(&[&arguments[..], &["--cores", "0"], more].concat())
     };
     let token = first.farside(&["invite", "--node", "left"]).ok();

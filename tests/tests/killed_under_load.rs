@@ -32,8 +32,8 @@ fn write(
 #[test]
 fn nothing_acknowledged_is_lost() {
     let root = tempfile::tempdir().expect("a directory");
-    let mut near = Site::start(root.path(), "near", &["--cores", "0", "--device-size", "512MiB"]);
-    let far = Site::start(root.path(), "far", &["--cores", "0", "--device-size", "512MiB"]);
+    let mut near = Site::start(root.path(), "near", &["--cores", "0", "--device-size", "256MiB"]);
+    let far = Site::start(root.path(), "far", &["--cores", "0", "--device-size", "256MiB"]);
     near.make_log(&root.path().join("kms"), "acme/load");
     near.join(&far);
     let directory = near.directory.display().to_string();

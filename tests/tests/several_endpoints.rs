@@ -100,6 +100,12 @@ fn context(site: &Site, endpoints: &[SocketAddr]) -> Context {
     Context { endpoints: endpoints.iter().map(ToString::to_string).collect(), ..context }
 }
 
+/// A context whose endpoints are these relays.
+fn through(site: &Site, relays: &[Relay]) -> Context {
+    let endpoints: Vec<SocketAddr> = relays.iter().map(|relay| relay.address).collect();
+    context(site, &endpoints)
+}
+
 fn connected<F: AsyncFnOnce(Client)>(root: &Path, context: &Context, work: F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -151,8 +157,7 @@ fn an_endpoint_that_dies_under_load_holds_up_writes_for_less_than_three_seconds(
     let root = tempfile::tempdir().expect("a directory");
     let site = site(root.path());
     let relays: Vec<Relay> = (0..3).map(|_| Relay::before(site.port)).collect();
-    let endpoints: Vec<SocketAddr> = relays.iter().map(|relay| relay.address).collect();
-    connected(root.path(), &context(&site, &endpoints), async |client| {
+    connected(root.path(), &through(&site, &relays), async |client| {
         let log = client.open_log("acme/data").await.expect("opened");
         let mut number = 0;
         let mut write = async |rounds: usize| {
@@ -201,8 +206,7 @@ fn a_read_goes_on_elsewhere_when_its_endpoint_dies_in_the_middle() {
     let root = tempfile::tempdir().expect("a directory");
     let site = site(root.path());
     let relays: Vec<Relay> = (0..3).map(|_| Relay::before(site.port)).collect();
-    let endpoints: Vec<SocketAddr> = relays.iter().map(|relay| relay.address).collect();
-    connected(root.path(), &context(&site, &endpoints), async |client| {
+    connected(root.path(), &through(&site, &relays), async |client| {
         let log = client.open_log("acme/data").await.expect("opened");
         let whole = bytes(5, 60_000_000);
         log.put(Upload::bytes(b"large", whole.clone())).await.expect("put");

@@ -5,7 +5,7 @@ use super::client_commands::{Outcome, connect};
 use super::sizes::show_bytes;
 use crate::client::{Client, parse_label, unexpected};
 use crate::terminal::line;
-use farside_codec::cluster::{NodeRecord, NodeState};
+use farside_codec::cluster::NodeState;
 use farside_codec::message::{Reply, Request, SetNode};
 use serde_json::{Value, json};
 
@@ -37,16 +37,6 @@ pub(super) async fn node(command: NodeCommand, common: &Common) -> Outcome {
     Ok(client.close().await?)
 }
 
-fn state(node: &NodeRecord) -> &'static str {
-    match node.state {
-        NodeState::Joining => "joining",
-        NodeState::Up => "up",
-        NodeState::Dead => "dead",
-        NodeState::Draining => "draining",
-        NodeState::Removed => "removed",
-    }
-}
-
 async fn list(common: &Common) -> Outcome {
     let client = connect(common).await?;
     let nodes = match client.control(&Request::Nodes).await? {
@@ -54,17 +44,16 @@ async fn list(common: &Common) -> Outcome {
         reply => return Err(unexpected(&reply).into()),
     };
     for node in &nodes {
-        let devices = node.devices.iter().filter(|device| device.left.is_none());
-        let (count, bytes) = (devices.clone().count(), devices.map(|device| device.bytes).sum::<u64>());
+        let (count, bytes) = (node.present().count(), node.present().map(|device| device.bytes).sum::<u64>());
         let rack = node.rack.as_ref().map(ToString::to_string);
         match common.json {
             true => line(json!({
-                "name": node.name.as_str(), "node": node.node.0, "state": state(node), "endpoint": node.endpoint,
+                "name": node.name.as_str(), "node": node.node.0, "state": node.state.as_str(), "endpoint": node.endpoint,
                 "shards": node.shards, "rack": rack, "devices": count, "devices_bytes": bytes,
             })),
             false => {
                 let rack = rack.map(|rack| format!(", rack {rack}")).unwrap_or_default();
-                let (name, state, endpoint) = (&node.name, state(node), &node.endpoint);
+                let (name, state, endpoint) = (&node.name, node.state.as_str(), &node.endpoint);
                 line(format!("{name}: {state}, {endpoint}, {count} devices, {}{rack}", show_bytes(bytes)));
             }
         }

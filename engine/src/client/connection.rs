@@ -9,8 +9,7 @@ use super::route::{PROBE_PATIENCE, Route, Target};
 use crate::machine::Machine;
 use bytes::Bytes;
 use farside_codec::cluster::NodeState;
-use farside_codec::frame;
-use farside_codec::ids::{Hlc, NodeId, SiteId};
+use farside_codec::ids::Hlc;
 use farside_codec::message::{Hello, Refusal, RefusalCode, Reply, Request};
 use farside_transport::{CallError, Class, ConnectError, Connection, Expect, Settings, Traffic};
 use futures_util::future::LocalBoxFuture;
@@ -119,18 +118,8 @@ impl SiteLink {
         let settings = Settings { idle_timeout: IDLE_TIMEOUT, keep_alive: KEEP_ALIVE, ..Settings::default() };
         let endpoint = machine.endpoint(local, None, settings);
         let endpoint = endpoint.map_err(|error| ClientError::Failed(error.to_string()))?;
-        let hello = Request::Hello(Hello {
-            oldest_version: frame::OLDEST_VERSION,
-            newest_version: frame::VERSION,
-            site: SiteId::default(),
-            site_name: context.site_name.clone(),
-            incarnation: 0,
-            node: NodeId(0),
-            shard: 0,
-            shards: 0,
-            groups: 0,
-            now: Hlc::from_ms(machine.clock.wall_ms()),
-        });
+        let now = Hlc::from_ms(machine.clock.wall_ms());
+        let hello = Request::Hello(Hello::of_caller(context.site_name.clone(), now));
         let caller = Rc::new(Caller { machine: machine.clone(), endpoint, credentials, expect, hello });
         let route = Rc::new(RefCell::new(Route::new(addresses.iter().copied())));
         let link = Self { caller, route, nodes: RefCell::default() };

@@ -315,6 +315,9 @@ mod tests {
                 last_index: 10_000,
             };
             let away: BTreeSet<NodeId> = nodes(away).into_iter().filter(|node| *node != own).collect();
+            // Who votes and answers has the log.
+            let there = standing.voters.iter().filter(|voter| !away.contains(voter));
+            standing.replicated = there.map(|voter| (*voter, 10_000)).collect();
             let mut steps = 0;
             while let Some(step) =
                 next_step(&standing, &wanted, &listeners, Some(NodeId(leader)), |node| !away.contains(&node))

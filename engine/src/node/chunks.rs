@@ -4,14 +4,14 @@
 //! A put answers when k+1 fragments are durable and the others had a moment more; what is missing then is owed to repair at
 //! once. A read takes the first k good fragments, and asks others for theirs where a node is silent or slow.
 
-use super::fragments::{bad, fetch_from, held_here, is_sound, receive, refuse, send_to};
+use super::fragments::{bad, fetch_from, held_here, is_sound, receive, receive_into, refuse, send_to, stored_here};
 use super::limits::{HEDGE, NODE_PATIENCE, PUT_GRACE, PUT_LATE, PUT_ROUNDS};
 use super::server::{Answer, Answered, store_refusal};
 use super::shard::{Shard, count};
 use crate::cluster::map::PlacementMap;
-use crate::cluster::spread::{losses_survived, targets};
+use crate::cluster::spread::{Held, losses_survived, targets};
 use crate::state::ControlView;
-use crate::store::{Stripe, columns, needed_fragments};
+use crate::store::{ChunkWriter, Stripe, columns, needed_fragments};
 use bytes::Bytes;
 use farside_codec::cluster::{FragmentQuestion, HeldFragments, PutFragments};
 use farside_codec::delta::ChunkReceipt;
@@ -25,7 +25,6 @@ use farside_transport::{Class, Stream};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
@@ -41,54 +40,61 @@ pub(super) async fn put<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, stream: &m
         let pieces = receive(stream, length).await?;
         return shard.on(owner, move |there| async move { put_pieces(&there, put, pieces).await }).await?;
     }
-    let alone = shard.is_alone();
-    if !alone && let Some(receipt) = have(shard, vec![put.chunk]).await?.pop().flatten() {
+    if let Some(receipt) = known(shard, put.chunk).await? {
         stream.receive_body(length, drop).await.map_err(bad)?;
         return Ok(Reply::ChunkStored(receipt).into());
     }
-    let mut writer = match alone {
-        true => shard.store.begin(put.chunk, length).await.map_err(store_refusal)?,
-        false => begin_stripe(shard, &put).await?,
-    };
-    let mut failed = None;
-    let received = stream.receive_body(length, |piece| {
-        if failed.is_none() {
-            failed = writer.append(&piece).err();
-        }
-    });
-    received.await.map_err(bad)?;
-    if let Some(error) = failed {
-        return Err(store_refusal(error));
-    }
-    match alone {
-        true => Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into()),
-        false => Ok(Reply::ChunkStored(spread(shard, writer.encode().map_err(store_refusal)?).await?).into()),
-    }
+    let mut incoming = Incoming::begin(shard, &put).await?;
+    receive_into(stream, length, |piece| incoming.writer.append(piece)).await?;
+    incoming.finish(shard).await
 }
 
 async fn put_pieces<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, pieces: Vec<Bytes>) -> Answered {
-    if shard.is_alone() {
-        let mut writer = shard.store.begin(put.chunk, put.sealed_bytes as usize).await.map_err(store_refusal)?;
-        pieces.iter().try_for_each(|piece| writer.append(piece)).map_err(store_refusal)?;
-        return Ok(Reply::ChunkStored(writer.commit().await.map_err(store_refusal)?).into());
-    }
-    if let Some(receipt) = have(shard, vec![put.chunk]).await?.pop().flatten() {
+    if let Some(receipt) = known(shard, put.chunk).await? {
         return Ok(Reply::ChunkStored(receipt).into());
     }
-    let mut writer = begin_stripe(shard, &put).await?;
-    pieces.iter().try_for_each(|piece| writer.append(piece)).map_err(store_refusal)?;
-    Ok(Reply::ChunkStored(spread(shard, writer.encode().map_err(store_refusal)?).await?).into())
+    let mut incoming = Incoming::begin(shard, &put).await?;
+    pieces.iter().try_for_each(|piece| incoming.writer.append(piece)).map_err(store_refusal)?;
+    incoming.finish(shard).await
 }
 
-async fn begin_stripe<D: Disk>(shard: &Rc<Shard<D>>, put: &PutChunk) -> Result<crate::store::ChunkWriter<D>, Refusal> {
-    let begun = shard.store.begin_stripe(put.chunk, shard.site.geometry, put.sealed_bytes as usize).await;
-    begun.map_err(store_refusal)
+/// The receipt of a chunk that other nodes have already. With one node its store finds that out by itself.
+async fn known<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Result<Option<ChunkReceipt>, Refusal> {
+    if shard.is_alone() {
+        return Ok(None);
+    }
+    Ok(have(shard, vec![chunk]).await?.pop().flatten())
+}
+
+/// A chunk on its way in: to this node's devices, or to be spread over nodes.
+struct Incoming<D: Disk> {
+    writer: ChunkWriter<D>,
+    spreads: bool,
+}
+
+impl<D: Disk> Incoming<D> {
+    async fn begin(shard: &Rc<Shard<D>>, put: &PutChunk) -> Result<Self, Refusal> {
+        let (spreads, length) = (!shard.is_alone(), put.sealed_bytes as usize);
+        let writer = match spreads {
+            true => shard.store.begin_stripe(put.chunk, shard.site.geometry, length).await,
+            false => shard.store.begin(put.chunk, length).await,
+        };
+        Ok(Self { writer: writer.map_err(store_refusal)?, spreads })
+    }
+
+    async fn finish(self, shard: &Rc<Shard<D>>) -> Answered {
+        let receipt = match self.spreads {
+            true => spread(shard, self.writer.encode().map_err(store_refusal)?).await?,
+            false => self.writer.commit().await.map_err(store_refusal)?,
+        };
+        Ok(Reply::ChunkStored(receipt).into())
+    }
 }
 
 /// Which nodes hold which fragments of a chunk that is being written.
 #[derive(Default)]
 struct Placed {
-    by_node: BTreeMap<NodeId, BTreeSet<u8>>,
+    by_node: Held,
     gc_epoch: Option<u64>,
 }
 
@@ -195,7 +201,7 @@ async fn spread<D: Disk>(shard: &Rc<Shard<D>>, stripe: Stripe) -> Result<ChunkRe
             let detail = format!(
                 "only {} fragments of the chunk found a place, {} are needed: too few nodes answer",
                 placed.distinct().len(),
-                needed_fragments(geometry)
+                needed
             );
             Refusal::retry(RefusalCode::Unavailable, 500, detail)
         })
@@ -210,25 +216,15 @@ async fn send<D: Disk>(
     stripe: Stripe,
     fragments: Vec<u8>,
 ) -> Sent {
+    let (chunk, geometry, sealed_bytes) = (stripe.chunk(), stripe.geometry(), stripe.sealed_bytes() as u32);
+    let put = PutFragments { chunk, geometry, sealed_bytes, fragments };
     let sent = match node == shard.site.node {
-        true => match shard.store.put_fragments(&stripe, &fragments).await {
-            Ok(stored) => Ok(HeldFragments {
-                chunk: stripe.chunk(),
-                geometry: stripe.geometry(),
-                sealed_bytes: stripe.sealed_bytes() as u32,
-                fragments: stored,
-                gc_epoch: shard.store.gc_epoch(),
-            }),
-            Err(error) => Err(store_refusal(error)),
-        },
+        true => {
+            let stored = shard.store.put_fragments(&stripe, &put.fragments).await;
+            stored.map(|stored| stored_here(&shard, &put, stored)).map_err(store_refusal)
+        }
         false => {
-            let body = fragments.iter().map(|fragment| stripe.fragment(usize::from(*fragment))).collect();
-            let put = PutFragments {
-                chunk: stripe.chunk(),
-                geometry: stripe.geometry(),
-                sealed_bytes: stripe.sealed_bytes() as u32,
-                fragments,
-            };
+            let body = put.fragments.iter().map(|fragment| stripe.fragment(usize::from(*fragment))).collect();
             send_to(&shard, &view, node, put, body).await
         }
     };
@@ -281,11 +277,16 @@ async fn ask_holders<D: Disk>(
 }
 
 /// Asks every node of the site.
-pub(super) async fn ask_all<D: Disk>(shard: &Rc<Shard<D>>, chunks: &[ChunkId], touch: bool) -> Holdings {
+pub(super) async fn ask_all<D: Disk>(shard: &Rc<Shard<D>>, chunks: &[ChunkId]) -> Holdings {
     let mut holdings = Holdings::default();
-    let everybody = shard.others().into_iter().map(|node| node.node).chain([shard.site.node]);
-    ask_holders(shard, everybody.map(|node| (node, chunks.to_vec())).collect(), touch, &mut holdings).await;
+    let asked = everybody(shard).map(|node| (node, chunks.to_vec())).collect();
+    ask_holders(shard, asked, false, &mut holdings).await;
     holdings
+}
+
+/// This node and the others that are counted on.
+pub(super) fn everybody<D: Disk>(shard: &Shard<D>) -> impl Iterator<Item = NodeId> + use<D> {
+    shard.others().into_iter().map(|node| node.node).chain([shard.site.node])
 }
 
 /// Asks the nodes on which fragments should lie, and everybody about chunks of which too little is found there.
@@ -307,9 +308,8 @@ async fn locate<D: Disk>(
     let lacking: Vec<ChunkId> =
         chunks.iter().filter(|chunk| !is_enough(holdings.of.get(chunk), enough)).copied().collect();
     if !lacking.is_empty() {
-        let everybody = shard.others().into_iter().map(|node| node.node).chain([shard.site.node]);
         let was_asked = |node: &NodeId, chunk: &ChunkId| asked.get(node).is_some_and(|asked| asked.contains(chunk));
-        let more = everybody.map(|node| {
+        let more = everybody(shard).map(|node| {
             let rest: Vec<ChunkId> = lacking.iter().filter(|chunk| !was_asked(&node, chunk)).copied().collect();
             (node, rest)
         });
@@ -428,35 +428,32 @@ async fn gather<D: Disk>(
     let end = end.ok_or_else(|| refuse(&format!("the chunk has {sealed_bytes} bytes")))?;
     let range = offset as usize..end as usize;
     let columns = columns(&layout, &range);
-    // Who can give each fragment: this node first, then those that answer.
-    let mut holders: BTreeMap<u8, Vec<NodeId>> = BTreeMap::new();
-    for (node, one) in held.iter().filter(|(_, one)| one.geometry == geometry && one.sealed_bytes == sealed_bytes) {
-        one.fragments.iter().for_each(|fragment| holders.entry(*fragment).or_default().push(*node));
-    }
-    let own = shard.site.node;
-    holders.values_mut().for_each(|nodes| nodes.sort_by_key(|node| (*node != own, !shard.nodes.answers(*node), *node)));
+    // Who is asked for what, and when: for the wanted ones first, then here, then where somebody answers.
     let wanted: BTreeSet<u8> = layout.locate(range.clone()).map(|(fragment, _)| fragment as u8).collect();
+    let alike = held.iter().filter(|(_, one)| one.geometry == geometry && one.sealed_bytes == sealed_bytes);
     let mut order: Vec<(u8, NodeId)> =
-        holders.iter().flat_map(|(fragment, nodes)| nodes.iter().map(|node| (*fragment, *node))).collect();
-    // The wanted ones first, then local ones: what is to be asked for next is taken from the end.
-    order.sort_by_key(|(fragment, node)| (!wanted.contains(fragment), *node != own, *fragment));
-    order.reverse();
+        alike.flat_map(|(node, one)| one.fragments.iter().map(|fragment| (*fragment, *node))).collect();
+    let own = shard.site.node;
+    order.sort_by_key(|(fragment, node)| {
+        (!wanted.contains(fragment), *node != own, *fragment, !shard.nodes.answers(*node), *node)
+    });
     let mut got: BTreeMap<u8, Bytes> = BTreeMap::new();
-    let mut fetching: FuturesUnordered<LocalBoxFuture<'_, Fetched>> = FuturesUnordered::new();
+    let mut fetching: FuturesUnordered<LocalBoxFuture<'static, Fetched>> = FuturesUnordered::new();
     let mut asked: BTreeSet<u8> = BTreeSet::new();
-    let begin = |order: &mut Vec<(u8, NodeId)>, asked: &mut BTreeSet<u8>, got: &BTreeMap<u8, Bytes>| {
-        while let Some((fragment, node)) = order.pop() {
-            if !got.contains_key(&fragment) && asked.insert(fragment) {
-                return Some((fragment, node));
-            }
+    // Asks for up to so many more. A fragment is asked for at one node at a time.
+    let mut ask = |more: usize,
+                   asked: &mut BTreeSet<u8>,
+                   fetching: &FuturesUnordered<LocalBoxFuture<'static, Fetched>>| {
+        for _ in 0..more {
+            let Some(at) = order.iter().position(|(fragment, _)| !asked.contains(fragment)) else { return };
+            let (fragment, node) = order.remove(at);
+            asked.insert(fragment);
+            let (shard, columns) = (shard.clone(), columns.clone());
+            fetching
+                .push(Box::pin(async move { (fragment, fetch_from(&shard, chunk, fragment, node, columns).await) }));
         }
-        None
     };
-    for _ in 0..wanted.len() {
-        if let Some((fragment, node)) = begin(&mut order, &mut asked, &got) {
-            fetching.push(Box::pin(fetch(shard, chunk, fragment, node, columns.clone())));
-        }
-    }
+    ask(wanted.len(), &mut asked, &fetching);
     let mut hedge = Some(Instant::now() + HEDGE);
     let mut degraded = false;
     let done = |got: &BTreeMap<u8, Bytes>| {
@@ -488,11 +485,7 @@ async fn gather<D: Disk>(
                 geometry.data().saturating_sub(got.len()).max(1)
             }
         };
-        for _ in 0..more {
-            if let Some((fragment, node)) = begin(&mut order, &mut asked, &got) {
-                fetching.push(Box::pin(fetch(shard, chunk, fragment, node, columns.clone())));
-            }
-        }
+        ask(more, &mut asked, &fetching);
     }
     drop(fetching);
     if degraded || wanted.iter().any(|fragment| !got.contains_key(fragment)) {
@@ -507,15 +500,4 @@ async fn gather<D: Disk>(
     let present = got.into_iter().map(|(fragment, bytes)| (usize::from(fragment), bytes)).collect();
     let decoded = shard.store.decode(chunk, geometry, sealed_bytes as usize, range, present);
     Ok(ChunkBytes { sealed_bytes, pieces: decoded.map_err(store_refusal)? })
-}
-
-/// Reads part of a fragment from the node that holds it.
-async fn fetch<D: Disk>(
-    shard: &Rc<Shard<D>>,
-    chunk: ChunkId,
-    fragment: u8,
-    node: NodeId,
-    range: Range<usize>,
-) -> Fetched {
-    (fragment, fetch_from(shard, chunk, fragment, node, range).await)
 }

@@ -110,7 +110,7 @@ pub(super) async fn collect_node<D: Disk>(shard: Rc<Shard<D>>, barrier: u64) {
 }
 
 /// Dates touches on this node from now on.
-async fn set_epoch<D: Disk>(shard: &Rc<Shard<D>>, epoch: u64) -> Result<(), Refusal> {
+pub(super) async fn set_epoch<D: Disk>(shard: &Rc<Shard<D>>, epoch: u64) -> Result<(), Refusal> {
     for index in 0..shard.shards() {
         shard.on(index, move |there| async move { there.store.set_gc_epoch(epoch) }).await?;
     }
@@ -212,7 +212,7 @@ async fn ask_references<D: Disk>(shard: &Rc<Shard<D>>, question: ReferencesQuest
     };
     let members = shard.view().members(question.group);
     for node in shard.others().into_iter().filter(|node| members.contains(&node.node)) {
-        let there = question.group.shard(node.shards.max(1));
+        let there = node.shard_of_group(question.group);
         match routing::ask_node(shard, &node, there, &Request::References(question.clone())).await {
             Ok(Reply::Referenced(referenced)) if referenced.len() == question.chunks.len() => return Ok(referenced),
             Ok(_) => {}

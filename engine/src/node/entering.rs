@@ -4,19 +4,16 @@
 use super::config::NodeConfig;
 use super::directory::{NodeDirectory, SiteFile, SystemKey};
 use super::error::{NodeError, failed};
-use super::init::{NodeOptions, announce, fill, format};
+use super::init::{NodeOptions, announce, fill, format, in_new_directory};
 use super::limits;
-use super::links::own_hello;
 use super::token::{Purpose, Token};
-use crate::interrupt::Undo;
 use crate::machine::Machine;
-use bytes::Bytes;
 use farside_codec::cluster::{NodeJoin, NodeJoined};
-use farside_codec::ids::{Hlc, Label, NodeId};
-use farside_codec::message::{Reply, Request};
+use farside_codec::ids::{Hlc, Label};
+use farside_codec::message::{Hello, Reply, Request};
 use farside_io::entropy::random;
 use farside_io::uring;
-use farside_transport::{Authority, CallError, Class, Credentials, Expect, Identity, Settings, Trust};
+use farside_transport::{Authority, CallError, Class, Expect, Settings};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use zeroize::Zeroizing;
@@ -40,13 +37,7 @@ pub fn join(options: &JoinOptions) -> Result<SiteFile, NodeError> {
     let no_token = || NodeError::Usage("this is no node token, or part of it is missing: copy the whole line".into());
     let token = Token::parse(Purpose::Node, &options.token).ok_or_else(no_token)?;
     uring::check_io_uring().map_err(failed)?;
-    let directory = NodeDirectory::new(&options.directory);
-    directory.create()?;
-    // Only what this call made: the directory was empty before.
-    let root = std::path::absolute(&options.directory).map_err(failed)?;
-    let remove = move || drop(std::fs::remove_dir_all(&root));
-    let _undo = Undo::register(remove.clone());
-    make(options, cores, &directory, &token).inspect_err(|_| remove())
+    in_new_directory(&options.directory, |directory| make(options, cores, directory, &token))
 }
 
 fn make(
@@ -59,7 +50,6 @@ fn make(
     let ask = NodeJoin {
         secret: token.secret,
         attempt: random(machine.entropy.as_ref()),
-        name: None,
         endpoint: options.node.advertise.unwrap_or(options.node.listen).to_string(),
         shards: cores.len() as u16,
         rack: options.rack.clone(),
@@ -111,10 +101,7 @@ pub fn enter(
 
 /// Shows the token to the first node of the site that answers.
 pub async fn ask_to_join(token: &Token, ask: NodeJoin, machine: &Machine) -> Result<NodeJoined, NodeError> {
-    let bad = |what: String| NodeError::Usage(what);
-    let identity = Identity::from_parts(token.invitation.to_vec(), Zeroizing::new(token.key.to_vec()));
-    let identity = identity.map_err(|error| bad(error.to_string()))?;
-    let credentials = Credentials { identity, trust: Trust::new(token.site, &token.certificate) };
+    let credentials = token.credentials().map_err(|error| NodeError::Usage(error.to_string()))?;
     let mut last = NodeError::Unreachable(format!("the token names no node of site {}", token.name));
     for text in &token.endpoints {
         let Ok(address) = text.parse::<SocketAddr>() else { continue };
@@ -125,23 +112,13 @@ pub async fn ask_to_join(token: &Token, ask: NodeJoin, machine: &Machine) -> Res
         let endpoint = machine.endpoint(local, None, Settings::default()).map_err(failed)?;
         let expect = Expect { site: token.site };
         let connecting = endpoint.connect(address, &credentials, &expect, Class::Request);
-        let silent = || NodeError::Unreachable(format!("site {} does not answer at {address}", token.name));
         let Ok(Ok(connection)) = tokio::time::timeout(limits::INTRODUCTION, connecting).await else {
-            last = silent();
+            last = NodeError::Unreachable(format!("site {} does not answer at {address}", token.name));
             continue;
         };
-        let greeter = SiteFile {
-            site: token.site,
-            name: token.name.clone(),
-            incarnation: 0,
-            node: NodeId(0),
-            shards: ask.shards,
-            groups: 0,
-            geometry: farside_codec::erasure::Geometry::DEFAULT,
-            certificate: Bytes::new(),
-            created: Hlc::default(),
-        };
-        let hello = Request::Hello(own_hello(&greeter, 0, Hlc::from_ms(machine.clock.wall_ms())));
+        // In the site's name, so that a clock that is far ahead is found out now.
+        let now = Hlc::from_ms(machine.clock.wall_ms());
+        let hello = Request::Hello(Hello { site: token.site, ..Hello::of_caller(token.name.clone(), now) });
         if let Err(error) = connection.call(&hello, None).await {
             last = NodeError::Unreachable(format!("site {} at {address}: {error}", token.name));
             continue;

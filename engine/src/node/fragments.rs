@@ -1,10 +1,11 @@
 //! Fragments of chunks, one node at a time: stored, read and dropped here, or asked of another node.
 
 use super::limits::FRAGMENT_PATIENCE;
-use super::links::NodeCallError;
+use super::links::{NodeCallError, misanswered};
 use super::server::{Answer, Answered, store_refusal};
 use super::shard::Shard;
 use crate::state::ControlView;
+use crate::store::StoreError;
 use bytes::Bytes;
 use farside_codec::cluster::{DropFragments, FragmentQuestion, GetFragment, HeldFragments, PutFragments};
 use farside_codec::erasure::Geometry;
@@ -31,6 +32,23 @@ pub(super) async fn receive(stream: &mut Stream, length: usize) -> Result<Vec<By
     Ok(pieces)
 }
 
+/// Receives a body straight into whatever takes its pieces. What is refused is received to its end all the same, so that the
+/// refusal can be answered.
+pub(super) async fn receive_into(
+    stream: &mut Stream,
+    length: usize,
+    mut take: impl FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), Refusal> {
+    let mut taken = Ok(());
+    let received = stream.receive_body(length, |piece| {
+        if taken.is_ok() {
+            taken = take(&piece);
+        }
+    });
+    received.await.map_err(bad)?;
+    taken.map_err(store_refusal)
+}
+
 /// Sends fragments to another node.
 pub(super) async fn send_to<D: Disk>(
     shard: &Rc<Shard<D>>,
@@ -40,12 +58,12 @@ pub(super) async fn send_to<D: Disk>(
     body: Vec<Bytes>,
 ) -> Result<HeldFragments, Refusal> {
     let record = view.nodes.get(&node).ok_or_else(|| Refusal::from(NodeCallError::Silent(node)))?;
-    let (chunk, there) = (put.chunk, put.chunk.shard(record.shards.max(1)));
+    let (chunk, there) = (put.chunk, record.shard_of_chunk(put.chunk));
     let request = Request::PutFragments(put);
     let sent = shard.nodes.call(record, there, Class::Bulk, &request, Some(body), FRAGMENT_PATIENCE).await?;
     match sent.0 {
         Reply::FragmentsStored(held) if held.chunk == chunk && is_sound(&held, shard.site.geometry) => Ok(held),
-        _ => Err(Refusal::new(RefusalCode::Internal, "a node answered something else than was asked")),
+        _ => Err(misanswered()),
     }
 }
 
@@ -64,54 +82,44 @@ pub(super) async fn put_fragments<D: Disk>(shard: &Rc<Shard<D>>, put: PutFragmen
         return Err(refuse("no chunk has that length, or no stripe that many fragments"));
     }
     let length = put.fragments.len() * StripeLayout::new(put.geometry, sealed).fragment_bytes();
-    let owner = put.chunk.shard(shard.shards());
-    if owner != shard.index {
+    if put.chunk.shard(shard.shards()) != shard.index {
         let pieces = receive(stream, length).await?;
-        return shard.on(owner, move |there| async move { store_fragments(&there, put, pieces).await }).await?;
+        return Ok(Reply::FragmentsStored(keep_fragments(shard, put, pieces).await?).into());
     }
     let begun = shard.store.begin_fragments(put.chunk, put.geometry, sealed, &put.fragments).await;
     let mut writer = begun.map_err(store_refusal)?;
-    let mut failed = None;
-    let received = stream.receive_body(length, |piece| {
-        if failed.is_none() {
-            failed = writer.append(&piece).err();
-        }
-    });
-    received.await.map_err(bad)?;
-    if let Some(error) = failed {
-        return Err(store_refusal(error));
-    }
+    receive_into(stream, length, |piece| writer.append(piece)).await?;
     let stored = writer.commit().await.map_err(store_refusal)?;
-    Ok(stored_here(shard, put, stored))
+    Ok(Reply::FragmentsStored(stored_here(shard, &put, stored)).into())
 }
 
-async fn store_fragments<D: Disk>(shard: &Rc<Shard<D>>, put: PutFragments, pieces: Vec<Bytes>) -> Answered {
+async fn store_fragments<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    put: PutFragments,
+    pieces: Vec<Bytes>,
+) -> Result<HeldFragments, Refusal> {
     let sealed = put.sealed_bytes as usize;
     let begun = shard.store.begin_fragments(put.chunk, put.geometry, sealed, &put.fragments).await;
     let mut writer = begun.map_err(store_refusal)?;
     pieces.iter().try_for_each(|piece| writer.append(piece)).map_err(store_refusal)?;
     let stored = writer.commit().await.map_err(store_refusal)?;
-    Ok(stored_here(shard, put, stored))
+    Ok(stored_here(shard, &put, stored))
 }
 
-fn stored_here<D: Disk>(shard: &Shard<D>, put: PutFragments, fragments: Vec<u8>) -> Answer {
-    let PutFragments { chunk, geometry, sealed_bytes, .. } = put;
-    let gc_epoch = shard.store.gc_epoch();
-    Reply::FragmentsStored(HeldFragments { chunk, geometry, sealed_bytes, fragments, gc_epoch }).into()
+/// What is to be said of fragments that this shard has just stored.
+pub(super) fn stored_here<D: Disk>(shard: &Shard<D>, put: &PutFragments, fragments: Vec<u8>) -> HeldFragments {
+    let PutFragments { chunk, geometry, sealed_bytes, .. } = *put;
+    HeldFragments { chunk, geometry, sealed_bytes, fragments, gc_epoch: shard.store.gc_epoch() }
 }
 
-/// Stores rebuilt or moved fragments on this node.
+/// Stores fragments that are in memory on the shard of this node that they belong to.
 pub(super) async fn keep_fragments<D: Disk>(
     shard: &Rc<Shard<D>>,
     put: PutFragments,
     pieces: Vec<Bytes>,
 ) -> Result<HeldFragments, Refusal> {
     let owner = put.chunk.shard(shard.shards());
-    let kept = shard.on(owner, move |there| async move { store_fragments(&there, put, pieces).await });
-    match kept.await??.reply {
-        Reply::FragmentsStored(held) => Ok(held),
-        _ => Err(Refusal::new(RefusalCode::Internal, "fragments were stored by something else")),
-    }
+    shard.on(owner, move |there| async move { store_fragments(&there, put, pieces).await }).await?
 }
 
 /// Which fragments of these chunks this node holds.
@@ -146,7 +154,7 @@ pub(super) fn on_wire(chunk: ChunkId, held: crate::store::HeldFragments) -> Held
     HeldFragments { chunk, geometry, sealed_bytes, fragments, gc_epoch }
 }
 
-/// The same, without the number.
+/// Reads part of a fragment from the node that holds it.
 pub(super) async fn fetch_from<D: Disk>(
     shard: &Rc<Shard<D>>,
     chunk: ChunkId,
@@ -164,10 +172,10 @@ pub(super) async fn fetch_from<D: Disk>(
     let record = shard.node(node)?;
     let (offset, length) = (range.start as u32, range.len() as u32);
     let request = Request::GetFragment(GetFragment { chunk, fragment, offset, length });
-    let there = chunk.shard(record.shards.max(1));
+    let there = record.shard_of_chunk(chunk);
     let answered = shard.nodes.call(&record, there, Class::Bulk, &request, None, FRAGMENT_PATIENCE).await?;
     let (Reply::FragmentRange(length), mut stream) = answered else {
-        return Err(Refusal::new(RefusalCode::Internal, "a node answered something else than was asked"));
+        return Err(misanswered());
     };
     if length as usize != range.len() {
         return Err(Refusal::new(RefusalCode::Internal, "a node sends another part of a fragment than was asked for"));

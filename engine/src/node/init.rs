@@ -172,13 +172,21 @@ impl NodeOptions {
 pub fn init(options: &InitOptions) -> Result<SiteFile, NodeError> {
     let cores = options.node.check()?;
     uring::check_io_uring().map_err(failed)?;
-    let directory = NodeDirectory::new(&options.directory);
+    in_new_directory(&options.directory, |directory| make(options, cores, directory))
+}
+
+/// Makes a node's directory and what is in it; where that fails, or is interrupted, all of it is removed again.
+pub(super) fn in_new_directory(
+    path: &Path,
+    make: impl FnOnce(&NodeDirectory) -> Result<SiteFile, NodeError>,
+) -> Result<SiteFile, NodeError> {
+    let directory = NodeDirectory::new(path);
     directory.create()?;
     // Only what this call made: the directory was empty before.
-    let root = std::path::absolute(&options.directory).map_err(failed)?;
+    let root = std::path::absolute(path).map_err(failed)?;
     let remove = move || drop(std::fs::remove_dir_all(&root));
     let _undo = Undo::register(remove.clone());
-    make(options, cores, &directory).inspect_err(|_| remove())
+    make(&directory).inspect_err(|_| remove())
 }
 
 fn make(options: &InitOptions, cores: Vec<usize>, directory: &NodeDirectory) -> Result<SiteFile, NodeError> {

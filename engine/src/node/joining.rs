@@ -1,33 +1,20 @@
-//! Letting nodes into the site: a token that a running node makes, a node that shows it, and what it is given to become
-//! one; and taking nodes out again.
+//! Letting nodes into the site: a node shows a token, and is given what it needs to become one; and taking nodes out again.
 
 use super::directory::NodeDirectory;
 use super::limits;
 use super::server::Answered;
 use super::shard::Shard;
-use super::token::{self, Purpose};
 use crate::cluster::membership::group_size;
 use crate::state::ControlView;
 use bytes::Bytes;
 use farside_codec::cluster::{NodeJoin, NodeJoined, NodeRecord, NodeState};
-use farside_codec::command::{ControlCommand, ControlOutcome, TokenPurpose};
-use farside_codec::ids::Label;
+use farside_codec::command::{ControlCommand, ControlOutcome};
 use farside_codec::message::{Refusal, RefusalCode, Reply, SetNode};
 use farside_io::disk::Disk;
 use std::rc::Rc;
 
 fn internal(error: impl std::fmt::Display) -> Refusal {
     Refusal::new(RefusalCode::Internal, error.to_string())
-}
-
-/// Makes a token with which one node may join.
-pub(super) async fn make_token<D: Disk>(shard: &Rc<Shard<D>>, name: Option<Label>) -> Answered {
-    if shard.advertised.ip().is_unspecified() {
-        let address = shard.advertised;
-        let detail = format!("no node can reach this one at {address}: set `advertise = \"IP:PORT\"` in its node.toml");
-        return Err(Refusal::new(RefusalCode::BadRequest, detail));
-    }
-    token::make(shard, Purpose::Node, TokenPurpose::Node(name)).await
 }
 
 /// Lets a node in that shows a token's secret.

@@ -201,6 +201,11 @@ pub(crate) enum NodeCallError {
     Refused(Refusal),
 }
 
+/// What another node answered does not fit what it was asked.
+pub(crate) fn misanswered() -> Refusal {
+    Refusal::new(RefusalCode::Internal, "a node answered something else than was asked")
+}
+
 impl From<NodeCallError> for Refusal {
     fn from(error: NodeCallError) -> Self {
         match error {
@@ -238,8 +243,8 @@ struct Silence {
 impl NodeLinks {
     pub(crate) fn new(site: &SiteFile, endpoint: Endpoint, credentials: Credentials, machine: &Machine) -> Self {
         let dialers = Dialers::new(endpoint, credentials, machine.entropy.clone());
-        // Of no site: clocks are compared elsewhere.
-        let hello = Request::Hello(Hello { site: SiteId::default(), ..own_hello(site, 0, Hlc::default()) });
+        // For no site: clocks are compared elsewhere.
+        let hello = Request::Hello(Hello::of_caller(site.name.clone(), Hlc::default()));
         let (clock, silent) = (machine.clock.clone(), RefCell::default());
         Self(Rc::new(Links { dialers, site: site.site, hello, clock, silent }))
     }

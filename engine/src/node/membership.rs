@@ -3,6 +3,7 @@
 
 use super::collecting;
 use super::limits::{BEAT, HAND_OVER_REST, HELD_UP, STEP_PATIENCE, TEND};
+use super::links::misanswered;
 use super::routing;
 use super::shard::Shard;
 use super::start;
@@ -12,7 +13,7 @@ use crate::state::ControlView;
 use farside_codec::cluster::{GroupRecord, NodeBeat, NodeRecord, NodeState};
 use farside_codec::command::ControlCommand;
 use farside_codec::ids::{GroupId, NodeId};
-use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
+use farside_codec::message::{Refusal, Reply, Request};
 use farside_io::disk::Disk;
 use farside_raft::{Group, MembershipError, SnapshotStore, StateMachine};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,9 +48,8 @@ pub(super) async fn keep_groups<D: Disk>(shard: Rc<Shard<D>>) {
         }
         if let Some(control) = shard.control.clone().filter(Group::is_leader) {
             let (voters, listeners) = control_members(&view, &control.status().voters);
-            if tend(&shard, &control, &voters, &listeners, None).await == Tended::Refused {
-                tokio::time::sleep(TEND).await;
-            }
+            // Whatever came of it, the next turn finds what is left to do.
+            let _ = tend(&shard, &control, &voters, &listeners, None).await;
         }
     }
 }
@@ -103,9 +103,9 @@ async fn tend<D: Disk, S: StateMachine, P: SnapshotStore>(
     let status = group.status();
     let standing = Standing {
         own: group.member(),
-        voters: status.voters.clone(),
-        learners: status.learners.clone(),
-        replicated: status.replicated.clone(),
+        voters: status.voters,
+        learners: status.learners,
+        replicated: status.replicated,
         last_index: status.last_index.unwrap_or(0),
     };
     let step = next_step(&standing, members, listeners, leader, |member| shard.nodes.answers(member.node()));
@@ -266,9 +266,9 @@ async fn beat_once<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         Some(leader) => {
             let record = shard.node(leader)?;
             match routing::ask_node(shard, &record, 0, &Request::NodeBeat(beat)).await? {
-                Reply::Epoch(0) => Ok(()),
-                Reply::Epoch(epoch) => collecting::hear_epoch(shard, epoch).await.map(drop),
-                _ => Err(Refusal::new(RefusalCode::Internal, "no answer to a beat")),
+                Reply::Epoch(epoch) if epoch > shard.store.gc_epoch() => collecting::set_epoch(shard, epoch).await,
+                Reply::Epoch(_) => Ok(()),
+                _ => Err(misanswered()),
             }
         }
         // Whoever leads knows this node from its joining, and is heard of by this node as soon as it leads.
@@ -280,13 +280,7 @@ pub(super) fn own_beat<D: Disk>(shard: &Shard<D>) -> NodeBeat {
     let working = shard.store.status().devices.into_iter();
     let working = working.filter(|device| device.state == crate::store::DeviceState::Ok);
     let devices = working.filter_map(|device| Some((device.id?, device.bytes * u64::from(shard.shards())))).collect();
-    NodeBeat {
-        node: shard.site.node,
-        endpoint: shard.advertised.to_string(),
-        shards: shard.shards(),
-        devices,
-        now: shard.clock.now(),
-    }
+    NodeBeat { node: shard.site.node, endpoint: shard.advertised.to_string(), shards: shard.shards(), devices }
 }
 
 /// Hears a node. Where it says something new, that is committed.
@@ -301,8 +295,7 @@ pub(super) async fn hear<D: Disk>(shard: &Rc<Shard<D>>, beat: NodeBeat) -> Resul
 
 fn is_news(known: Option<&NodeRecord>, beat: &NodeBeat) -> bool {
     let Some(known) = known else { return true };
-    let on_map: BTreeSet<_> =
-        known.devices.iter().filter(|device| device.left.is_none()).map(|device| device.device).collect();
+    let on_map: BTreeSet<_> = known.present().map(|device| device.device).collect();
     let there: BTreeSet<_> = beat.devices.iter().map(|(device, _)| *device).collect();
     let waits = matches!(known.state, NodeState::Joining | NodeState::Dead);
     waits

@@ -7,15 +7,14 @@ use super::server::Answered;
 use super::shard::Shard;
 use super::token::{self, Purpose, Token};
 use super::{limits, links};
-use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken, TokenPurpose};
+use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken};
 use farside_codec::ids::{GroupId, Label, SiteId};
 use farside_codec::message::{PeerAction, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer};
 use farside_io::disk::Disk;
-use farside_transport::{CallError, Class, ConnectError, Credentials, Expect, Identity, Trust};
+use farside_transport::{CallError, Class, ConnectError, Expect};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
-use zeroize::Zeroizing;
 
 /// The name of the site that made a token; `None` if this is no token.
 pub fn token_site(text: &str) -> Option<Label> {
@@ -24,13 +23,7 @@ pub fn token_site(text: &str) -> Option<Label> {
 
 /// This site, as a peer should keep it.
 fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
-    if shard.advertised.ip().is_unspecified() {
-        let address = shard.advertised;
-        let detail = format!(
-            "nobody can reach this site at {address}: set `advertise = \"IP:PORT\"` in its node.toml, and restart it"
-        );
-        return Err(Refusal::new(RefusalCode::BadRequest, detail));
-    }
+    token::check_reachable(shard)?;
     Ok(PeerRecord {
         site: shard.site.site,
         name: shard.site.name.clone(),
@@ -44,12 +37,6 @@ fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
 pub(super) fn endpoints<D: Disk>(shard: &Shard<D>) -> Vec<String> {
     let others = shard.others().into_iter().map(|node| node.endpoint);
     std::iter::once(shard.advertised.to_string()).chain(others).collect()
-}
-
-/// Makes a token.
-pub(super) async fn make_token<D: Disk>(shard: &Rc<Shard<D>>) -> Answered {
-    own_record(shard)?;
-    token::make(shard, Purpose::Peer, TokenPurpose::Peer).await
 }
 
 /// Joins the site that made a token.
@@ -79,9 +66,7 @@ pub(super) async fn add<D: Disk>(shard: &Rc<Shard<D>>, text: &str) -> Answered {
 async fn introduce<D: Disk>(shard: &Rc<Shard<D>>, token: &Token) -> Result<(), Refusal> {
     let bad = |detail: String| Refusal::new(RefusalCode::BadRequest, detail);
     let unreachable = |detail: String| Refusal::new(RefusalCode::Unavailable, detail);
-    let identity = Identity::from_parts(token.invitation.to_vec(), Zeroizing::new(token.key.to_vec()));
-    let identity = identity.map_err(|error| bad(error.to_string()))?;
-    let credentials = Credentials { identity, trust: Trust::new(token.site, &token.certificate) };
+    let credentials = token.credentials().map_err(|error| bad(error.to_string()))?;
     let address: SocketAddr = token
         .endpoints
         .first()

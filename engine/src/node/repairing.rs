@@ -8,9 +8,10 @@
 use super::chunks;
 use super::fragments::{self, on_wire};
 use super::limits::{OWED_QUEUE, REPAIR_BATCH, REPAIR_PAUSE, REPAIRS, SWEEP_AGAIN, SWEEP_EVERY, WALK_CHUNKS};
+use super::links::misanswered;
 use super::routing;
 use super::server::Answered;
-use super::shard::{Shard, count};
+use super::shard::{Shard, add};
 use crate::cluster::spread::{Held, Mending, mend};
 use crate::store::CollectCursor;
 use bytes::Bytes;
@@ -133,14 +134,8 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
             entry.2.entry(node).or_default().extend(one.fragments);
         }
     };
-    for index in 0..shard.shards() {
-        let mut cursor = Some(0);
-        while let Some(at) = cursor {
-            let walk = WalkFragments { keeper: None, cursor: at, limit: WALK_CHUNKS };
-            let walked = shard.on(index, move |there| async move { walk_here(&there, &walk) }).await?;
-            take(own, walked.held);
-            cursor = walked.next;
-        }
+    if let Some(node) = view.nodes.get(&own) {
+        walk_node(shard, node, |held| take(own, held)).await?;
     }
     for node in shard.others() {
         match walk_node(shard, &node, |held| take(node.node, held)).await {
@@ -190,6 +185,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Everything that a node holds, part by part.
 async fn walk_node<D: Disk>(
     shard: &Rc<Shard<D>>,
     node: &NodeRecord,
@@ -198,14 +194,16 @@ async fn walk_node<D: Disk>(
     for index in 0..node.shards {
         let mut cursor = Some(0);
         while let Some(at) = cursor {
-            let walk = WalkFragments { keeper: None, cursor: at, limit: WALK_CHUNKS };
-            match routing::ask_node(shard, node, index, &Request::WalkFragments(walk)).await? {
-                Reply::FragmentsWalked(walked) => {
-                    take(walked.held);
-                    cursor = walked.next.filter(|next| *next > at);
-                }
-                _ => return Err(Refusal::new(RefusalCode::Internal, "a node answered something else than was asked")),
-            }
+            let walk = WalkFragments { cursor: at, limit: WALK_CHUNKS };
+            let walked = match node.node == shard.site.node {
+                true => shard.on(index, move |there| async move { walk_here(&there, &walk) }).await?,
+                false => match routing::ask_node(shard, node, index, &Request::WalkFragments(walk)).await? {
+                    Reply::FragmentsWalked(walked) => walked,
+                    _ => return Err(misanswered()),
+                },
+            };
+            take(walked.held);
+            cursor = walked.next.filter(|next| *next > at);
         }
     }
     Ok(())
@@ -213,13 +211,9 @@ async fn walk_node<D: Disk>(
 
 /// Part of what this shard holds of clients' chunks. The pieces of its own snapshots are nobody else's business.
 fn walk_here<D: Disk>(shard: &Rc<Shard<D>>, walk: &WalkFragments) -> WalkedFragments {
-    let map = shard.view().map.clone();
     let limit = walk.limit.clamp(1, WALK_CHUNKS) as usize;
     let (held, next) = shard.store.walk(CollectCursor::at(walk.cursor), limit);
-    let asked = held.into_iter().filter(|(chunk, held)| {
-        let kept = walk.keeper.is_none_or(|keeper| map.keeper(chunk) == Some(keeper));
-        kept && !held.fragments.is_empty() && !shard.snapshots.needs(chunk)
-    });
+    let asked = held.into_iter().filter(|(chunk, held)| !held.fragments.is_empty() && !shard.snapshots.needs(chunk));
     let held = asked.map(|(chunk, held)| on_wire(chunk, held)).collect();
     WalkedFragments { held, next: next.map(CollectCursor::position) }
 }
@@ -232,10 +226,8 @@ pub(super) async fn walk<D: Disk>(shard: &Rc<Shard<D>>, walk: WalkFragments) -> 
 /// Finds out who holds what of these chunks now, and mends what has to be: the least redundant first.
 async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
     let view = shard.view();
-    let holdings = chunks::ask_all(shard, &chunks, false).await;
-    let others = shard.others().into_iter().map(|node| node.node);
-    let answered: BTreeSet<NodeId> =
-        others.chain([shard.site.node]).filter(|node| !holdings.silent.contains(node)).collect();
+    let holdings = chunks::ask_all(shard, &chunks).await;
+    let answered: BTreeSet<NodeId> = chunks::everybody(shard).filter(|node| !holdings.silent.contains(node)).collect();
     let mut work: Vec<Job> = Vec::new();
     for (chunk, found) in holdings.of {
         let Some((geometry, sealed_bytes)) = found.first().map(|(_, one)| (one.geometry, one.sealed_bytes)) else {
@@ -342,9 +334,8 @@ async fn store<D: Disk>(
     if stored.fragments.len() < count_of {
         return Err(Refusal::retry(RefusalCode::Full, 500, format!("node {node} did not take all fragments")));
     }
-    (0..count_of).for_each(|_| count(&shard.counters.repaired_fragments));
-    let repaired = &shard.counters.repaired_bytes;
-    repaired.set(repaired.get() + bytes as u64);
+    add(&shard.counters.repaired_fragments, count_of as u64);
+    add(&shard.counters.repaired_bytes, bytes as u64);
     shard.repair.state.borrow_mut().bytes += bytes as u64;
     Ok(())
 }
@@ -360,7 +351,7 @@ async fn forget<D: Disk>(
         return fragments::drop_fragments(shard, drops).await.map(drop);
     }
     let record = shard.node(node)?;
-    let there = chunk.shard(record.shards.max(1));
+    let there = record.shard_of_chunk(chunk);
     routing::ask_node(shard, &record, there, &Request::DropFragments(drops)).await?;
     Ok(())
 }
@@ -423,19 +414,7 @@ pub(super) async fn may_remove<D: Disk>(shard: &Rc<Shard<D>>, node: &NodeRecord)
     }
     if node.state == NodeState::Draining {
         let mut left = 0;
-        for index in 0..node.shards {
-            let mut cursor = Some(0);
-            while let Some(at) = cursor {
-                let walk = WalkFragments { keeper: None, cursor: at, limit: WALK_CHUNKS };
-                match routing::ask_node(shard, node, index, &Request::WalkFragments(walk)).await? {
-                    Reply::FragmentsWalked(walked) => {
-                        left += walked.held.len();
-                        cursor = walked.next.filter(|next| *next > at);
-                    }
-                    _ => return unsafe_now(format!("{name} does not say what it holds")),
-                }
-            }
-        }
+        walk_node(shard, node, |held| left += held.len()).await?;
         if left > 0 {
             return unsafe_now(format!("{name} holds fragments of {left} chunks still: wait until it is drained"));
         }

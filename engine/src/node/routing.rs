@@ -4,7 +4,7 @@
 //! A node that gets a request passed on answers it or says that it does not lead; it never passes it on again.
 
 use super::limits::{NODE_PATIENCE, RAFT_PATIENCE, ROUTE_PATIENCE, ROUTE_PAUSE, SNAPSHOT_PATIENCE};
-use super::links::{NodeCallError, NodeLinks};
+use super::links::{NodeCallError, NodeLinks, misanswered};
 use super::server::{self, Answered};
 use super::shard::{Shard, propose_refusal};
 use crate::state::ControlView;
@@ -36,14 +36,14 @@ impl PeerNetwork for SiteNetwork {
     fn call(&self, target: NodeId, group: GroupId, request: Bytes) -> LocalBoxFuture<'_, Result<Bytes, PeerError>> {
         Box::pin(async move {
             let unreachable = PeerError::Unreachable(target);
-            let node = self.view.borrow().nodes.get(&target.node()).cloned().filter(|node| node.shards > 0);
+            let node = self.view.borrow().nodes.get(&target.node()).cloned();
             let node = node.filter(|node| node.state != NodeState::Removed).ok_or(unreachable.clone())?;
             let (class, patience) = match request.len() > BULK_BYTES {
                 true => (Class::Bulk, SNAPSHOT_PATIENCE),
                 false => (Class::Request, RAFT_PATIENCE),
             };
             let call = Request::Raft(RaftCall { member: target, group, ask: request });
-            match self.links.call(&node, group.shard(node.shards), class, &call, None, patience).await {
+            match self.links.call(&node, node.shard_of_group(group), class, &call, None, patience).await {
                 Ok((Reply::Raft(answer), _)) => Ok(answer),
                 Ok(_) => Err(PeerError::Garbled(target)),
                 Err(_) => Err(unreachable),
@@ -178,7 +178,7 @@ pub(super) async fn commit<D: Disk>(
             false => ask(shard, node, group, &Request::Command(call.clone()), search.left()).await.and_then(|reply| {
                 match reply {
                     Reply::Committed(committed) => Ok(committed),
-                    _ => Err(Refusal::new(RefusalCode::Internal, "a node answered something else than was asked")),
+                    _ => Err(misanswered()),
                 }
             }),
         };
@@ -199,7 +199,7 @@ async fn ask<D: Disk>(
     patience: Duration,
 ) -> Result<Reply, Refusal> {
     let record = shard.node(node)?;
-    let there = group.shard(record.shards.max(1));
+    let there = record.shard_of_group(group);
     Ok(shard.nodes.call(&record, there, Class::Request, request, None, patience).await.map(|(reply, _)| reply)?)
 }
 

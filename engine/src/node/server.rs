@@ -1,12 +1,12 @@
 //! Answers callers: who may ask what, where it runs, and what comes back.
 
 use super::shard::{Shard, count, state_refusal};
-use super::token::Purpose;
+use super::token::{self, Purpose};
 use super::{chunks, collecting, fragments, joining, limits, links, membership, receiving, repairing, routing};
 use crate::store::StoreError;
 use bytes::Bytes;
 use farside_codec::cluster::{Forwarded, NodeState};
-use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand, GroupOutcome, PlaceDeltas};
+use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand, GroupOutcome, PlaceDeltas, TokenPurpose};
 use farside_codec::delta::{DeltaKind, Generation, LogDescriptor};
 use farside_codec::frame;
 use farside_codec::ids::{GroupId, LogId, NodeId, SiteId, TenantId};
@@ -329,7 +329,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             shard.control(ControlCommand::LimitRepair(limit)).await?;
             Ok(Reply::Done.into())
         }
-        Request::PeerToken => super::peers::make_token(shard).await,
+        Request::PeerToken => token::make(shard, Purpose::Peer, TokenPurpose::Peer).await,
         Request::PeerAdd(token) => super::peers::add(shard, &token).await,
         Request::PeerList => Ok(Reply::Peers(shard.view().peers.values().cloned().collect()).into()),
         Request::SetPeer(set) => super::peers::set(shard, set).await,
@@ -342,7 +342,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             at_home(shard, log).await?;
             super::failing_over::standing(shard, log).await
         }
-        Request::NodeToken(name) => joining::make_token(shard, name).await,
+        Request::NodeToken(name) => token::make(shard, Purpose::Node, TokenPurpose::Node(name)).await,
         Request::NodeJoin(join) => joining::join(shard, join).await,
         Request::Nodes => Ok(Reply::Nodes(shard.view().nodes.values().cloned().collect()).into()),
         Request::SetNode(set) => joining::set(shard, set).await,
@@ -358,7 +358,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::NodeStatus => Ok(Reply::Status(super::status::own(shard).await).into()),
         Request::GcEpoch(epoch) => Ok(Reply::Epoch(collecting::hear_epoch(shard, epoch).await?).into()),
         Request::Collect(barrier) => {
-            collecting::hear_epoch(shard, barrier).await?;
+            collecting::set_epoch(shard, barrier).await?;
             // A round that is under way has its own barrier; the next one is not far.
             if !shard.collecting.replace(true) {
                 let shard = shard.clone();

@@ -57,7 +57,12 @@ pub(crate) struct Counters {
 
 /// Adds one.
 pub(crate) fn count(counter: &Cell<u64>) {
-    counter.set(counter.get() + 1);
+    add(counter, 1);
+}
+
+/// Adds so many.
+pub(crate) fn add(counter: &Cell<u64>, more: u64) {
+    counter.set(counter.get() + more);
 }
 
 /// A shard of a running node.

@@ -19,7 +19,7 @@ use farside_codec::message::{FedHello, LogOffer, PeerRecord, Reply, Request};
 use farside_io::clock::HlcClock;
 use farside_io::disk::Disk;
 use farside_io::pool::Pool;
-use farside_raft::wal::{GroupLog, Wal, WalError, WalMirror};
+use farside_raft::wal::{Wal, WalError, WalMirror};
 use farside_raft::{Group, GroupSettings, PeerNetwork, StateMachine};
 use farside_transport::{Class, Settings};
 use std::cell::{Cell, RefCell};
@@ -134,8 +134,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
     for id in (1..=seed.site.groups).map(GroupId).filter(|id| id.shard(seed.site.shards) == seed.index) {
         let state = LogGroupState::new(database.clone(), id, seed.site.site);
         // The others are another node's, or are begun when the site is founded.
-        if let Some(member) = wal.group(id, GroupLog::takes_part) {
-            let member = member.unwrap_or(seed.site.node);
+        if let Some(member) = wal.group(id, |log| log.takes_part_as(seed.site.node)) {
             groups.insert(id, start_group(member, id, &wal, state, &snapshots, &network).await?);
         }
     }
@@ -235,7 +234,7 @@ async fn found_groups<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), NodeError> {
 /// Founds a site that has not been founded yet, and waits until the groups that this node alone votes in are led.
 async fn found_site<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), NodeError> {
     for group in shard.groups() {
-        wait_for_own(&group, shard.site.node).await;
+        wait_for_own(&group).await;
     }
     let Some(control) = &shard.control else { return Ok(()) };
     let is_first = shard.site.node == NodeId(1);
@@ -243,9 +242,11 @@ async fn found_site<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), NodeError> {
         // Harmless once the group has begun: shard 0 keeps its log for ever.
         control.initialize(&[shard.site.node]).await.map_err(failed)?;
     }
-    wait_for_own(control, shard.site.node).await;
+    wait_for_own(control).await;
     shard.publish_view().await;
-    if is_first && control.state().borrow().view().site.is_none() {
+    // A site of several nodes has been founded, whatever part of that has reached this node.
+    let founds = is_first && control.votes_alone().await;
+    if founds && control.state().borrow().view().site.is_none() {
         for index in 0..shard.shards() {
             shard.on(index, |there| async move { found_groups(&there).await }).await.map_err(failed)??;
         }
@@ -254,15 +255,15 @@ async fn found_site<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), NodeError> {
             SiteRecord { site: site.site, name: site.name.clone(), incarnation: site.incarnation, groups: site.groups };
         shard.control(ControlCommand::Found(record)).await.map_err(failed)?;
     }
-    if is_first && shard.view().nodes.is_empty() {
+    if founds && shard.view().nodes.is_empty() {
         shard.control(ControlCommand::RegisterNode(membership::own_beat(shard))).await.map_err(failed)?;
     }
     Ok(())
 }
 
 /// Waits for a group to be led, if nobody but this node votes in it. Others may be long in coming.
-async fn wait_for_own<D: Disk, S: StateMachine>(group: &Group<D, S, ChunkSnapshots<D>>, own: NodeId) {
-    while group.status().voters.iter().eq([&own]) && group.confirm_leader().await.is_err() {
+async fn wait_for_own<D: Disk, S: StateMachine>(group: &Group<D, S, ChunkSnapshots<D>>) {
+    while group.votes_alone().await && group.confirm_leader().await.is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -293,7 +294,8 @@ async fn check_home<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) {
 async fn ask_peer<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Result<(), String> {
     let hello = own_hello(&shard.site, shard.index, shard.clock.now());
     let hello = shard.links.hello(peer, hello).await.map_err(|error| error.to_string())?;
-    for group in shard.groups().into_iter().filter(Group::is_leader) {
+    // Whoever leads a group now may not have done so when the others asked: everybody asks about all that it knows of.
+    for group in shard.groups() {
         let logs = group.state().borrow().logs().map_err(|error| error.to_string())?;
         for log in logs.into_iter().filter(|log| log.is_home(shard.site.site)) {
             let (id, known) = (log.descriptor.log, log.known);

@@ -36,7 +36,7 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
     if shard.is_alone() {
         return Bytes::from(document.to_string());
     }
-    name_alerts(&mut document, &own_name(shard));
+    name_alerts(&mut document, &node_name(shard, shard.site.node));
     let view = shard.view();
     let others: Vec<NodeRecord> = view.nodes.values().filter(|node| node.node != shard.site.node).cloned().collect();
     let asked = others.iter().map(|node| async move {
@@ -58,8 +58,7 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
             }
             None => {
                 let state = match node.state {
-                    NodeState::Joining => "joining",
-                    NodeState::Dead => "dead",
+                    NodeState::Joining | NodeState::Dead => node.state.as_str(),
                     _ => "unreachable",
                 };
                 push(&mut document["nodes"], json!({ "name": node.name.as_str(), "state": state, "devices": [] }));
@@ -86,11 +85,6 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
         push(&mut document["alerts"], json!(alert));
     }
     Bytes::from(document.to_string())
-}
-
-fn own_name<D: Disk>(shard: &Shard<D>) -> String {
-    let known = shard.view().nodes.get(&shard.site.node).map(|node| node.name.to_string());
-    known.unwrap_or_else(|| format!("node-{}", shard.site.node))
 }
 
 fn push(list: &mut Value, value: Value) {
@@ -176,7 +170,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         "site": shard.site.name.as_str(),
         "site_id": shard.site.site.to_string(),
         "nodes": [{
-            "name": own_name(shard),
+            "name": node_name(shard, shard.site.node),
             "state": own_state(shard),
             "shards": shard.shards(),
             "fragments": sum(|store| store.fragments),
@@ -205,9 +199,8 @@ fn node_name<D: Disk>(shard: &Shard<D>, node: NodeId) -> String {
 
 fn own_state<D: Disk>(shard: &Shard<D>) -> &'static str {
     match shard.view().nodes.get(&shard.site.node).map(|node| &node.state) {
-        Some(NodeState::Draining) => "draining",
-        Some(NodeState::Removed) => "removed",
-        _ => "up",
+        Some(state @ (NodeState::Draining | NodeState::Removed)) => state.as_str(),
+        _ => NodeState::Up.as_str(),
     }
 }
 

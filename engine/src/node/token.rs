@@ -15,9 +15,10 @@ use farside_codec::message::{Refusal, RefusalCode, Reply};
 use farside_codec::{Field, record};
 use farside_io::disk::Disk;
 use farside_io::entropy::random;
-use farside_transport::{Authority, Role};
+use farside_transport::{Authority, Credentials, Identity, IdentityError, Role, Trust};
 use std::rc::Rc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Whom a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,12 @@ record!(
 );
 
 impl Token {
+    /// What whoever shows the token calls its maker with.
+    pub(super) fn credentials(&self) -> Result<Credentials, IdentityError> {
+        let identity = Identity::from_parts(self.invitation.to_vec(), Zeroizing::new(self.key.to_vec()))?;
+        Ok(Credentials { identity, trust: Trust::new(self.site, &self.certificate) })
+    }
+
     fn own_check(&self) -> u32 {
         let hash = blake3::hash(&Self { check: 0, ..self.clone() }.to_bytes());
         let [a, b, c, d, ..] = *hash.as_bytes();
@@ -91,8 +98,21 @@ impl Token {
     }
 }
 
+/// Refuses where nobody could find this node by what it says of itself.
+pub(super) fn check_reachable<D: Disk>(shard: &Shard<D>) -> Result<(), Refusal> {
+    let address = shard.advertised;
+    if !address.ip().is_unspecified() {
+        return Ok(());
+    }
+    let detail = format!(
+        "nobody can reach this site at {address}: set `advertise = \"IP:PORT\"` in its node.toml, and restart it"
+    );
+    Err(Refusal::new(RefusalCode::BadRequest, detail))
+}
+
 /// Makes a token, and has the site wait for whoever shows it.
 pub(super) async fn make<D: Disk>(shard: &Rc<Shard<D>>, purpose: Purpose, lets_in: TokenPurpose) -> Answered {
+    check_reachable(shard)?;
     let failed = |error: String| Refusal::new(RefusalCode::Internal, error);
     let entropy = shard.machine.entropy.as_ref();
     let key = NodeDirectory::new(&shard.root).authority().map_err(|error| failed(error.to_string()))?;

@@ -134,7 +134,7 @@ pub(super) fn exists(detail: String) -> Outcome {
     Err(Refusal::new(RefusalCode::Exists, detail))
 }
 
-pub(super) fn full(what: &str, limit: usize) -> Outcome {
+pub(super) fn full<T>(what: &str, limit: usize) -> Result<T, Refusal> {
     Err(Refusal::new(RefusalCode::Full, format!("the site has {limit} {what}, and that is as many as it can have")))
 }
 
@@ -318,39 +318,36 @@ fn put_token(change: &Change, view: &mut ControlView, token: PendingToken) -> Re
     Ok(Ok(()))
 }
 
-/// Checks a token, and uses it up.
-pub(super) fn use_token(
-    change: &Change,
-    view: &mut ControlView,
-    secret_hash: &[u8; 32],
-    time: Hlc,
-) -> Result<Result<TokenPurpose, Refusal>, StateError> {
-    let Some(token) = view.tokens.get(secret_hash).filter(|token| token.expires > time).cloned() else {
+/// Whom a token lets in, if it is still good.
+pub(super) fn token_purpose(view: &ControlView, secret_hash: &[u8; 32], time: Hlc) -> Result<TokenPurpose, Refusal> {
+    let good = view.tokens.get(secret_hash).filter(|token| token.expires > time);
+    good.map(|token| token.purpose.clone()).ok_or_else(|| {
         let detail = "the token was used before, has expired, or was not made here: ask for a new one";
-        return Ok(Err(Refusal::new(RefusalCode::Forbidden, detail)));
-    };
+        Refusal::new(RefusalCode::Forbidden, detail)
+    })
+}
+
+/// Uses a token up. One that let nobody in is still good.
+pub(super) fn use_up(change: &Change, view: &mut ControlView, secret_hash: &[u8; 32]) -> Result<(), StateError> {
     change.remove(Table::Control, &key(Kind::Token, secret_hash))?;
     view.tokens.remove(secret_hash);
-    Ok(Ok(token.purpose))
+    Ok(())
 }
 
 /// A token of the other kind opens nothing.
-pub(super) fn wrong_token<T>() -> Result<T, Refusal> {
-    Err(Refusal::new(RefusalCode::Forbidden, "the token was made for something else: ask for the right one"))
+pub(super) fn wrong_token() -> Refusal {
+    Refusal::new(RefusalCode::Forbidden, "the token was made for something else: ask for the right one")
 }
 
 fn redeem_token(change: &Change, view: &mut ControlView, redeem: RedeemToken) -> Result<Outcome, StateError> {
-    if view.tokens.get(&redeem.secret_hash).is_some_and(|token| token.purpose != TokenPurpose::Peer) {
-        return Ok(wrong_token());
-    }
-    let pending = view.tokens.get(&redeem.secret_hash).cloned();
-    if let Err(refusal) = use_token(change, view, &redeem.secret_hash, redeem.time)? {
-        return Ok(Err(refusal));
+    match token_purpose(view, &redeem.secret_hash, redeem.time) {
+        Ok(TokenPurpose::Peer) => {}
+        Ok(TokenPurpose::Node(_)) => return Ok(Err(wrong_token())),
+        Err(refusal) => return Ok(Err(refusal)),
     }
     let outcome = put_peer(change, view, redeem.peer)?;
-    if let (Err(_), Some(token)) = (&outcome, pending) {
-        // What let nobody in is still good.
-        return Ok(put_token(change, view, token)?.and(outcome));
+    if outcome.is_ok() {
+        use_up(change, view, &redeem.secret_hash)?;
     }
     Ok(outcome)
 }

@@ -1,6 +1,6 @@
 //! What the control group agrees on about the site's nodes: who is in, where, with which devices, and who votes where.
 
-use super::control::{ControlView, Kind, Outcome, full, key, use_token, wrong_token};
+use super::control::{ControlView, Kind, Outcome, full, key, token_purpose, use_up, wrong_token};
 use super::database::{Change, Table};
 use super::limits::{MAX_DEVICES, MAX_NODES};
 use farside_codec::Field;
@@ -13,6 +13,11 @@ use std::collections::BTreeSet;
 
 fn number(node: NodeId) -> [u8; 8] {
     node.0.to_be_bytes()
+}
+
+/// What a node is called that was given no name.
+fn own_name(node: NodeId) -> Label {
+    Label::parse(&format!("node-{node}")).expect("a word and a number make a label")
 }
 
 fn no_node(node: NodeId) -> Outcome {
@@ -43,23 +48,21 @@ pub(super) fn join(
         return Ok(Ok(*node));
     }
     let secret_hash = *blake3::hash(&join.secret).as_bytes();
-    let Some(given) = view.tokens.get(&secret_hash).map(|token| token.purpose.clone()) else {
-        return Ok(use_token(change, view, &secret_hash, time)?.and(wrong_token()));
+    let given = match token_purpose(view, &secret_hash, time) {
+        Ok(TokenPurpose::Node(given)) => given,
+        Ok(TokenPurpose::Peer) => return Ok(Err(wrong_token())),
+        Err(refusal) => return Ok(Err(refusal)),
     };
-    let TokenPurpose::Node(given) = given else { return Ok(wrong_token()) };
     if view.nodes.len() >= MAX_NODES {
-        return Ok(full("nodes", MAX_NODES).and(wrong_token()));
+        return Ok(full("nodes", MAX_NODES));
     }
     let node = NodeId(view.nodes.keys().next_back().map_or(0, |last| last.0) + 1);
-    let own = Label::parse(&format!("node-{node}"));
-    let Some(name) = given.or(join.name).or(own) else { return Ok(wrong_token()) };
+    let name = given.unwrap_or_else(|| own_name(node));
     if view.node(&name).is_some_and(|known| known.state != NodeState::Removed) {
         let detail = format!("a node of this site is called {name} already");
         return Ok(Err(Refusal::new(RefusalCode::Exists, detail)));
     }
-    if let Err(refusal) = use_token(change, view, &secret_hash, time)? {
-        return Ok(Err(refusal));
-    }
+    use_up(change, view, &secret_hash)?;
     let (endpoint, shards, rack) = (join.endpoint, join.shards, join.rack);
     let record = NodeRecord { node, name, endpoint, shards, rack, state: NodeState::Joining, devices: Vec::new() };
     put_node(change, view, record)?;
@@ -76,10 +79,10 @@ pub(super) fn register(change: &Change, view: &mut ControlView, beat: NodeBeat) 
     let known = match view.nodes.get(&beat.node).cloned() {
         Some(known) => known,
         None => {
-            let Some(name) = Label::parse(&format!("node-{}", beat.node)).filter(|_| first) else {
+            if !first {
                 return Ok(no_node(beat.node));
-            };
-            let (state, devices) = (NodeState::Joining, Vec::new());
+            }
+            let (name, state, devices) = (own_name(beat.node), NodeState::Joining, Vec::new());
             NodeRecord { node: beat.node, name, endpoint: String::new(), shards: 0, rack: None, state, devices }
         }
     };
@@ -97,9 +100,7 @@ pub(super) fn register(change: &Change, view: &mut ControlView, beat: NodeBeat) 
     }
     let takes = record.state == NodeState::Up;
     let there: BTreeSet<DeviceId> = beat.devices.iter().map(|(device, _)| *device).collect();
-    let on_map = |record: &NodeRecord| -> BTreeSet<DeviceId> {
-        record.devices.iter().filter(|device| device.left.is_none()).map(|device| device.device).collect()
-    };
+    let on_map = |record: &NodeRecord| -> BTreeSet<DeviceId> { record.present().map(|device| device.device).collect() };
     if on_map(&record) != (if takes { there.clone() } else { BTreeSet::new() }) {
         let epoch = next_epoch(change, view)?;
         for device in record.devices.iter_mut().filter(|device| device.left.is_none()) {

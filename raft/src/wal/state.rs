@@ -98,14 +98,10 @@ impl GroupLog {
         self.member
     }
 
-    /// Under which number this node takes part in the group, if it does; `None` inside: under its own.
-    pub fn takes_part(&self) -> Option<Option<NodeId>> {
+    /// Under which number this node takes part in the group, if it does: under its own where none was said.
+    pub fn takes_part_as(&self, own: NodeId) -> Option<NodeId> {
         let begun = self.last().is_some() || self.snapshot.is_some() || self.vote.is_some();
-        match self.member {
-            Some(NodeId(0)) => None,
-            Some(member) => Some(Some(member)),
-            None => begun.then_some(None),
-        }
+        self.member.or(begun.then_some(own)).filter(|member| *member != NodeId(0))
     }
 
     /// Whether an entry of this index would leave a hole.
