@@ -98,6 +98,18 @@ record!(
     }
 );
 
+record!(
+    /// Lets go of deltas that changes of home set aside, in order of generation and sequence, up to a bound a command.
+    DiscardAside {
+        /// The log.
+        log: LogId,
+        /// How many are set aside now: who counted another number does not know what would go.
+        expected: u64,
+        /// At most this many.
+        limit: u32,
+    }
+);
+
 choice!(
     /// Commands of a log group.
     GroupCommand {
@@ -123,6 +135,8 @@ choice!(
         Prune(Prune) = 10,
         /// Forgets a removed peer's cursors.
         ForgetPeer(SiteId) = 11,
+        /// Lets go of what was set aside.
+        DiscardAside(DiscardAside) = 12,
     }
 );
 
@@ -137,7 +151,7 @@ choice!(
         Placed(Vec<Result<DeltaReceipt, Refusal>>) = 2,
         /// The log's head after the command.
         Head(Cursor) = 3,
-        /// Versions dropped.
+        /// Versions or deltas dropped.
         Pruned(u32) = 4,
     }
 );

@@ -260,6 +260,50 @@ record!(
     }
 );
 record!(
+    /// Asks for the deltas of a log that changes of home set aside here, in order of generation and sequence.
+    AsideQuestion {
+        /// The log.
+        log: LogId,
+        /// Continue after this one.
+        after: Option<Cursor>,
+        /// At most this many.
+        limit: u32,
+    }
+);
+record!(
+    /// A delta that a change of home undid.
+    AsideDelta {
+        /// The encoded delta.
+        delta: Bytes,
+        /// Where it stood.
+        cursor: Cursor,
+        /// Earlier parts of its object that were not undone, encoded, in order.
+        extents: Vec<Bytes>,
+        /// When it was undone.
+        time: Hlc,
+        /// The generation that undid it.
+        by: Generation,
+    }
+);
+record!(
+    /// Deltas that were set aside, and whether there are more.
+    AsideDeltas {
+        /// In order.
+        deltas: Vec<AsideDelta>,
+        /// There are more.
+        more: bool,
+    }
+);
+record!(
+    /// What was set aside of a log is to be let go of.
+    DiscardOrder {
+        /// The log.
+        log: LogId,
+        /// How many deltas that is, as the caller has seen them listed.
+        deltas: u64,
+    }
+);
+record!(
     /// Orders a failover at the surviving site.
     Failover {
         /// Only logs whose home is this site.
@@ -467,6 +511,10 @@ choice!(
         Failover(Failover) = 97,
         /// How a log stands here, for a failover.
         LogStanding(LogId) = 98,
+        /// Lists what was set aside.
+        SetAside(AsideQuestion) = 99,
+        /// Lets go of what was set aside.
+        Discard(DiscardOrder) = 100,
         /// Opens a federation link.
         FedHello(FedHello) = 112,
         /// Federates deltas.
@@ -554,6 +602,8 @@ choice!(
         FailedOver(FailoverReport) = 97,
         /// Answers `LogStanding`; `None`: the log is not in its group yet.
         LogStanding(Option<LogStanding>) = 98,
+        /// Answers `SetAside`.
+        SetAside(AsideDeltas) = 99,
         /// Answers `FedHello`.
         FedPositions(Vec<LogPosition>) = 112,
         /// Answers `FedDeltas`: the receiver's durable position.

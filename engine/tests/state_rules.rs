@@ -276,12 +276,15 @@ fn promotion_begins_a_generation_and_an_old_home_is_rewound() {
     assert_eq!(code(near.try_put(LOG, 5000, put(20, 1))), RefusalCode::NotHome);
     assert_eq!(near.view(LOG).head, far.history(LOG)[3].0);
     assert_eq!(near.view(LOG).aside, 4);
-    let aside = near.state.set_aside(LOG, None, 100).unwrap();
+    let aside = near.state.set_aside(LOG, None, 100, 1 << 20).unwrap();
+    assert!(!aside.more);
+    let aside = aside.deltas;
     let undone: Vec<u64> = aside.iter().map(|delta| delta.cursor.sequence).collect();
     assert_eq!(undone, [5, 6, 7, 8]);
     assert!(aside.iter().all(|delta| delta.time == Hlc(4000) && delta.by.site == site_id(2)));
-    let rest = near.state.set_aside(LOG, Some(&aside[1].cursor), 1).unwrap();
-    assert_eq!(rest[0].cursor.sequence, 7);
+    let rest = near.state.set_aside(LOG, Some(&aside[1].cursor), 1, 1 << 20).unwrap();
+    assert!(rest.more);
+    assert_eq!(rest.deltas[0].cursor.sequence, 7);
     // What was removed in the undone tail is back; its chunks are still referenced.
     assert!(near.state.lookup(LOG, name(2), &Moment::Latest).unwrap().is_some());
     assert_eq!(near.state.references(&[chunk(5), chunk(6), chunk(8)]).unwrap(), [true, true, false]);
@@ -325,7 +328,7 @@ fn deltas_set_aside_by_two_homes_of_one_counter_are_both_kept() {
     near.apply(GroupCommand::Promote(promote));
     assert_eq!(replicate(&mut near, &mut far, LOG, 99, 0, 400), Sent::Taken);
     assert_eq!(far.view(LOG).aside, 4);
-    assert_eq!(far.state.set_aside(LOG, None, 99).unwrap().len(), 4);
+    assert_eq!(far.state.set_aside(LOG, None, 99, 1 << 20).unwrap().deltas.len(), 4);
 }
 
 #[test]

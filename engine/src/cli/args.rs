@@ -163,6 +163,9 @@ pub(super) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// What a change of home undid here: what only this site held, and was set aside
+    #[command(subcommand, after_help = "Example: farside divergence list --dir near acme/photos")]
+    Divergence(DivergenceCommand),
     /// Figures that can be reproduced
     #[command(subcommand, after_help = "Example: farside bench replicate --size 1GiB")]
     Bench(BenchCommand),
@@ -380,6 +383,34 @@ pub(super) enum PeerCommand {
     Remove {
         /// The peer's name
         site: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DivergenceCommand {
+    /// Lists what was set aside, a line a delta
+    #[command(after_help = "Example: farside divergence list --dir near acme/photos --json")]
+    List {
+        /// TENANT/LOG
+        log: String,
+    },
+    /// Writes every version that was set aside as DIR/GENERATION-SEQUENCE/NAME
+    #[command(after_help = "Example: farside divergence export --dir near acme/photos -o ./undone")]
+    Export {
+        /// TENANT/LOG
+        log: String,
+        /// An empty directory, which is made
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+    },
+    /// Lets go of it all, for good, and of the space that it takes
+    #[command(after_help = "Example: farside divergence discard --dir near acme/photos --deltas 12")]
+    Discard {
+        /// TENANT/LOG
+        log: String,
+        /// How many deltas that is, as listed: nothing goes that nobody has looked at
+        #[arg(long, value_name = "N")]
+        deltas: u64,
     },
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod client_commands;
+mod divergence;
 mod nodes;
 mod objects;
 mod output;
@@ -108,6 +109,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Invite { node } => nodes::invite(node.as_deref(), common).await,
         Command::Node { command: Some(command) } => nodes::node(command, common).await,
         Command::Repair(command) => nodes::repair(command, common).await,
+        Command::Divergence(command) => divergence::run(command, common).await,
         Command::Demo { .. }
         | Command::Init(_)
         | Command::Join(_)

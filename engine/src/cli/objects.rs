@@ -57,7 +57,7 @@ fn moment(at: &At) -> Result<Moment, CliError> {
     }
 }
 
-fn tell(notice: Notice) {
+pub(super) fn tell(notice: Notice) {
     note(format!("{}: {}", show_name(notice.path.as_os_str().as_bytes()), notice.what));
 }
 

@@ -79,7 +79,7 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks(3).flat_map(encode).collect()
 }
 
-fn with_name(mut object: Value, name: &[u8]) -> Value {
+pub(super) fn with_name(mut object: Value, name: &[u8]) -> Value {
     match std::str::from_utf8(name) {
         Ok(text) => object["name"] = json!(text),
         Err(_) => object["name_base64"] = json!(base64(name)),

@@ -74,7 +74,7 @@ impl Log {
     }
 
     /// Opens a version's payload.
-    fn open(&self, version: Version) -> Result<Object, ClientError> {
+    pub(super) fn open(&self, version: Version) -> Result<Object, ClientError> {
         let delta = self.parse(version.delta)?;
         let descriptor = &self.info.descriptor;
         let epoch = self.info.epochs.iter().find(|epoch| epoch.epoch == delta.proposal.key_epoch);
@@ -92,7 +92,7 @@ impl Log {
         Ok(Object { log: self.clone(), digest: record.digest, info: info(&delta, Some(record)), key, inline, chunks })
     }
 
-    fn parse(&self, encoded: Bytes) -> Result<Delta, ClientError> {
+    pub(super) fn parse(&self, encoded: Bytes) -> Result<Delta, ClientError> {
         let delta = Delta::parse(encoded).ok().filter(|delta| delta.log == self.id());
         delta.ok_or_else(|| self.corrupt(b"a delta", OpenError::Contents))
     }

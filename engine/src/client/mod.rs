@@ -11,6 +11,7 @@
 //! # Ok(()) }
 //! ```
 
+mod aside;
 mod connection;
 mod context;
 mod download;
@@ -21,6 +22,7 @@ pub mod pulse;
 pub mod route;
 mod upload;
 
+pub use aside::{SetAside, What};
 pub use connection::SiteLink;
 pub use context::{ClientSettings, Context};
 pub use download::{Object, ObjectInfo};

@@ -8,6 +8,8 @@ pub const MAX_SHARDS: usize = 64;
 pub const MIN_POOL_BYTES: usize = 64 << 20;
 /// Messages that wait for another shard. Past it the caller waits: backpressure, not memory.
 pub const SHARD_QUEUE: usize = 1024;
+/// Deltas that one command lets go of: it is applied in one go, while the group waits.
+pub const DISCARD_DELTAS: u32 = 512;
 /// How often a log group closes time, idle too.
 pub const CLOSE_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the state file gets a durable checkpoint while there is something new.

@@ -4,6 +4,7 @@
 //! [`shard_seeds`] gives with [`run_shard`]; `start` builds a shard, `server` answers callers, `receiving` and `sending`
 //! federate, `collecting` keeps house.
 
+mod aside;
 mod chunks;
 mod collecting;
 pub mod config;

@@ -140,6 +140,8 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::List(_)
         | Request::History(_)
         | Request::ReadDeltas(_)
+        | Request::SetAside(_)
+        | Request::Discard(_)
         | Request::ResolveLog(_)
         | Request::ListLogs
         | Request::ListTenants
@@ -170,7 +172,7 @@ fn tenant_of(caller: &Caller) -> Result<Option<TenantId>, Refusal> {
     }
 }
 
-fn check_tenant(caller: &Caller, owner: TenantId) -> Result<(), Refusal> {
+pub(super) fn check_tenant(caller: &Caller, owner: TenantId) -> Result<(), Refusal> {
     match tenant_of(caller)? {
         Some(tenant) if tenant != owner => Err(Refusal::new(
             RefusalCode::Forbidden,
@@ -196,7 +198,10 @@ pub(super) fn store_refusal(error: StoreError) -> Refusal {
 fn group_of<D: Disk>(shard: &Shard<D>, request: &Request) -> Option<GroupId> {
     let log = match request {
         Request::Propose(propose) => propose.log,
-        Request::Lookup(_) | Request::List(_) | Request::History(_) | Request::ReadDeltas(_) => read_log(request),
+        Request::Lookup(_) | Request::List(_) | Request::History(_) | Request::ReadDeltas(_) | Request::SetAside(_) => {
+            read_log(request)
+        }
+        Request::Discard(order) => order.log,
         Request::ResolveLog(resolve) => shard.view().log(&resolve.tenant, &resolve.log)?.log,
         Request::CreateLog(descriptor) => descriptor.log,
         Request::SetPolicy(set) => set.log,
@@ -263,7 +268,11 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             let owner = shard.shard_of_log(propose.log);
             shard.on(owner, move |there| async move { place(&there, &caller, propose).await }).await?
         }
-        Request::Lookup(_) | Request::List(_) | Request::History(_) | Request::ReadDeltas(_) => {
+        Request::Discard(order) => {
+            let (owner, caller) = (shard.shard_of_log(order.log), caller.clone());
+            shard.on(owner, move |there| async move { super::aside::discard(&there, &caller, order).await }).await?
+        }
+        Request::Lookup(_) | Request::List(_) | Request::History(_) | Request::ReadDeltas(_) | Request::SetAside(_) => {
             let (caller, log) = (caller.clone(), read_log(&request));
             let owner = shard.shard_of_log(log);
             shard.on(owner, move |there| async move { read(&there, &caller, log, request).await }).await?
@@ -405,6 +414,7 @@ fn read_log(request: &Request) -> LogId {
         Request::List(list) => list.log,
         Request::History(history) => history.log,
         Request::ReadDeltas(read) => read.log,
+        Request::SetAside(question) => question.log,
         _ => LogId::default(),
     }
 }
@@ -442,6 +452,11 @@ async fn read<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, log: LogId, reques
             let limit = (read.limit as usize).min(limits::READ_DELTAS);
             let deltas = state.deltas(log, read.from, limit, limits::LIST_BYTES).map_err(state_refusal)?;
             Reply::Deltas(deltas.into_iter().map(|(_, encoded)| encoded).collect())
+        }
+        Request::SetAside(question) => {
+            let limit = (question.limit as usize).clamp(1, limits::READ_DELTAS);
+            let found = state.set_aside(log, question.after.as_ref(), limit, limits::LIST_BYTES);
+            Reply::SetAside(found.map_err(state_refusal)?)
         }
         _ => return Err(Refusal::new(RefusalCode::Internal, "not a read of a log")),
     };

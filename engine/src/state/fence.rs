@@ -1,11 +1,12 @@
 //! Changing homes: promotion here, and the fence when a higher generation is heard of from elsewhere.
 
+use super::aside;
 use super::database::{Rows, Table};
 use super::limits::MAX_GENERATIONS;
 use super::lineage;
 use super::log_group::{Done, Work, read_row, refuse};
 use super::place::{delta_row, insert, take_back};
-use super::rows::{AsideRow, CursorRow, LogRow};
+use super::rows::{CursorRow, LogRow};
 use farside_codec::Field;
 use farside_codec::command::{Fence, GroupOutcome, Promote};
 use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Proposal};
@@ -119,18 +120,7 @@ fn rewind(work: &Work<'_>, row: &mut LogRow, common: u64, time: Hlc) -> Result<(
         let stored = delta_row(work, log, sequence)?.ok_or_else(gap)?;
         let delta = Delta::parse(stored.encoded.clone()).map_err(StateError::Unreadable)?;
         let encoded = take_back(work, row, stored, &delta)?;
-        let generation = delta.generation;
-        let key = work.key().log(log).number(generation.counter).site(generation.site).number(generation.incarnation);
-        let key = key.number(sequence);
-        if work.change.get(Table::Aside, &key)?.is_none() {
-            let aside = AsideRow { time, by: row.known, encoded };
-            work.change.put(Table::Aside, &key, &aside.to_bytes())?;
-            row.aside += 1;
-        }
-        for chunk in &delta.proposal.chunks {
-            let key = work.key().chunk(chunk.chunk).log(log).number(aside_mark(sequence));
-            work.change.put(Table::References, &key, &[])?;
-        }
+        aside::keep(work, row, &delta, encoded, time)?;
         (row.head, row.head_time, row.total_bytes) = match sequence - 1 {
             0 => (Cursor { generation: row.known, sequence: 0, hash: DeltaHash::ZERO }, row.descriptor.created, 0),
             before => {
@@ -155,9 +145,4 @@ fn forget_cursors_past(work: &Work<'_>, row: &LogRow) -> Result<(), StateError> 
         Ok(true)
     })?;
     past.iter().try_for_each(|key| work.change.remove(Table::Cursors, key))
-}
-
-/// A reference from a delta that was set aside: the highest bit tells it from one of the log's own at that sequence.
-fn aside_mark(sequence: u64) -> u64 {
-    sequence | 1 << 63
 }

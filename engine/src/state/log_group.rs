@@ -6,7 +6,7 @@
 use super::database::{Change, Database, Rows, Table};
 use super::keys::Key;
 use super::rows::{CursorRow, LogRow};
-use super::{accept, fence, place, prune, snapshot};
+use super::{accept, aside, fence, place, prune, snapshot};
 use bytes::Bytes;
 use farside_codec::command::{Acknowledge, ChangePolicy, GroupCommand, GroupOutcome};
 use farside_codec::delta::{Cursor, Generation, LogDescriptor};
@@ -102,6 +102,7 @@ impl Work<'_> {
             GroupCommand::ChangePolicy(change) => self.change_policy(change),
             GroupCommand::Prune(prune) => prune::apply(self, prune),
             GroupCommand::ForgetPeer(peer) => self.forget_peer(peer),
+            GroupCommand::DiscardAside(discard) => aside::discard(self, &discard),
         }
     }
 

@@ -3,6 +3,7 @@
 //! One redb file a shard holds all of its groups. It is a cache of what snapshots and write-ahead log hold.
 
 mod accept;
+mod aside;
 mod backend;
 mod control;
 mod database;
@@ -21,4 +22,4 @@ mod snapshot;
 pub use control::{ControlState, ControlView};
 pub use database::{Database, Opened};
 pub use log_group::LogGroupState;
-pub use queries::{LogView, PeerLag, SetAside, StoredDelta};
+pub use queries::{LogView, PeerLag, StoredDelta};

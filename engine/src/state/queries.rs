@@ -3,7 +3,7 @@
 use super::database::{Rows, Table, View};
 use super::keys::{Key, last_number};
 use super::log_group::{LogGroupState, meta_keys, read_row};
-use super::rows::{AsideRow, CursorRow, DeltaRow, LogRow, NameRow};
+use super::rows::{CursorRow, DeltaRow, LogRow, NameRow};
 use bytes::Bytes;
 use farside_codec::DecodeError;
 use farside_codec::delta::{Cursor, Delta, EpochRecord, Generation, Lineage, LogDescriptor};
@@ -75,24 +75,11 @@ pub struct PeerLag {
     pub oldest: Option<Hlc>,
 }
 
-/// A delta that a change of home undid here.
-#[derive(Debug, Clone)]
-pub struct SetAside {
-    /// Where it stood.
-    pub cursor: Cursor,
-    /// When it was undone.
-    pub time: Hlc,
-    /// Whose history took its place.
-    pub by: Generation,
-    /// Its bytes.
-    pub encoded: Bytes,
-}
-
 /// A delta as the sender wants it: place and bytes.
 pub type StoredDelta = (Cursor, Bytes);
 
 impl LogGroupState {
-    fn key(&self, log: LogId) -> Key {
+    pub(super) fn key(&self, log: LogId) -> Key {
         Key::group(self.group).log(log)
     }
 
@@ -187,7 +174,13 @@ impl LogGroupState {
         Ok(Some(Version { delta: row.encoded, extents }))
     }
 
-    fn extent(&self, view: &View, log: LogId, object: OperationId, index: u32) -> Result<Option<Bytes>, StateError> {
+    pub(super) fn extent(
+        &self,
+        view: &View,
+        log: LogId,
+        object: OperationId,
+        index: u32,
+    ) -> Result<Option<Bytes>, StateError> {
         let key = self.key(log).operation(object).number(u64::from(index));
         let Some(sequence) = view.get(Table::Extents, &key)? else { return Ok(None) };
         Ok(self.row(view, log, read_row(sequence)?)?.map(|row| row.encoded))
@@ -304,29 +297,6 @@ impl LogGroupState {
             Ok(PeerLag { peer, cursor, deltas, bytes: head.total_bytes.saturating_sub(before), oldest })
         };
         cursors.into_iter().map(lag).collect()
-    }
-
-    /// Deltas set aside, in order of generation and sequence, after `after`; at most `limit` of them.
-    pub fn set_aside(&self, log: LogId, after: Option<&Cursor>, limit: usize) -> Result<Vec<SetAside>, StateError> {
-        let prefix = self.key(log);
-        let end = prefix.after_prefix().unwrap_or_default();
-        let start = match after {
-            Some(Cursor { generation, sequence, .. }) => {
-                let key = prefix.number(generation.counter).site(generation.site).number(generation.incarnation);
-                key.number(sequence.saturating_add(1))
-            }
-            None => prefix,
-        };
-        let mut found = Vec::new();
-        self.database.read()?.scan(Table::Aside, &start[..]..&end[..], &mut |_, value| {
-            let row: AsideRow = read_row(value.to_vec())?;
-            let delta = Delta::parse(row.encoded.clone()).map_err(StateError::Unreadable)?;
-            let hash = Delta::hash(&row.encoded);
-            let cursor = Cursor { generation: delta.generation, sequence: delta.sequence, hash };
-            found.push(SetAside { cursor, time: row.time, by: row.by, encoded: row.encoded });
-            Ok(found.len() < limit)
-        })?;
-        Ok(found)
     }
 
     /// Which of these chunks some delta of this group names, set aside ones included.

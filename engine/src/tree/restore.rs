@@ -54,7 +54,20 @@ pub async fn restore(log: &Log, at: &Moment, target: &Path, tell: Tell<'_>) -> R
     }
     let work = RefCell::new(Work::default());
     log.for_each(at, |object| take(&work, target, object)).await?;
-    let Work { directories, links, mut restored, mut notices } = work.into_inner();
+    Ok(finish(work.into_inner(), tell))
+}
+
+/// Gives one object back below `target`, which is made.
+pub async fn restore_one(object: Object, target: &Path, tell: Tell<'_>) -> Result<Restored, ClientError> {
+    std::fs::create_dir_all(target).map_err(|error| ClientError::File(target.to_owned(), error))?;
+    let work = RefCell::new(Work::default());
+    take(&work, target, object).await?;
+    Ok(finish(work.into_inner(), tell))
+}
+
+/// Links and directories, once everything else is there.
+fn finish(work: Work, tell: Tell<'_>) -> Restored {
+    let Work { directories, links, mut restored, mut notices } = work;
     let mut finish = |path: &Path, done: std::io::Result<()>| match done {
         Ok(()) => restored.objects += 1,
         Err(error) => notices.push(Notice { path: path.to_owned(), what: error.to_string(), failure: true }),
@@ -73,7 +86,7 @@ pub async fn restore(log: &Log, at: &Moment, target: &Path, tell: Tell<'_>) -> R
     }
     restored.failures = notices.iter().filter(|notice| notice.failure).count() as u64;
     notices.into_iter().for_each(tell);
-    Ok(restored)
+    restored
 }
 
 fn set_time(path: &Path, info: &ObjectInfo) -> std::io::Result<()> {

@@ -262,9 +262,9 @@ impl World {
         for lag in state.peers(log).expect("peers") {
             assert!(lag.deltas > 0 || lag.oldest.is_none());
         }
-        let aside = state.set_aside(log, None, 2).expect("what was set aside");
+        let aside = state.set_aside(log, None, 2, 999).expect("what was set aside").deltas;
         if let Some(last) = aside.last() {
-            let more = state.set_aside(log, Some(&last.cursor), 2).expect("more of it");
+            let more = state.set_aside(log, Some(&last.cursor), 2, 999).expect("more of it").deltas;
             assert!(more.iter().all(|next| next.cursor != last.cursor));
         }
         state.references(&[ChunkId([feed.byte() & 3; 32])]).expect("references");
@@ -460,7 +460,7 @@ pub fn snapshot(bytes: &[u8]) {
     // Rows of any bytes are told, and stop nothing but their group.
     let log = values::log(1);
     let _ = (state.logs().is_ok(), state.log(log).is_ok(), state.deltas(log, 0, 9, 999).is_ok());
-    let _ = (state.list(log, &Moment::Latest, None, 9, 999).is_ok(), state.set_aside(log, None, 9).is_ok());
+    let _ = (state.list(log, &Moment::Latest, None, 9, 999).is_ok(), state.set_aside(log, None, 9, 999).is_ok());
     let _ = (state.peers(log).is_ok(), state.closed().is_ok(), state.barrier().is_ok());
 }
 

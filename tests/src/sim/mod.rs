@@ -5,6 +5,7 @@
 //! [`run_seed`] for a run, [`world`] for what there is, [`faults`] for what goes wrong, [`oracles`] for what must hold.
 //! docs/simulator.md says how to add to each.
 
+pub mod divergence;
 pub mod faults;
 pub mod history;
 pub mod host;

@@ -1,6 +1,7 @@
 //! What must hold once there is peace, judged from what clients were told and what the sites show. Numbers in
 //! parentheses are those of the invariants in ARCHITECTURE.md.
 
+use super::divergence;
 use super::history::{Event, Operation, Outcome};
 use super::watch::Watch;
 use super::work::{NAMES, name, read, read_at};
@@ -87,9 +88,14 @@ async fn wait_until_caught_up(world: &World) -> Result<(), String> {
     let deadline = tokio::time::Instant::now() + RECOVERY;
     loop {
         let mut homes: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let mut said = Vec::new();
         for site in 0..world.sites().len() {
             let client = world.client(site).await?;
             let document = status(&client).await?;
+            said.push(in_short(&document));
+            if tokio::time::Instant::now() > deadline - RECOVERY / 2 {
+                divergence::make_room(world, site, &client, &document).await?;
+            }
             for log in document["logs"].as_array().into_iter().flatten() {
                 if log["home"] == document["site"] {
                     homes.entry(log["name"].as_str().unwrap_or_default().to_owned()).or_default().push(log.clone());
@@ -109,10 +115,33 @@ async fn wait_until_caught_up(world: &World) -> Result<(), String> {
             return Ok(());
         }
         if tokio::time::Instant::now() > deadline {
-            return Err(format!("at peace for {} s, and not caught up: {homes:?}", RECOVERY.as_secs()));
+            return Err(format!("at peace for {} s, and not caught up: {}", RECOVERY.as_secs(), said.join("; ")));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// What a site says of itself that tells why it is behind.
+fn in_short(document: &Value) -> String {
+    let list = |of: &Value| of.as_array().cloned().unwrap_or_default();
+    let devices: Vec<String> = list(&document["nodes"][0]["devices"])
+        .iter()
+        .map(|device| {
+            format!("{} {}/{}/{}", device["state"], device["live_bytes"], device["used_bytes"], device["bytes"])
+        })
+        .collect();
+    let logs: Vec<String> = list(&document["logs"])
+        .iter()
+        .map(|log| {
+            let peers: Vec<String> = list(&log["peers"])
+                .iter()
+                .map(|peer| format!("{} has {}: {}", peer["site"], peer["cursor_seq"], peer["trouble"]))
+                .collect();
+            format!("{} at {} of {}, {}", log["name"], log["head_seq"], log["home"], peers.join(", "))
+        })
+        .collect();
+    let (site, chunks, alerts) = (&document["site"], &document["chunks"], &document["alerts"]);
+    format!("{site} ({chunks} chunks, devices {}): {}; alerts {alerts}", devices.join(", "), logs.join("; "))
 }
 
 /// (3) The copies are equal, byte for byte, and each is one unbroken chain. (2) Everything that they show is whole.
@@ -460,6 +489,12 @@ async fn undone_deltas_are_set_aside(
         let document = status(client).await?;
         let mine = document["logs"].as_array().and_then(|logs| logs.iter().find(|entry| entry["name"] == log));
         let aside = mine.and_then(|entry| entry["set_aside_deltas"].as_u64()).unwrap_or(0);
+        let failed = |error: ClientError| format!("{log}: {error}");
+        let listed = divergence::look(world, &client.open_log(log).await.map_err(failed)?).await.map_err(failed)?;
+        world.violations().check(listed == aside, || {
+            format!("{log}: site {site} says that {aside} deltas are set aside, and lists {listed}")
+        });
+        let aside = aside + world.discarded_of(site, log);
         world.violations().check(aside >= lost, || {
             format!("{log}: {lost} acknowledged writes were undone at site {site}, {aside} deltas are set aside there")
         });

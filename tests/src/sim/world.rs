@@ -18,6 +18,7 @@ use farside_codec::ids::Label;
 use farside_codec::message::{FailedOver, Failover, PeerAction, Reply, Request, SetPeer, SetPolicy};
 use farside_io::entropy::SeededEntropy;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -48,6 +49,8 @@ struct Inner {
     /// A site has forgotten its peer, if only for a while.
     peer_was_removed: Cell<bool>,
     promotions_ordered: Cell<u64>,
+    /// Deltas set aside that an administrator let go of, by site and log.
+    discarded: RefCell<BTreeMap<(usize, String), u64>>,
     /// What is wrong with the KMS, one on top of the other.
     kms_troubles: Cell<u32>,
     /// The machines of the workload.
@@ -150,6 +153,7 @@ impl World {
             promotions: RefCell::default(),
             peer_was_removed: Cell::new(false),
             promotions_ordered: Cell::new(0),
+            discarded: RefCell::default(),
             kms_troubles: Cell::new(0),
             clients: RefCell::default(),
             made: Cell::new(0),
@@ -219,6 +223,14 @@ impl World {
     /// Whether a site has forgotten its peer, if only for a while.
     pub fn peer_was_removed(&self) -> bool {
         self.0.peer_was_removed.get()
+    }
+    /// An administrator let go of so many deltas that were set aside.
+    pub fn discarded(&self, site: usize, log: &str, deltas: u64) {
+        *self.0.discarded.borrow_mut().entry((site, log.to_owned())).or_default() += deltas;
+    }
+    /// How many that were.
+    pub fn discarded_of(&self, site: usize, log: &str) -> u64 {
+        self.0.discarded.borrow().get(&(site, log.to_owned())).copied().unwrap_or(0)
     }
     /// Promotions that were ordered, answered or not.
     pub fn promotions_ordered(&self) -> u64 {

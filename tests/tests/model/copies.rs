@@ -171,13 +171,13 @@ impl Copies {
     fn read(&self, site: usize, state: &LogGroupState, commands: Vec<Bytes>) -> Copy {
         let view = state.log(self.log).expect("the log's row");
         let deltas = state.deltas(self.log, 1, usize::MAX, usize::MAX).expect("the log's deltas");
-        let aside = state.set_aside(self.log, None, usize::MAX).expect("what was set aside");
+        let aside = state.set_aside(self.log, None, usize::MAX, usize::MAX).expect("what was set aside").deltas;
         let peers = state.peers(self.log).expect("the peers' cursors");
         let history: Vec<DeltaId> = deltas.iter().map(|(_, encoded)| self.name(encoded)).collect();
         let mut copy = Copy {
             flaw: None,
             history,
-            aside: aside.iter().map(|aside| self.name(&aside.encoded)).collect(),
+            aside: aside.iter().map(|aside| self.name(&aside.delta)).collect(),
             cursors: peers.into_iter().map(|lag| (lag.peer, lag.cursor)).collect(),
             view,
             deltas,

@@ -1,0 +1,138 @@
+//! Commands about what a change of home undid and set aside.
+
+use super::args::{Common, DivergenceCommand};
+use super::client_commands::{Outcome, connect};
+use super::objects::tell;
+use super::output::{CliError, kind, show_name, with_name};
+use super::sizes::{show_bytes, show_time};
+use crate::client::{ClientError, Log, SetAside, What, parse_log_name};
+use crate::terminal::{Progress, line, note};
+use crate::tree::{self, Restored};
+use serde_json::json;
+use std::path::Path;
+
+pub(super) async fn run(command: DivergenceCommand, common: &Common) -> Outcome {
+    let (DivergenceCommand::List { log }
+    | DivergenceCommand::Export { log, .. }
+    | DivergenceCommand::Discard { log, .. }) = &command;
+    parse_log_name(log)?;
+    if let DivergenceCommand::Export { output, .. } = &command {
+        make_empty(output)?;
+    }
+    let client = connect(common).await?;
+    let log = client.open_log(log).await?;
+    match command {
+        DivergenceCommand::List { .. } => list(&log, common).await?,
+        DivergenceCommand::Export { output, .. } => export(&log, &output, common).await?,
+        DivergenceCommand::Discard { deltas, .. } => discard(&log, deltas, common).await?,
+    }
+    Ok(client.close().await?)
+}
+
+fn make_empty(output: &Path) -> Outcome {
+    let fail = |error| ClientError::File(output.to_owned(), error);
+    std::fs::create_dir_all(output).map_err(fail)?;
+    match std::fs::read_dir(output).map_err(fail)?.next() {
+        Some(_) => Err(CliError::usage(format!("{} is not empty: give an empty directory", output.display()))),
+        None => Ok(()),
+    }
+}
+
+/// What a delta did, in a word, of what name and how large.
+fn described(aside: &SetAside) -> (&'static str, Option<&[u8]>, u64) {
+    match &aside.what {
+        What::Put(object) => (kind(&object.info), Some(&object.info.name), object.info.size_bytes),
+        What::Removed => ("removed", None, 0),
+        What::Part => ("part", None, 0),
+        What::Turn => ("turn", None, 0),
+    }
+}
+
+fn print(aside: &SetAside, common: &Common) {
+    let (kind, name, size_bytes) = described(aside);
+    let SetAside { cursor, placed, undone, by, .. } = aside;
+    if common.json {
+        let object = json!({
+            "generation": cursor.generation.counter, "seq": cursor.sequence, "time": show_time(*placed),
+            "undone": show_time(*undone), "undone_by_generation": by.counter,
+            "kind": kind, "size_bytes": size_bytes,
+        });
+        return line(match name {
+            Some(name) => with_name(object, name),
+            None => object,
+        });
+    }
+    let name = name.map(show_name).unwrap_or_default();
+    let (generation, sequence, time) = (cursor.generation, cursor.sequence, show_time(*placed));
+    line(format!("{generation:>4} {sequence:>10}  {time}  {:>10}  {kind:<9}  {name}", show_bytes(size_bytes)));
+}
+
+async fn list(log: &Log, common: &Common) -> Outcome {
+    let mut deltas = 0u64;
+    log.for_each_set_aside(|aside| {
+        deltas += 1;
+        print(&aside, common);
+        std::future::ready(Ok(()))
+    })
+    .await?;
+    if !common.json {
+        line(match deltas {
+            0 => format!("nothing of {} was set aside here", log.name()),
+            1 => "1 delta was set aside".to_owned(),
+            deltas => format!("{deltas} deltas were set aside"),
+        });
+    }
+    Ok(())
+}
+
+async fn export(log: &Log, output: &Path, common: &Common) -> Outcome {
+    let mut progress = Progress::new();
+    let (mut all, mut removals) = (Restored::default(), 0u64);
+    let all_of = std::cell::RefCell::new((&mut all, &mut progress));
+    log.for_each_set_aside(|aside| {
+        let all_of = &all_of;
+        removals += u64::from(matches!(aside.what, What::Removed));
+        let target = output.join(format!("{}-{}", aside.cursor.generation, aside.cursor.sequence));
+        async move {
+            let What::Put(object) = aside.what else { return Ok(()) };
+            let one = tree::restore_one(*object, &target, &mut tell).await?;
+            let (all, progress) = &mut *all_of.borrow_mut();
+            (all.objects, all.bytes) = (all.objects + one.objects, all.bytes + one.bytes);
+            all.failures += one.failures;
+            progress.show(|| format!("{} versions, {}", all.objects, show_bytes(all.bytes)));
+            Ok(())
+        }
+    })
+    .await?;
+    drop(progress);
+    match common.json {
+        true => line(json!({
+            "versions": all.objects, "size_bytes": all.bytes, "removals": removals, "failures": all.failures,
+        })),
+        false => {
+            let (versions, bytes, failed) = (all.objects, show_bytes(all.bytes), all.failures);
+            line(format!(
+                "{versions} versions, {bytes}; {removals} removals, which leave nothing to write; {failed} failed"
+            ));
+        }
+    }
+    if all.failures > 0 { Err(CliError::Told(1)) } else { Ok(()) }
+}
+
+async fn discard(log: &Log, deltas: u64, common: &Common) -> Outcome {
+    match log.discard_set_aside(deltas).await {
+        Err(ClientError::Refused(refusal)) if refusal.code == farside_codec::message::RefusalCode::Unsafe => {
+            note(format!("error: {}", refusal.detail));
+            note(format!("hint: `farside divergence list {}` shows them, and their number", log.name()));
+            Err(CliError::Told(3))
+        }
+        done => {
+            done?;
+            match common.json {
+                true => line(json!({ "log": log.name(), "set_aside_deltas": 0 })),
+                false => line(format!("nothing of {} is set aside any more; GC frees the space", log.name())),
+            }
+            Ok(())
+        }
+    }
+}
