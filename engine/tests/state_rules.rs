@@ -6,7 +6,7 @@ mod state_support;
 
 use bytes::Bytes;
 use farside_codec::Field;
-use farside_codec::command::{Acknowledge, ChangePolicy, Fence, GroupCommand, GroupOutcome, Prune};
+use farside_codec::command::{Acknowledge, ChangePolicy, DiscardAside, Fence, GroupCommand, GroupOutcome, Prune};
 use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Extent, Generation, LogPolicy};
 use farside_codec::ids::{DeltaHash, Hlc, LogId};
 use farside_codec::message::{Moment, RefusalCode};
@@ -291,6 +291,18 @@ fn promotion_begins_a_generation_and_an_old_home_is_rewound() {
     assert_eq!(replicate(&mut far, &mut near, LOG, 99, 0, 5000), Sent::Taken);
     assert_eq!(near.history(LOG), far.history(LOG));
     assert_eq!(near.view(LOG).lineage, far.view(LOG).lineage);
+    // It goes by order only, in steps, by who knows how much it is.
+    let discard = |expected, limit| GroupCommand::DiscardAside(DiscardAside { log: LOG, expected, limit });
+    assert_eq!(refused(near.apply(discard(3, 9))), RefusalCode::Unsafe);
+    assert_eq!(refused(near.apply(discard(5, 9))), RefusalCode::Unsafe);
+    assert_eq!(near.view(LOG).aside, 4);
+    assert!(matches!(near.apply(discard(4, 1)), GroupOutcome::Pruned(1)));
+    assert_eq!(near.state.references(&[chunk(5), chunk(6)]).unwrap(), [false, true]);
+    assert!(matches!(near.apply(discard(3, 9)), GroupOutcome::Pruned(3)));
+    assert_eq!(near.view(LOG).aside, 0);
+    assert!(near.state.set_aside(LOG, None, 9, 1 << 20).unwrap().deltas.is_empty());
+    assert_eq!(near.state.references(&[chunk(5), chunk(6)]).unwrap(), [false, false]);
+    assert_eq!(near.history(LOG), far.history(LOG), "the log itself keeps what it has");
 }
 
 #[test]
@@ -316,9 +328,9 @@ fn deltas_set_aside_by_two_homes_of_one_counter_are_both_kept() {
     replicate(&mut near, &mut third, LOG, 99, 0, 1);
     // Two forced failovers at once: generation 2 at site 2 and at site 3. Site 3's is the higher one.
     far.promote(LOG, 100);
-    far.put(LOG, 101, put(10, 1));
+    far.put(LOG, 101, with_chunks(put(10, 1), &[10], 0));
     third.promote(LOG, 100);
-    third.put(LOG, 101, put(11, 1));
+    third.put(LOG, 101, with_chunks(put(11, 1), &[10], 0));
     assert_eq!(replicate(&mut third, &mut far, LOG, 99, 0, 200), Sent::Taken);
     assert_eq!(far.view(LOG).aside, 2);
     // Then site 1 becomes home of generation 3 from where it was.
@@ -329,6 +341,12 @@ fn deltas_set_aside_by_two_homes_of_one_counter_are_both_kept() {
     assert_eq!(replicate(&mut near, &mut far, LOG, 99, 0, 400), Sent::Taken);
     assert_eq!(far.view(LOG).aside, 4);
     assert_eq!(far.state.set_aside(LOG, None, 99, 1 << 20).unwrap().deltas.len(), 4);
+    // Both put one chunk at one place: each has a reference of its own.
+    let discard = |expected| GroupCommand::DiscardAside(DiscardAside { log: LOG, expected, limit: 2 });
+    assert!(matches!(far.apply(discard(4)), GroupOutcome::Pruned(2)));
+    assert_eq!(far.state.references(&[chunk(10)]).unwrap(), [true]);
+    assert!(matches!(far.apply(discard(2)), GroupOutcome::Pruned(2)));
+    assert_eq!(far.state.references(&[chunk(10)]).unwrap(), [false]);
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! What a failover undid is set aside at the old home: it can be listed, read back whole, and let go of, and only by who
+//! knows what it is.
+
+use farside_tests::{Site, bytes, farside};
+use std::time::{Duration, Instant};
+
+#[test]
+fn what_a_failover_undid_is_listed_exported_and_let_go_of() {
+    let root = tempfile::tempdir().expect("a directory");
+    let kms = root.path().join("kms");
+    let mut near = Site::init(root.path(), "near", &["--cores", "0"]);
+    let config = near.directory.join("node.toml");
+    let text = std::fs::read_to_string(&config).expect("read");
+    std::fs::write(&config, text.replace("gc_seconds = ", "gc_seconds = 1 # ")).expect("written");
+    near.run();
+    let far = Site::start(root.path(), "far", &["--cores", "0"]);
+    near.make_log(&kms, "acme/data");
+    near.join(&far);
+    let put = |site: &Site, name: &str, contents: &[u8]| {
+        let file = root.path().join("in");
+        std::fs::write(&file, contents).expect("written");
+        site.farside(&["put", "acme/data", name, &file.display().to_string()]).ok();
+    };
+    put(&near, "shared", &bytes(1, 500_000));
+    near.wait_caught_up();
+    // Only near has what follows: it is undone when far becomes home.
+    near.farside(&["peer", "pause", "far"]).ok();
+    let large = bytes(2, 6_000_000);
+    put(&near, "only/here", b"first");
+    put(&near, "only/here", &large);
+    put(&near, "shared", b"changed");
+    near.farside(&["rm", "acme/data", "shared"]).ok();
+    far.farside(&["failover", "--from", "near", "--force"]).ok();
+    far.farside(&["tenant", "kms", "acme", &format!("file:{}", kms.display())]).ok();
+    put(&far, "newer", b"of far");
+    near.farside(&["peer", "resume", "far"]).ok();
+    far.wait_caught_up();
+
+    let list = near.farside(&["divergence", "list", "acme/data", "--json"]).ok();
+    let listed: Vec<serde_json::Value> = list.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let shown: Vec<_> =
+        listed.iter().map(|delta| (delta["kind"].as_str(), delta["name"].as_str(), &delta["size_bytes"])).collect();
+    let (file, removed) = (Some("file"), Some("removed"));
+    let expected = [(file, Some("only/here"), 5), (file, Some("only/here"), 6_000_000), (file, Some("shared"), 7)];
+    for (shown, (kind, name, size)) in shown.iter().zip(expected) {
+        assert_eq!((shown.0, shown.1, shown.2.as_u64()), (kind, name, Some(size)));
+    }
+    assert_eq!((shown.len(), shown[3].0), (4, removed));
+    assert!(listed.iter().all(|delta| delta["generation"] == 1 && delta["undone_by_generation"] == 2));
+    assert!(near.alerts().contains("4 deltas of acme/data were set aside"));
+    // Elsewhere nothing was.
+    assert!(far.farside(&["divergence", "list", "acme/data"]).ok().contains("nothing of acme/data was set aside here"));
+
+    let out = root.path().join("undone");
+    let out = out.display().to_string();
+    let exported = near.farside(&["divergence", "export", "acme/data", "-o", &out, "--json"]).json();
+    assert_eq!(
+        (&exported["versions"], &exported["removals"], &exported["failures"]),
+        (&3.into(), &1.into(), &0.into())
+    );
+    let sequence = |at: usize| listed[at]["seq"].as_u64().expect("a sequence");
+    let read = |at: usize, name: &str| {
+        let path = root.path().join(format!("undone/1-{}/{name}", sequence(at)));
+        std::fs::read(path).expect("exported")
+    };
+    assert_eq!(read(0, "only/here"), b"first");
+    assert!(read(1, "only/here") == large, "what was exported differs");
+    assert_eq!(read(2, "shared"), b"changed");
+    near.farside(&["divergence", "export", "acme/data", "-o", &out]).fails(2, "is not empty");
+
+    // Who counts wrong has not looked; a client of the tenant may look as well.
+    near.farside(&["divergence", "discard", "acme/data", "--deltas", "3"]).fails(3, "4 deltas are set aside, not 3");
+    near.farside(&["divergence", "discard", "acme/none", "--deltas", "4"]).fails(5, "there is no log acme/none");
+    near.farside(&["divergence", "discard", "acme/data"]).fails(2, "--deltas");
+    let context = root.path().join("acme.context").display().to_string();
+    near.farside(&["context", "export", "--tenant", "acme", "-o", &context]).ok();
+    farside(&["tenant", "kms", "--context", &context, "acme", &format!("file:{}", kms.display())]).ok();
+    assert_eq!(farside(&["divergence", "list", "--context", &context, "acme/data"]).ok().lines().count(), 5);
+
+    let chunks = |site: &Site| site.status()["chunks"].as_u64().expect("a number");
+    let before = chunks(&near);
+    near.farside(&["divergence", "discard", "acme/data", "--deltas", "4"]).ok();
+    // The same order once more: the answer to it may have been lost.
+    near.farside(&["divergence", "discard", "acme/data", "--deltas", "4"]).ok();
+    assert!(!near.alerts().contains("set aside"));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while chunks(&near) >= before || chunks(&near) > chunks(&far) {
+        assert!(Instant::now() < deadline, "GC freed nothing: {before} chunks, and {} now", chunks(&near));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let back = root.path().join("back").display().to_string();
+    near.farside(&["get", "acme/data", "shared", "-o", &back]).ok();
+    assert!(std::fs::read(&back).expect("read") == bytes(1, 500_000), "what both sites have stays");
+}
