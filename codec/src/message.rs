@@ -527,6 +527,8 @@ choice!(
         Nodes = 130,
         /// Limits what repair reads and writes on each node, in bytes a second; 0: not at all.
         RepairLimit(u64) = 132,
+        /// Has every node scrub everything now, in this part of a shard's time in percent; 0: what node.toml says.
+        ScrubStart(u8) = 133,
         /// Drains a node, or with `NodeState::Removed` removes it, or with `NodeState::Up` takes either back.
         SetNode(SetNode) = 131,
         /// A node says that it is there.
@@ -549,6 +551,8 @@ choice!(
         RepairState = 152,
         /// Asks the control group's leader how far that is.
         ControlIndex = 153,
+        /// Has a node scrub everything now, as with `ScrubStart`.
+        Scrub(u8) = 154,
         /// Stores fragments.
         PutFragments(PutFragments) = 160,
         /// Reads part of a fragment.

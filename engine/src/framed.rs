@@ -30,6 +30,8 @@ pub enum FileKind {
     Context = 5,
     /// A tenant's key in a file KMS.
     TenantKey = 6,
+    /// How far a shard's scrubbing is.
+    Scrub = 7,
 }
 
 /// Why a framed file is no use.

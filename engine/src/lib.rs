@@ -15,5 +15,6 @@ pub mod placement;
 pub mod state;
 pub mod store;
 mod terminal;
+mod times;
 pub mod tree;
 mod whole_file;

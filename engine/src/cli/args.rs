@@ -73,6 +73,9 @@ pub(super) enum Command {
     /// What is being rebuilt and moved between nodes
     #[command(subcommand, after_help = "Example: farside repair status --dir near")]
     Repair(RepairCommand),
+    /// Reads everything again and checks it, so that what has rotted is found while the rest is good
+    #[command(subcommand, after_help = "Example: farside scrub status --dir near")]
+    Scrub(ScrubCommand),
     /// How clients find this site
     #[command(subcommand, after_help = "Example: farside context export --dir near -o near.context")]
     Context(ContextCommand),
@@ -270,6 +273,20 @@ pub(super) enum RepairCommand {
         #[arg(long, value_parser = super::sizes::parse_bytes_or_none)]
         rate: u64,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ScrubCommand {
+    /// Has every node begin a pass now; it goes on by itself
+    #[command(after_help = "Example: farside scrub start --dir near --percent 50")]
+    Start {
+        /// Part of a shard's time that the pass may take; `scrub_percent` of node.toml unless given
+        #[arg(long, value_name = "1-100", value_parser = clap::value_parser!(u8).range(1..=100))]
+        percent: Option<u8>,
+    },
+    /// How far it is on each node, when the last pass was over, and what was found
+    #[command(after_help = "Example: farside scrub status --dir near")]
+    Status,
 }
 
 #[derive(Debug, Subcommand)]

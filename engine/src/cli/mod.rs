@@ -109,6 +109,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Invite { node } => nodes::invite(node.as_deref(), common).await,
         Command::Node { command: Some(command) } => nodes::node(command, common).await,
         Command::Repair(command) => nodes::repair(command, common).await,
+        Command::Scrub(command) => nodes::scrub(command, common).await,
         Command::Divergence(command) => divergence::run(command, common).await,
         Command::Demo { .. }
         | Command::Init(_)

@@ -1,7 +1,7 @@
 //! Commands about the nodes of a site: inviting, listing, draining, removing, and how repair is doing.
 
-use super::args::{Common, NodeCommand, RepairCommand};
-use super::client_commands::{Outcome, connect};
+use super::args::{Common, NodeCommand, RepairCommand, ScrubCommand};
+use super::client_commands::{Outcome, connect, status_document};
 use super::sizes::show_bytes;
 use crate::client::{Client, parse_label, unexpected};
 use crate::terminal::line;
@@ -93,4 +93,52 @@ async fn show_repair(client: &Client, common: &Common) -> Outcome {
     line(format!("owed: {owed} fragments, {}; to be moved: {}", show_bytes(bytes), figure("misplaced_fragments")));
     line(format!("rate: {}/s{left}", show_bytes(rate)));
     Ok(())
+}
+
+pub(super) async fn scrub(command: ScrubCommand, common: &Common) -> Outcome {
+    let client = connect(common).await?;
+    match command {
+        ScrubCommand::Start { percent } => {
+            client.control(&Request::ScrubStart(percent.unwrap_or(0))).await?;
+            match common.json {
+                true => line(json!({ "scrub": "begun" })),
+                false => line("every node has begun a pass; `farside scrub status` shows how far it is"),
+            }
+        }
+        ScrubCommand::Status => {
+            let document = status_document(&client).await?;
+            document["nodes"].as_array().into_iter().flatten().for_each(|node| print_scrub(node, common));
+        }
+    }
+    Ok(client.close().await?)
+}
+
+/// A line a node; one that does not answer is not known to have any state.
+fn print_scrub(node: &Value, common: &Common) {
+    let scrub = &node["scrub"];
+    let name = node["name"].as_str().unwrap_or("?");
+    if common.json {
+        let mut object = scrub.clone();
+        if !object.is_object() {
+            object = json!({ "state": "unknown" });
+        }
+        object["node"] = json!(name);
+        return line(object);
+    }
+    let Some(state) = scrub["state"].as_str() else { return line(format!("{name}: does not answer")) };
+    let number = |key: &str| scrub[key].as_u64().unwrap_or(0);
+    let mut told = match state {
+        "running" => format!("running, {:.0} % done", scrub["progress"].as_f64().unwrap_or(0.0) * 100.0),
+        state => state.to_owned(),
+    };
+    told += &match scrub["last_full_pass"].as_str() {
+        Some(time) => format!("; the last full pass was over {time}"),
+        None => "; no pass was ever over".to_owned(),
+    };
+    let (good, bytes) = (number("good_fragments"), show_bytes(number("good_bytes")));
+    told += &format!("; {good} fragments good ({bytes}), {} damaged", number("damaged_fragments"));
+    if number("unreadable_fragments") > 0 {
+        told += &format!(", {} that a device would not read", number("unreadable_fragments"));
+    }
+    line(format!("{name}: {told}"));
 }

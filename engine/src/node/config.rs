@@ -32,6 +32,13 @@ pub struct NodeConfig {
     /// Seconds of silence after which another node of the site counts as dead, and what it held is rebuilt elsewhere.
     #[serde(default = "default_dead_after_seconds")]
     pub dead_after_seconds: u64,
+    /// Part of a shard's time that scrubbing takes, in percent; 0: it is done when ordered only.
+    #[serde(default = "default_scrub_percent")]
+    pub scrub_percent: u8,
+}
+
+fn default_scrub_percent() -> u8 {
+    super::limits::DEFAULT_SCRUB_PERCENT
 }
 
 fn default_dead_after_seconds() -> u64 {
@@ -84,6 +91,7 @@ impl NodeConfig {
             pool_bytes: default_pool_bytes(),
             gc_seconds: default_gc_seconds(),
             dead_after_seconds: default_dead_after_seconds(),
+            scrub_percent: default_scrub_percent(),
         }
     }
 
@@ -151,6 +159,9 @@ impl NodeConfig {
         }
         if !(MIN_MTU..=MAX_MTU).contains(&self.mtu) {
             return Err(format!("`mtu` is outside {MIN_MTU} to {MAX_MTU}"));
+        }
+        if self.scrub_percent > 100 {
+            return Err("`scrub_percent` is above 100".into());
         }
         if self.pool_bytes < super::limits::MIN_POOL_BYTES as u64 {
             return Err(format!("`pool_bytes` is below {}, the least that works", super::limits::MIN_POOL_BYTES));

@@ -9,7 +9,7 @@
 //! DIR/peer.identity     certificate and key with which it calls on peers
 //! DIR/admin.context     how the command line finds this site
 //! DIR/devices/          device files, where `init` made them
-//! DIR/state/            one state file a shard: a cache of what devices hold
+//! DIR/state/            one state file a shard: a cache of what devices hold; and how far scrubbing is
 //! DIR/lock              held while a node runs
 //! ```
 
@@ -47,6 +47,34 @@ record!(
         created: Hlc,
     }
 );
+
+record!(
+    /// How far a shard's scrubbing is.
+    ScrubRecord {
+        /// The part that is next, of 256; 0: no pass is under way.
+        next: u16,
+        /// When the pass that is under way, or else the last one, began; milliseconds since 1970. 0: there was none.
+        begun_ms: u64,
+        /// When the last whole pass was over. 0: there was none.
+        finished_ms: u64,
+        /// How long that one took.
+        took_ms: u64,
+        /// Fragments that it, or the one under way, found to be good.
+        good: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// Fragments that it found to be no good.
+        damaged: u64,
+        /// Fragments that could not be read, and are still counted on.
+        refused: u64,
+    }
+);
+
+impl ScrubRecord {
+    /// Nothing was ever scrubbed.
+    pub const NOTHING: Self =
+        Self { next: 0, begun_ms: 0, finished_ms: 0, took_ms: 0, good: 0, bytes: 0, damaged: 0, refused: 0 };
+}
 
 /// Why a directory can't be made, opened or run.
 #[derive(Debug)]
@@ -169,6 +197,10 @@ impl NodeDirectory {
     /// A shard's state file.
     pub fn state(&self, shard: u16) -> PathBuf {
         self.0.join("state").join(format!("shard-{shard}.redb"))
+    }
+    /// How far a shard's scrubbing is.
+    pub fn scrub(&self, shard: u16) -> PathBuf {
+        self.0.join("state").join(format!("shard-{shard}.scrub"))
     }
     fn system_key(&self) -> PathBuf {
         self.0.join("system.key")

@@ -58,6 +58,26 @@ pub const REPAIR_PAUSE: Duration = Duration::from_millis(200);
 pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How soon everything is looked at again while something is owed.
 pub const SWEEP_AGAIN: Duration = Duration::from_secs(2);
+/// How often a shard looks whether it lacks fragments that it can make up for by itself.
+pub const MEND_LOOK: Duration = Duration::from_secs(1);
+/// Before it looks again where a look led to nothing; each such look doubles it.
+pub const MEND_AGAIN: Duration = Duration::from_secs(4);
+/// As long as that at most.
+pub const MEND_AGAIN_MOST: Duration = Duration::from_secs(600);
+/// Chunks looked at in one step of mending or scrubbing.
+pub const LOOK_STEP: usize = 8192;
+/// After a start, before scrubbing begins or goes on.
+pub const SCRUB_AFTER: Duration = Duration::from_secs(10);
+/// From the beginning of one pass over everything to that of the next, if it is over by then.
+pub const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked whether a pass is due.
+pub const SCRUB_LOOK: Duration = Duration::from_secs(1);
+/// How often it is written down how far a pass is; that far it goes back after a crash.
+pub const SCRUB_SAVE: Duration = Duration::from_secs(30);
+/// Between two parts of a pass, of which there are 256.
+pub const SCRUB_PAUSE: Duration = Duration::from_millis(20);
+/// Part of a shard's time that scrubbing takes, in percent, unless node.toml says something else.
+pub const DEFAULT_SCRUB_PERCENT: u8 = 5;
 /// Chunks in one answer to a keeper.
 pub const WALK_CHUNKS: u32 = 4096;
 /// How often a node says that it is there.

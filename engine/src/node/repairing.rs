@@ -63,6 +63,11 @@ impl Repair {
         }
     }
 
+    /// Counts bytes that were written for it, for the rate.
+    pub(super) fn count(&self, bytes: usize) {
+        self.state.borrow_mut().bytes += bytes as u64;
+    }
+
     fn report(&self) -> RepairState {
         let state = self.state.borrow();
         RepairState {
@@ -336,7 +341,7 @@ async fn store<D: Disk>(
     }
     add(&shard.counters.repaired_fragments, count_of as u64);
     add(&shard.counters.repaired_bytes, bytes as u64);
-    shard.repair.state.borrow_mut().bytes += bytes as u64;
+    shard.repair.count(bytes);
     Ok(())
 }
 
@@ -357,7 +362,7 @@ async fn forget<D: Disk>(
 }
 
 /// Waits until so many bytes may be read and written, and keeps the rate.
-async fn limit<D: Disk>(shard: &Rc<Shard<D>>, bytes: usize) {
+pub(super) async fn limit<D: Disk>(shard: &Rc<Shard<D>>, bytes: usize) {
     let limit = shard.view().repair_limit / u64::from(shard.shards()).max(1);
     if limit > 0 {
         tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / limit as f64)).await;

@@ -118,6 +118,7 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::References(_)
         | Request::RepairState
         | Request::ControlIndex
+        | Request::Scrub(_)
         | Request::PutFragments(_)
         | Request::GetFragment(_)
         | Request::HaveFragments(_)
@@ -330,6 +331,8 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             Ok(Reply::Done.into())
         }
         Request::RepairState => Ok(Reply::RepairState(repairing::own_state(shard).await?).into()),
+        Request::ScrubStart(percent) => super::scrubbing::start(shard, percent).await,
+        Request::Scrub(percent) => super::scrubbing::start_here(shard, percent).await,
         Request::ControlIndex => {
             let index = shard.on(0, |there| async move { routing::control_index(&there).await });
             Ok(Reply::ControlIndex(index.await??).into())

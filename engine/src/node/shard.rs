@@ -5,6 +5,7 @@ use super::directory::SiteFile;
 use super::links::{NodeLinks, PeerLinks};
 use super::repairing::Repair;
 use super::routing;
+use super::scrubbing::Scrub;
 use super::sending::SenderState;
 use super::snapshots::ChunkSnapshots;
 use crate::machine::Machine;
@@ -111,6 +112,9 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) cramped: Cell<bool>,
     pub(crate) counters: Counters,
     pub(crate) repair: Repair,
+    pub(crate) scrub: Scrub,
+    /// Part of the shard's time that scrubbing takes.
+    pub(crate) scrub_percent: u8,
     /// A round of GC that another node asked for is under way.
     pub(crate) collecting: Cell<bool>,
     pub(crate) stopping: Notify,

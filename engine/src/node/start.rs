@@ -5,10 +5,11 @@ use super::error::{NodeError, failed};
 use super::links::{NodeLinks, PeerLinks, own_hello};
 use super::repairing::{self, Repair};
 use super::routing::SiteNetwork;
+use super::scrubbing::{self, Scrub};
 use super::seed::{ShardSeed, Storage};
 use super::shard::{Counters, Job, LogGroup, Shard};
 use super::snapshots::ChunkSnapshots;
-use super::{collecting, limits, membership, sending, server};
+use super::{collecting, limits, membership, mending, sending, server};
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState};
@@ -50,6 +51,8 @@ pub async fn run_shard<D: Disk>(
     }
     tasks.push(tokio::task::spawn_local(membership::keep_groups(shard.clone())));
     tasks.push(tokio::task::spawn_local(repairing::keep_repaired(shard.clone())));
+    tasks.push(tokio::task::spawn_local(mending::keep_mended(shard.clone())));
+    tasks.push(tokio::task::spawn_local(scrubbing::keep_scrubbed(shard.clone())));
     tasks.push(tokio::task::spawn_local(collecting::close_time(shard.clone())));
     tasks.push(tokio::task::spawn_local(collecting::keep_house(shard.clone())));
     tasks.push(tokio::task::spawn_local(sending_after_check(shard.clone())));
@@ -177,6 +180,8 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         cramped: Cell::new(false),
         counters: Counters::default(),
         repair: Repair::default(),
+        scrub: Scrub::default(),
+        scrub_percent: seed.config.scrub_percent,
         collecting: Cell::new(false),
         stopping: Notify::new(),
         notices,

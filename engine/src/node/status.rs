@@ -1,7 +1,9 @@
 //! The status document: what cli.md promises, put together from what every shard says in time.
 
 use super::devices::{fragments_placed, losses_survived};
+use super::directory::ScrubRecord;
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
+use super::scrubbing;
 use super::shard::Shard;
 use super::{repairing, routing};
 use crate::state::{ControlView, Opened};
@@ -20,6 +22,7 @@ use std::time::Duration;
 /// What one shard says.
 struct ShardReport {
     store: StoreStatus,
+    scrub: ScrubRecord,
     logs: Vec<(LogId, Value)>,
     alerts: Vec<String>,
     counters: Value,
@@ -142,7 +145,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         true => json!({
             "owed_fragments": sum(|store| store.owed_fragments),
             "owed_bytes": sum(|store| store.owed_bytes),
-            "rate_bytes_per_second": 0,
+            "rate_bytes_per_second": repairing::own_state(shard).await.map_or(0, |state| state.rate_bytes_per_second),
         }),
         false => repair_entry(shard).await,
     };
@@ -166,6 +169,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         .values()
         .map(|peer| json!({ "site": peer.name.as_str(), "paused": peer.paused, "endpoints": peer.endpoints }))
         .collect();
+    let scrubs: Vec<ScrubRecord> = reports.iter().map(|(_, report)| report.scrub.clone()).collect();
     let document = json!({
         "site": shard.site.name.as_str(),
         "site_id": shard.site.site.to_string(),
@@ -174,6 +178,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
             "state": own_state(shard),
             "shards": shard.shards(),
             "fragments": sum(|store| store.fragments),
+            "scrub": scrubbing::told(&scrubs, shard.scrub_percent),
             "devices": devices.into_iter().map(|(_, device)| device).collect::<Vec<_>>(),
         }],
         "control": {
@@ -334,7 +339,7 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
     if let Some(trouble) = shard.snapshots.trouble() {
         alerts.push(format!("shard {} can't keep a snapshot: {trouble}", shard.index));
     }
-    let store = shard.store.status();
+    let (store, scrub) = (shard.store.status(), shard.scrub.record());
     let recovery = store.recovery;
     let damaged = recovery.damaged_records
         + recovery.damaged_indexes
@@ -384,7 +389,7 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "snapshot_pieces": shard.snapshots.pieces(),
         "index_bytes": store.index_bytes,
     });
-    ShardReport { store, logs, alerts, counters, unreachable: unreachable(shard) }
+    ShardReport { store, scrub, logs, alerts, counters, unreachable: unreachable(shard) }
 }
 
 fn log_entry<D: Disk>(

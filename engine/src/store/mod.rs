@@ -2,7 +2,8 @@
 //!
 //! Where to start: [`devices`] for what a node's devices are, [`Store`] for what can be asked, `put` and `get` for the
 //! life of a chunk, `fragments`, `stripe`, `decode` and `held` for one that is spread over several nodes, `zone` for how a
-//! device's space is used, `recovery` and `duplicates` for what a start makes of it, `collect` for GC.
+//! device's space is used, `recovery` and `duplicates` for what a start makes of it, `collect` for GC, `mend` for
+//! looking after what is here.
 //! DISK.md holds the tables.
 //!
 //! Invariants: what a [`ChunkReceipt`] acknowledges is durable on as many devices as it says; every byte that a read
@@ -23,6 +24,7 @@ mod get;
 mod held;
 mod index;
 pub mod limits;
+mod mend;
 mod placement;
 mod put;
 mod recovery;
@@ -39,6 +41,7 @@ pub use error::StoreError;
 pub use fragments::FragmentsWriter;
 pub use get::ChunkRead;
 pub use held::HeldFragments;
+pub use mend::Verified;
 pub(crate) use placement::most_per_device;
 pub use put::ChunkWriter;
 pub use status::{Counters, DeviceState, DeviceStatus, RecoveryReport, StoreEvent, StoreStatus};

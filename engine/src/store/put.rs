@@ -496,7 +496,7 @@ impl<D: Disk> StripeWrite<'_, D> {
 
 impl<D: Disk> Inner<D> {
     /// Which device gets which of the missing fragments of a stripe of `total`, with up to `most` of it on each.
-    fn plan(
+    pub(super) fn plan(
         &self,
         chunk: &ChunkId,
         total: usize,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use farside::client::{ClientSettings, Context};
 use farside::framed::{FileKind, check, record_bytes};
 use farside::node::config::NodeConfig;
-use farside::node::directory::SiteFile;
+use farside::node::directory::{ScrubRecord, SiteFile};
 use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{Hlc, NodeId};
@@ -61,19 +61,20 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 6] = [
+const KINDS: [FileKind; 7] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
     FileKind::Identity,
     FileKind::Context,
     FileKind::TenantKey,
+    FileKind::Scrub,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
 pub fn framed_file(bytes: &[u8]) {
     let mut feed = Feed::new(bytes);
-    let (file, other) = (KINDS[feed.below(6)], KINDS[feed.below(6)]);
+    let (file, other) = (KINDS[feed.below(7)], KINDS[feed.below(7)]);
     let (at, change) = (usize::from(feed.short()), feed.byte().max(1));
     let payload = feed.rest();
     if let Ok(held) = check(Bytes::copy_from_slice(payload), file) {
@@ -96,6 +97,7 @@ pub fn framed_file(bytes: &[u8]) {
                 identity(&certificate, &key);
             }
         }
+        FileKind::Scrub => drop(canonical::<ScrubRecord>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
 }

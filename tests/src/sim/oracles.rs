@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How long a home that returns waits for its peer to say whether it still is one.
 const HOME_CHECK_MS: u64 = 5000;
+/// How long redundancy may take to be back.
+const REDUNDANT: Duration = Duration::from_secs(60);
 /// Rounds of GC within which what nobody needs has gone.
 const GC_ROUNDS: u32 = 6;
 /// Bytes of buffers that a site may hold when nothing happens: batches of its write-ahead logs, headers, indexes.
@@ -71,6 +73,7 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
     }
     for (site, client) in clients.iter().enumerate() {
         chunks_are_conserved(world, site, client, &needed).await?;
+        redundancy_is_back(world, site, client).await?;
     }
     buffers_come_back(world).await;
     Ok(())
@@ -530,6 +533,26 @@ async fn chunks_are_conserved(
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     Ok(())
+}
+
+/// Liveness: once all devices are there and well, nothing is owed any more, but where there is no room for it.
+async fn redundancy_is_back(world: &World, site: usize, client: &Client) -> Result<(), String> {
+    let deadline = tokio::time::Instant::now() + REDUNDANT;
+    loop {
+        let document = status(client).await?;
+        let devices = document["nodes"][0]["devices"].as_array().cloned().unwrap_or_default();
+        let well = devices.iter().all(|device| device["state"] == "ok");
+        let full = document["alerts"].to_string().contains("the devices are full");
+        if document["repair"]["owed_fragments"] == 0 || full || !well {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() > deadline {
+            let (repair, alerts) = (&document["repair"], &document["alerts"]);
+            world.violations().add(format!("site {site} does not get its redundancy back: {repair}, {alerts}"));
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Memory is bounded, and given back: at rest nobody holds more of the arenas than what is always held.
