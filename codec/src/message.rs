@@ -604,6 +604,8 @@ choice!(
         Status(Bytes) = 96,
         /// Answers `Failover`.
         FailedOver(FailoverReport) = 97,
+        /// Answers `ScrubStart`: the names of nodes that did not answer, and have not begun.
+        ScrubBegun(Vec<String>) = 133,
         /// Answers `LogStanding`; `None`: the log is not in its group yet.
         LogStanding(Option<LogStanding>) = 98,
         /// Answers `SetAside`.

@@ -1,5 +1,5 @@
-//! A site of one node gets its redundancy back by itself: after a device was away, and after bytes rotted that nobody has
-//! read. That it is back is shown by what can be lost then.
+//! A site of one node gets its redundancy back by itself: after a device was away, or was replaced, and after bytes rotted
+//! that nobody has read. That it is back is shown by what can be lost then.
 
 use farside_tests::{Site, bytes};
 use std::os::unix::fs::FileExt;
@@ -121,5 +121,46 @@ fn rot_that_nobody_has_read_is_found_and_made_up_for() {
     let second = scrub()["last_full_pass"].clone();
     lose(&mut site, &["device-0", "device-5"]);
     assert_eq!(site.farside(&["scrub", "status", "--json"]).json()["last_full_pass"], second);
+    check(&site);
+}
+
+#[test]
+fn a_lost_device_is_replaced() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut site = Site::start(root.path(), "near", &["--cores", "0"]);
+    site.make_log(&root.path().join("kms"), "acme/data");
+    put(&site, root.path(), 0..OBJECTS);
+    let devices = site.directory.join("devices");
+    let path = |name: &str| devices.join(name).display().to_string();
+    let (first, new) = (path("device-0"), path("new"));
+    let replace = |site: &Site, old: &str, new: &str, more: &[&str]| {
+        site.farside(&[&["device", "replace", old, new], more].concat())
+    };
+    replace(&site, &first, &new, &["--size", "128MiB"]).fails(1, "already running");
+    site.kill();
+    replace(&site, &first, &new, &[]).fails(2, "with --size a file is made");
+    replace(&site, &path("nothing"), &new, &["--size", "128MiB"]).fails(2, "names no device");
+    replace(&site, &first, &new, &["--size", "128MiB"]).fails(3, "works");
+    replace(&site, &first, &path("device-3"), &["--force"]).fails(2, "one device");
+    // The first one carries a mirror of the write-ahead log, as the second and the third do.
+    std::fs::remove_file(&first).expect("removed");
+    replace(&site, &first, &new, &["--size", "8MiB"]).fails(1, "too small");
+    assert!(!devices.join("new").exists(), "what a refused command made is gone");
+    let other = Site::init(root.path(), "other", &["--cores", "0"]);
+    let theirs = other.directory.join("devices/device-5").display().to_string();
+    replace(&site, "devices/device-0", &theirs, &[]).fails(3, "holds a Farside superblock already");
+    replace(&site, "devices/device-0", &new, &["--size", "160MiB"]).ok();
+    site.run();
+    wait_for("nothing is owed", || owed(&site) == 0);
+    // The new one had nothing of the log, which was written to it; that is said once.
+    assert!(site.alerts().contains("written back from a mirror"), "{}", site.alerts());
+    assert_eq!(site.stop(), 0);
+    site.run();
+    assert_eq!(site.alerts(), "[]");
+    let listed = site.farside(&["device", "list"]).ok();
+    assert!(listed.lines().count() == 6 && listed.contains(&new) && !listed.contains("device-0"), "{listed}");
+    put(&site, root.path(), 0..1);
+    // All that is left of the log is what the new device has of it.
+    lose(&mut site, &["device-1", "device-2"]);
     check(&site);
 }

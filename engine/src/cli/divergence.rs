@@ -8,6 +8,7 @@ use super::sizes::{show_bytes, show_time};
 use crate::client::{ClientError, Log, SetAside, What, parse_log_name};
 use crate::terminal::{Progress, line, note};
 use crate::tree::{self, Restored};
+use farside_codec::message::RefusalCode;
 use serde_json::json;
 use std::path::Path;
 
@@ -95,7 +96,15 @@ async fn export(log: &Log, output: &Path, common: &Common) -> Outcome {
         let target = output.join(format!("{}-{}", aside.cursor.generation, aside.cursor.sequence));
         async move {
             let What::Put(object) = aside.what else { return Ok(()) };
-            let one = tree::restore_one(*object, &target, &mut tell).await?;
+            let name = show_name(&object.info.name);
+            let one = match tree::restore_one(*object, &target, &mut tell).await {
+                // The others can be had all the same.
+                Err(error) if is_of_one(&error) => {
+                    note(format!("{}: {name}: {error}", target.display()));
+                    Restored { failures: 1, ..Restored::default() }
+                }
+                one => one?,
+            };
             let (all, progress) = &mut *all_of.borrow_mut();
             (all.objects, all.bytes) = (all.objects + one.objects, all.bytes + one.bytes);
             all.failures += one.failures;
@@ -119,9 +128,18 @@ async fn export(log: &Log, output: &Path, common: &Common) -> Outcome {
     if all.failures > 0 { Err(CliError::Told(1)) } else { Ok(()) }
 }
 
+/// Whether an error says that one object can't be read, and nothing about the others.
+fn is_of_one(error: &ClientError) -> bool {
+    match error {
+        ClientError::Corrupt { .. } | ClientError::NotFound(_) => true,
+        ClientError::Refused(refusal) => matches!(refusal.code, RefusalCode::Corrupt | RefusalCode::NotFound),
+        _ => false,
+    }
+}
+
 async fn discard(log: &Log, deltas: u64, common: &Common) -> Outcome {
     match log.discard_set_aside(deltas).await {
-        Err(ClientError::Refused(refusal)) if refusal.code == farside_codec::message::RefusalCode::Unsafe => {
+        Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Unsafe => {
             note(format!("error: {}", refusal.detail));
             note(format!("hint: `farside divergence list {}` shows them, and their number", log.name()));
             Err(CliError::Told(3))

@@ -14,9 +14,9 @@ pub(crate) use sizes::show_bytes;
 
 use crate::client::parse_label;
 use crate::interrupt;
-use crate::node::{self, InitOptions, JoinOptions, NodeOptions};
+use crate::node::{self, InitOptions, JoinOptions, NodeOptions, ReplaceOptions};
 use crate::terminal::{line, note};
-use args::{Arguments, BenchCommand, Command, Common, Init, Join, NodeArguments};
+use args::{Arguments, BenchCommand, Command, Common, DeviceCommand, Init, Join, NodeArguments};
 use clap::Parser;
 use farside_codec::erasure::Geometry;
 use output::CliError;
@@ -78,6 +78,10 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
             let dir = common.dir.ok_or_else(|| CliError::usage("node needs --dir DIR"))?;
             Ok(node::run(&dir, |ready| line(ready))?)
         }
+        Command::Device(DeviceCommand::Replace { old, new, size, force }) => {
+            let directory = common.dir.clone().ok_or_else(|| CliError::usage("device replace needs --dir DIR"))?;
+            replace(ReplaceOptions { directory, old, new, make_bytes: size, force }, &common)
+        }
         Command::Demo { path, keep, size } => {
             let demo = crate::demo::Options { path, keep, bytes: size, json: common.json };
             crate::demo::run(&demo).map_err(CliError::failed)
@@ -109,6 +113,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Invite { node } => nodes::invite(node.as_deref(), common).await,
         Command::Node { command: Some(command) } => nodes::node(command, common).await,
         Command::Repair(command) => nodes::repair(command, common).await,
+        Command::Device(_) => nodes::devices(common).await,
         Command::Scrub(command) => nodes::scrub(command, common).await,
         Command::Divergence(command) => divergence::run(command, common).await,
         Command::Demo { .. }
@@ -117,6 +122,16 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         | Command::Node { command: None }
         | Command::Bench(_) => Ok(()),
     }
+}
+
+fn replace(options: ReplaceOptions, common: &Common) -> Result<(), CliError> {
+    node::replace(&options)?;
+    let (old, new) = (options.old.display().to_string(), options.new.display().to_string());
+    match common.json {
+        true => line(json!({ "replaced": old, "by": new })),
+        false => line(format!("{new} has the place of {old}; once the node runs it makes up for what that one held")),
+    }
+    Ok(())
 }
 
 fn node_options(arguments: &NodeArguments) -> NodeOptions {

@@ -2,6 +2,7 @@
 
 use super::args::{Common, NodeCommand, RepairCommand, ScrubCommand};
 use super::client_commands::{Outcome, connect, status_document};
+use super::output::CliError;
 use super::sizes::show_bytes;
 use crate::client::{Client, parse_label, unexpected};
 use crate::terminal::line;
@@ -99,10 +100,18 @@ pub(super) async fn scrub(command: ScrubCommand, common: &Common) -> Outcome {
     let client = connect(common).await?;
     match command {
         ScrubCommand::Start { percent } => {
-            client.control(&Request::ScrubStart(percent.unwrap_or(0))).await?;
-            match common.json {
-                true => line(json!({ "scrub": "begun" })),
-                false => line("every node has begun a pass; `farside scrub status` shows how far it is"),
+            let silent = match client.control(&Request::ScrubStart(percent.unwrap_or(0))).await? {
+                Reply::ScrubBegun(silent) => silent,
+                reply => return Err(unexpected(&reply).into()),
+            };
+            match (common.json, silent.is_empty()) {
+                (true, _) => line(json!({ "scrub": "begun", "silent": silent })),
+                (false, true) => line("every node has begun a pass; `farside scrub status` shows how far it is"),
+                (false, false) => line(format!("begun, but not on {}, which do not answer", silent.join(", "))),
+            }
+            if !silent.is_empty() {
+                client.close().await?;
+                return Err(CliError::Told(4));
             }
         }
         ScrubCommand::Status => {
@@ -141,4 +150,25 @@ fn print_scrub(node: &Value, common: &Common) {
         told += &format!(", {} that a device would not read", number("unreadable_fragments"));
     }
     line(format!("{name}: {told}"));
+}
+
+pub(super) async fn devices(common: &Common) -> Outcome {
+    let client = connect(common).await?;
+    let document = status_document(&client).await?;
+    for node in document["nodes"].as_array().into_iter().flatten() {
+        let name = node["name"].as_str().unwrap_or("?");
+        for device in node["devices"].as_array().into_iter().flatten() {
+            if common.json {
+                let mut object = device.clone();
+                object["node"] = json!(name);
+                line(object);
+                continue;
+            }
+            let number = |key: &str| show_bytes(device[key].as_u64().unwrap_or(0));
+            let (path, state) = (device["path"].as_str().unwrap_or("?"), device["state"].as_str().unwrap_or("?"));
+            let (live, used, bytes) = (number("live_bytes"), number("used_bytes"), number("bytes"));
+            line(format!("{name}  {path}: {state}, {live} live in {used} of {bytes}"));
+        }
+    }
+    Ok(client.close().await?)
 }

@@ -1,23 +1,21 @@
 //! Lets go of what changes of home set aside, when an administrator who has seen it says so.
 
 use super::limits::DISCARD_DELTAS;
-use super::server::{Answered, check_tenant};
+use super::server::Answered;
 use super::shard::{Shard, state_refusal};
 use farside_codec::command::{DiscardAside, GroupCommand, GroupOutcome};
 use farside_codec::message::{DiscardOrder, Refusal, RefusalCode, Reply};
 use farside_io::disk::Disk;
-use farside_transport::Caller;
 use std::rc::Rc;
 
 /// Discards on the log's own shard, bounded command by bounded command. Whoever stops in between leaves the newer part.
-pub(super) async fn discard<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, order: DiscardOrder) -> Answered {
+pub(super) async fn discard<D: Disk>(shard: &Rc<Shard<D>>, order: DiscardOrder) -> Answered {
     let log = order.log;
     let group = shard.log_group(log)?;
     let confirmed = group.confirm_leader().await;
     confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))?;
     let view = group.state().borrow().log(log).map_err(state_refusal)?;
     let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
-    check_tenant(caller, view.descriptor.tenant)?;
     if view.aside == 0 {
         // An order whose answer was lost is given again.
         return Ok(Reply::Done.into());

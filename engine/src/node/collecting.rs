@@ -187,7 +187,7 @@ async fn collect_here<D: Disk>(shard: &Rc<Shard<D>>, barrier: u64) -> Result<(),
 }
 
 /// Those of these chunks that no group of the site refers to. Where a group can't be asked nothing is named.
-async fn unreferenced<D: Disk>(
+pub(super) async fn unreferenced<D: Disk>(
     shard: &Rc<Shard<D>>,
     chunks: Vec<ChunkId>,
     barrier: u64,

@@ -51,7 +51,9 @@ record!(
 record!(
     /// How far a shard's scrubbing is.
     ScrubRecord {
-        /// The part that is next, of 256; 0: no pass is under way.
+        /// The pass that is under way takes this part of the shard's time, in percent; 0: there is none.
+        percent: u8,
+        /// The part of it that is next, of 256.
         next: u16,
         /// When the pass that is under way, or else the last one, began; milliseconds since 1970. 0: there was none.
         begun_ms: u64,
@@ -72,8 +74,17 @@ record!(
 
 impl ScrubRecord {
     /// Nothing was ever scrubbed.
-    pub const NOTHING: Self =
-        Self { next: 0, begun_ms: 0, finished_ms: 0, took_ms: 0, good: 0, bytes: 0, damaged: 0, refused: 0 };
+    pub const NOTHING: Self = Self {
+        percent: 0,
+        next: 0,
+        begun_ms: 0,
+        finished_ms: 0,
+        took_ms: 0,
+        good: 0,
+        bytes: 0,
+        damaged: 0,
+        refused: 0,
+    };
 }
 
 /// Why a directory can't be made, opened or run.

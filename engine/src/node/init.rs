@@ -69,7 +69,7 @@ pub struct InitOptions {
 }
 
 /// Buffers for formatting.
-const FORMAT_POOL_BYTES: usize = 16 << 20;
+pub(super) const FORMAT_POOL_BYTES: usize = 16 << 20;
 
 impl InitOptions {
     fn device_total(&self) -> usize {

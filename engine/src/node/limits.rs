@@ -64,8 +64,12 @@ pub const MEND_LOOK: Duration = Duration::from_secs(1);
 pub const MEND_AGAIN: Duration = Duration::from_secs(4);
 /// As long as that at most.
 pub const MEND_AGAIN_MOST: Duration = Duration::from_secs(600);
-/// Chunks looked at in one step of mending or scrubbing.
-pub const LOOK_STEP: usize = 8192;
+/// Chunks looked at in one step of mending: each may cost a draw.
+pub const MEND_STEP: usize = 512;
+/// Chunks passed over in one step of scrubbing.
+pub const SCRUB_STEP: usize = 8192;
+/// Before a fragment is read again that its device would not read.
+pub const SCRUB_SECOND_LOOK: Duration = Duration::from_secs(2);
 /// After a start, before scrubbing begins or goes on.
 pub const SCRUB_AFTER: Duration = Duration::from_secs(10);
 /// From the beginning of one pass over everything to that of the next, if it is over by then.
@@ -74,6 +78,8 @@ pub const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
 pub const SCRUB_LOOK: Duration = Duration::from_secs(1);
 /// How often it is written down how far a pass is; that far it goes back after a crash.
 pub const SCRUB_SAVE: Duration = Duration::from_secs(30);
+/// After an error that ended a pass before its time, which then goes on.
+pub const SCRUB_REST: Duration = Duration::from_secs(60);
 /// Between two parts of a pass, of which there are 256.
 pub const SCRUB_PAUSE: Duration = Duration::from_millis(20);
 /// Part of a shard's time that scrubbing takes, in percent, unless node.toml says something else.

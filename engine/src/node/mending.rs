@@ -1,7 +1,8 @@
 //! Makes up for fragments that this node lacks and can make up for alone: all of a site of one node, and the pieces of its
 //! own snapshots elsewhere. What lies on several nodes is `repairing`'s.
 
-use super::limits::{LOOK_STEP, MEND_AGAIN, MEND_AGAIN_MOST, MEND_LOOK};
+use super::collecting::unreferenced;
+use super::limits::{MEND_AGAIN, MEND_AGAIN_MOST, MEND_LOOK, MEND_STEP};
 use super::repairing::limit;
 use super::shard::{Shard, add};
 use crate::store::{CollectCursor, DeviceState};
@@ -10,12 +11,12 @@ use farside_io::disk::Disk;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What may change what is owed, or what can be done about it.
+/// What makes it worth looking at once. What is owed alone does not: each put without a device owes a fragment.
 #[derive(PartialEq, Eq)]
 struct Circumstances {
     working: usize,
     damaged: u64,
-    owed: u64,
+    writable: bool,
 }
 
 /// Mends for as long as the shard runs.
@@ -25,15 +26,22 @@ pub(super) async fn keep_mended<D: Disk>(shard: Rc<Shard<D>>) {
         tokio::time::sleep(MEND_LOOK).await;
         let status = shard.store.status();
         let working = status.devices.iter().filter(|device| device.state == DeviceState::Ok).count();
-        let now = Circumstances { working, damaged: status.counters.damaged_fragments, owed: status.owed_fragments };
-        let time = shard.clock.clock().monotonic();
-        let changed = seen.as_ref() != Some(&now);
-        if now.owed == 0 || (!changed && time.saturating_sub(looked) < again) {
+        let (damaged, writable) = (status.counters.damaged_fragments, status.writable);
+        let now = Circumstances { working, damaged, writable };
+        let waited = shard.clock.clock().monotonic().saturating_sub(looked) >= again;
+        // Of several nodes each knows for certain only what it needs for itself, which is little.
+        let owes = !shard.is_alone() || status.owed_fragments > 0;
+        if !owes || (seen.as_ref() == Some(&now) && !waited) {
             continue;
         }
-        let mended = pass(&shard).await;
-        let gain = mended > 0 || changed;
-        again = if gain { MEND_AGAIN } else { (again * 2).min(MEND_AGAIN_MOST) };
+        let mended = match shard.is_alone() {
+            true => pass(&shard).await,
+            false => mend_all(&shard, shard.snapshots.chunks()).await,
+        };
+        again = if mended > 0 { MEND_AGAIN } else { (again * 2).min(MEND_AGAIN_MOST) };
+        if seen.as_ref() != Some(&now) {
+            again = MEND_AGAIN;
+        }
         (seen, looked) = (Some(now), shard.clock.clock().monotonic());
     }
 }
@@ -43,27 +51,38 @@ async fn pass<D: Disk>(shard: &Rc<Shard<D>>) -> usize {
     let mut mended = 0;
     let mut cursor = Some(CollectCursor::default());
     while let Some(at) = cursor {
-        let (found, next) = shard.store.mendable(at, LOOK_STEP);
+        let (mut found, next) = shard.store.mendable(at, MEND_STEP);
         cursor = next;
-        // The least redundant do not come first here: a site of one node has lost the same devices of them all.
-        for chunk in found.into_iter().filter(|chunk| shard.is_alone() || shard.snapshots.needs(chunk)) {
-            mended += mend(shard, chunk).await;
+        let mut needed: Vec<ChunkId> = found.extract_if(.., |chunk| shard.snapshots.needs(chunk)).collect();
+        // What was collected is back after a start until it is collected again: it has to go, not to be mended.
+        match unreferenced(shard, found.clone(), 0).await {
+            Ok(garbage) => needed.extend(found.into_iter().filter(|chunk| !garbage.contains(chunk))),
+            Err(refusal) => tracing::info!(%refusal, "it is not known yet what has to be mended"),
         }
+        // The least redundant do not come first here: a site of one node has lost the same devices of them all.
+        mended += mend_all(shard, needed).await;
         tokio::task::yield_now().await;
     }
     mended
 }
 
-async fn mend<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> usize {
-    let Some(bytes) = shard.store.mending_bytes(&chunk) else { return 0 };
-    limit(shard, bytes).await;
+async fn mend_all<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) -> usize {
+    let mut mended = 0;
+    for chunk in chunks {
+        mended += mend(shard, chunk).await;
+    }
+    mended
+}
+
+/// Mends one chunk, if there is anything to mend; answers how many fragments of it there are more.
+pub(super) async fn mend<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> usize {
+    let Some(needs) = shard.store.mending(&chunk) else { return 0 };
+    limit(shard, needs.bytes).await;
     match shard.store.mend(chunk).await {
         Ok(fragments) => {
             add(&shard.counters.repaired_fragments, fragments as u64);
-            let data = shard.site.geometry.data().max(1);
-            let written = bytes / (data + fragments.max(1)) * fragments;
-            add(&shard.counters.repaired_bytes, written as u64);
-            shard.repair.count(written);
+            add(&shard.counters.repaired_bytes, (fragments * needs.fragment_bytes) as u64);
+            shard.repair.count(fragments * needs.fragment_bytes);
             fragments
         }
         Err(error) => {

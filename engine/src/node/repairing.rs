@@ -68,14 +68,15 @@ impl Repair {
         self.state.borrow_mut().bytes += bytes as u64;
     }
 
-    fn report(&self) -> RepairState {
+    fn report(&self, now: Duration) -> RepairState {
         let state = self.state.borrow();
+        let lately = now.saturating_sub(state.rate_since) <= Duration::from_secs(5);
         RepairState {
             owed_fragments: state.owed_fragments,
             owed_bytes: state.owed_bytes,
             misplaced_fragments: state.misplaced_fragments,
             unreadable_chunks: state.unreadable_chunks,
-            rate_bytes_per_second: state.rate,
+            rate_bytes_per_second: if lately { state.rate } else { 0 },
             swept_epoch: state.swept_epoch,
         }
     }
@@ -378,20 +379,16 @@ pub(super) async fn limit<D: Disk>(shard: &Rc<Shard<D>>, bytes: usize) {
 
 /// How repair is doing on this node, all shards together.
 pub(super) async fn own_state<D: Disk>(shard: &Rc<Shard<D>>) -> Result<RepairState, Refusal> {
-    let mut sum = shard.repair.report();
     let now = shard.clock.clock().monotonic();
+    let mut sum = shard.repair.report(now);
     for index in (0..shard.shards()).filter(|index| *index != shard.index) {
-        let one = shard.on(index, |there| async move { there.repair.report() }).await?;
+        let one = shard.on(index, |there| async move { there.repair.report(there.clock.clock().monotonic()) }).await?;
         sum.owed_fragments += one.owed_fragments;
         sum.owed_bytes += one.owed_bytes;
         sum.misplaced_fragments += one.misplaced_fragments;
         sum.unreadable_chunks += one.unreadable_chunks;
         sum.rate_bytes_per_second += one.rate_bytes_per_second;
         sum.swept_epoch = sum.swept_epoch.min(one.swept_epoch);
-    }
-    let state = shard.repair.state.borrow();
-    if now.saturating_sub(state.rate_since) > Duration::from_secs(5) {
-        sum.rate_bytes_per_second = 0;
     }
     Ok(sum)
 }

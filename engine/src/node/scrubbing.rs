@@ -1,22 +1,26 @@
 //! Scrubbing: every fragment of this shard is read again and checked, over and over, in a part of the shard's time, so that
 //! what has rotted is made up for while the rest is still good.
 //!
-//! A pass goes by the first byte of chunks' ids, part by part. How far it is stands in a small file, written now and then:
+//! A pass goes by the last byte of chunks' ids, part by part. How far it is stands in a small file, written now and then:
 //! a node that is restarted goes on there. What is damaged the store no longer counts on, and repair is told.
 
 use super::directory::{NodeDirectory, ScrubRecord};
-use super::limits::{LOOK_STEP, SCRUB_AFTER, SCRUB_EVERY, SCRUB_LOOK, SCRUB_PAUSE, SCRUB_SAVE};
-use super::routing;
+use super::limits::{
+    SCRUB_AFTER, SCRUB_EVERY, SCRUB_LOOK, SCRUB_PAUSE, SCRUB_REST, SCRUB_SAVE, SCRUB_SECOND_LOOK, SCRUB_STEP,
+};
 use super::server::Answered;
 use super::shard::Shard;
+use super::{chunks, routing};
 use crate::framed::{self, FileKind, FramedFileError};
-use crate::store::{CollectCursor, StoreError};
+use crate::store::{CollectCursor, Refused, StoreError};
 use crate::times::show_time;
+use farside_codec::cluster::NodeState;
 use farside_codec::ids::{ChunkId, Hlc};
 use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,15 +41,15 @@ impl Default for Scrub {
 }
 
 impl Scrub {
-    fn begin(&self, now_ms: u64) {
+    fn begin(&self, now_ms: u64, percent: u8) {
         let mut record = self.record.borrow_mut();
         let (finished_ms, took_ms) = (record.finished_ms, record.took_ms);
-        *record = ScrubRecord { begun_ms: now_ms.max(1), finished_ms, took_ms, ..ScrubRecord::NOTHING };
+        *record = ScrubRecord { percent, begun_ms: now_ms.max(1), finished_ms, took_ms, ..ScrubRecord::NOTHING };
     }
 
     fn end(&self, now_ms: u64) {
         let mut record = self.record.borrow_mut();
-        record.next = 0;
+        (record.percent, record.next) = (0, 0);
         record.finished_ms = now_ms.max(1);
         // The clock may have been set meanwhile.
         record.took_ms = now_ms.saturating_sub(record.begun_ms);
@@ -63,11 +67,14 @@ pub(super) fn told(records: &[ScrubRecord], percent: u8) -> Value {
     // What one shard has not done the node has not done.
     let first = |of: fn(&ScrubRecord) -> u64| records.iter().map(of).min().unwrap_or(0);
     let time = |ms: u64| (ms > 0).then(|| show_time(Hlc::from_ms(ms)));
-    let (running, finished) = (records.iter().any(|record| record.next > 0), first(|record| record.finished_ms));
+    let (running, finished) = (records.iter().any(|record| record.percent > 0), first(|record| record.finished_ms));
     let took = records.iter().map(|record| record.took_ms).max().unwrap_or(0);
+    // A shard that is done waits for the others.
+    let done = |record: &ScrubRecord| if record.percent > 0 { u64::from(record.next.min(PARTS)) } else { PARTS.into() };
+    let parts = records.iter().map(done).sum::<u64>() as f64;
     json!({
         "state": match (running, percent) { (true, _) => "running", (false, 0) => "off", (false, _) => "resting" },
-        "progress": sum(|record| u64::from(record.next)) as f64 / (f64::from(PARTS) * records.len().max(1) as f64),
+        "progress": if running { parts / (f64::from(PARTS) * records.len().max(1) as f64) } else { 0.0 },
         "begun": time(first(|record| record.begun_ms)),
         "last_full_pass": time(finished),
         "last_full_pass_seconds": (finished > 0).then_some(took as f64 / 1000.0),
@@ -103,38 +110,39 @@ pub(super) async fn keep_scrubbed<D: Disk>(shard: Rc<Shard<D>>) {
     tokio::time::sleep(SCRUB_AFTER).await;
     loop {
         let now_ms = shard.clock.clock().wall_ms();
-        let ordered = shard.scrub.ordered.take();
-        let (next, begun_ms) = {
-            let record = shard.scrub.record.borrow();
-            (record.next, record.begun_ms)
-        };
-        let passed = now_ms.checked_sub(begun_ms).is_none_or(|passed| passed >= SCRUB_EVERY.as_millis() as u64);
-        let percent = ordered.unwrap_or(shard.scrub_percent);
-        if percent == 0 || (ordered.is_none() && next == 0 && !passed) {
-            tokio::time::sleep(SCRUB_LOOK).await;
-            continue;
+        let known = shard.scrub.record();
+        // A clock that was set back must not keep it waiting for years.
+        let passed = now_ms.checked_sub(known.begun_ms).is_none_or(|passed| passed >= SCRUB_EVERY.as_millis() as u64);
+        let by_itself = shard.scrub_percent > 0 && known.percent == 0 && passed;
+        match shard.scrub.ordered.take() {
+            Some(percent) => shard.scrub.begin(now_ms, percent),
+            None if by_itself => shard.scrub.begin(now_ms, shard.scrub_percent),
+            None if known.percent > 0 => {}
+            None => {
+                tokio::time::sleep(SCRUB_LOOK).await;
+                continue;
+            }
         }
-        if ordered.is_some() || next == 0 {
-            shard.scrub.begin(now_ms);
-        }
-        if let Err(error) = pass(&shard, percent).await {
+        if let Err(error) = pass(&shard).await {
             tracing::warn!(%error, "scrubbing rests");
-            tokio::time::sleep(SCRUB_EVERY / 1440).await;
+            tokio::time::sleep(SCRUB_REST).await;
         }
     }
 }
 
 /// Goes on with the pass that is under way, to its end or until another one is ordered.
-async fn pass<D: Disk>(shard: &Rc<Shard<D>>, percent: u8) -> Result<(), StoreError> {
+async fn pass<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), StoreError> {
     let clock = shard.clock.clock();
     let mut saved = clock.monotonic();
-    let next = shard.scrub.record.borrow().next;
+    let ScrubRecord { percent, next, .. } = shard.scrub.record();
+    save(shard);
     for part in next..PARTS {
         let mut cursor = Some(CollectCursor::default());
         while let Some(at) = cursor {
-            let (walked, next) = shard.store.walk(at, LOOK_STEP);
+            // The first bytes say which shard a chunk belongs to.
+            let (chunks, next) = shard.store.walk_chunks(at, SCRUB_STEP, |chunk| u16::from(chunk.0[31]) == part);
             cursor = next;
-            for (chunk, _) in walked.into_iter().filter(|(chunk, _)| u16::from(chunk.0[0]) == part) {
+            for chunk in chunks {
                 if shard.scrub.ordered.get().is_some() {
                     return Ok(());
                 }
@@ -143,6 +151,7 @@ async fn pass<D: Disk>(shard: &Rc<Shard<D>>, percent: u8) -> Result<(), StoreErr
                 let took = clock.monotonic().saturating_sub(begun);
                 tokio::time::sleep(rest(took, percent)).await;
             }
+            tokio::task::yield_now().await;
         }
         shard.scrub.record.borrow_mut().next = part + 1;
         if clock.monotonic().saturating_sub(saved) >= SCRUB_SAVE {
@@ -153,8 +162,8 @@ async fn pass<D: Disk>(shard: &Rc<Shard<D>>, percent: u8) -> Result<(), StoreErr
     }
     shard.scrub.end(clock.wall_ms());
     save(shard);
-    let record = shard.scrub.record.borrow().clone();
-    tracing::info!(good = record.good, damaged = record.damaged, refused = record.refused, "everything was scrubbed");
+    let ScrubRecord { good, damaged, refused, .. } = shard.scrub.record();
+    tracing::info!(good, damaged, refused, "everything was scrubbed");
     Ok(())
 }
 
@@ -170,37 +179,64 @@ async fn look<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Result<(), Store
         Err(StoreError::Size { .. }) => return Ok(()),
         found => found?,
     };
+    let given_up = match found.refused.first() {
+        // One at a time: what can be made up for is, before the next one goes.
+        Some(refused) => give_up(shard, chunk, refused, found.good).await?,
+        None => false,
+    };
     {
         let mut record = shard.scrub.record.borrow_mut();
         record.good += u64::from(found.good);
         record.bytes += found.bytes;
-        record.damaged += u64::from(found.damaged);
-        record.refused += u64::from(found.refused);
+        record.damaged += u64::from(found.damaged) + u64::from(given_up);
+        record.refused += found.refused.len() as u64 - u64::from(given_up);
     }
-    if found.damaged > 0 && !shard.is_alone() && !shard.snapshots.needs(&chunk) {
-        shard.owe(chunk);
+    if found.damaged > 0 || given_up {
+        match shard.is_alone() || shard.snapshots.needs(&chunk) {
+            true => drop(super::mending::mend(shard, chunk).await),
+            false => shard.owe(chunk),
+        }
     }
     Ok(())
 }
 
-/// Has every node of the site begin a pass now. Those that don't answer are named in a refusal; the others have begun.
+/// Counts no longer on a fragment that its device will not read, where that costs nothing: where as many others are good,
+/// here or at other nodes, as give it back. Answers whether that was so.
+async fn give_up<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    chunk: ChunkId,
+    refused: &Refused,
+    good: u32,
+) -> Result<bool, StoreError> {
+    let here = shard.is_alone() || shard.snapshots.needs(&chunk);
+    let others = if here { good as usize } else { elsewhere(shard, chunk).await };
+    if others < shard.site.geometry.data() {
+        return Ok(false);
+    }
+    tokio::time::sleep(SCRUB_SECOND_LOOK).await;
+    shard.store.give_up(chunk, refused).await
+}
+
+/// Distinct fragments of a chunk that other nodes say they hold.
+async fn elsewhere<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> usize {
+    let holdings = chunks::ask_all(shard, &[chunk]).await;
+    let found = holdings.of.into_values().flatten();
+    let others = found.filter(|(node, _)| *node != shard.site.node);
+    others.flat_map(|(_, held)| held.fragments).collect::<BTreeSet<u8>>().len()
+}
+
+/// Has every node of the site begin a pass now. Answers with the names of those that did not.
 pub(super) async fn start<D: Disk>(shard: &Rc<Shard<D>>, percent: u8) -> Answered {
-    let mut silent = Vec::new();
     start_here(shard, percent).await?;
-    for node in shard.others() {
+    let mut silent = Vec::new();
+    let nodes = shard.view().nodes.values().cloned().collect::<Vec<_>>();
+    for node in nodes.into_iter().filter(|node| node.node != shard.site.node && node.state != NodeState::Removed) {
         match routing::ask_node(shard, &node, 0, &Request::Scrub(percent)).await {
             Ok(Reply::Done) => {}
-            Ok(_) => return Err(super::links::misanswered()),
-            Err(error) => silent.push(format!("{} ({})", node.name, Refusal::from(error))),
+            Ok(_) | Err(_) => silent.push(node.name.to_string()),
         }
     }
-    match silent.is_empty() {
-        true => Ok(Reply::Done.into()),
-        false => {
-            let detail = format!("the other nodes have begun, but not {}", silent.join(", "));
-            Err(Refusal::new(RefusalCode::Unavailable, detail))
-        }
-    }
+    Ok(Reply::ScrubBegun(silent).into())
 }
 
 /// Has every shard of this node begin a pass now.

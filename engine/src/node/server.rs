@@ -142,7 +142,6 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::History(_)
         | Request::ReadDeltas(_)
         | Request::SetAside(_)
-        | Request::Discard(_)
         | Request::ResolveLog(_)
         | Request::ListLogs
         | Request::ListTenants
@@ -173,7 +172,7 @@ fn tenant_of(caller: &Caller) -> Result<Option<TenantId>, Refusal> {
     }
 }
 
-pub(super) fn check_tenant(caller: &Caller, owner: TenantId) -> Result<(), Refusal> {
+fn check_tenant(caller: &Caller, owner: TenantId) -> Result<(), Refusal> {
     match tenant_of(caller)? {
         Some(tenant) if tenant != owner => Err(Refusal::new(
             RefusalCode::Forbidden,
@@ -270,8 +269,8 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             shard.on(owner, move |there| async move { place(&there, &caller, propose).await }).await?
         }
         Request::Discard(order) => {
-            let (owner, caller) = (shard.shard_of_log(order.log), caller.clone());
-            shard.on(owner, move |there| async move { super::aside::discard(&there, &caller, order).await }).await?
+            let owner = shard.shard_of_log(order.log);
+            shard.on(owner, move |there| async move { super::aside::discard(&there, order).await }).await?
         }
         Request::Lookup(_) | Request::List(_) | Request::History(_) | Request::ReadDeltas(_) | Request::SetAside(_) => {
             let (caller, log) = (caller.clone(), read_log(&request));

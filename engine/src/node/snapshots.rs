@@ -37,6 +37,11 @@ impl<D: Disk> ChunkSnapshots<D> {
         count(&self.kept.borrow()) + count(&self.building.borrow())
     }
 
+    /// The pieces of every snapshot that is kept.
+    pub(crate) fn chunks(&self) -> Vec<ChunkId> {
+        self.kept.borrow().values().flatten().copied().collect()
+    }
+
     /// Why no snapshot can be kept now.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.trouble.borrow().clone()

@@ -1,6 +1,7 @@
 //! A shard, from its devices to its endpoint, and back.
 
 use super::directory::NodeDirectory;
+use super::directory::SiteFile;
 use super::error::{NodeError, failed};
 use super::links::{NodeLinks, PeerLinks, own_hello};
 use super::repairing::{self, Repair};
@@ -98,10 +99,11 @@ async fn seat_devices<D: Disk>(
     Ok(devices)
 }
 
-/// The log's owner: the first device's id, and the shard.
-fn wal_owner<D: Disk>(devices: &DeviceSet<D>, shard: u16) -> [u8; 16] {
-    let mut owner = devices.slots[0].id.0;
-    owner[14..].iter_mut().zip(shard.to_le_bytes()).for_each(|(byte, shard)| *byte ^= shard);
+/// The log's owner: the node, which no other ever was, and the shard. Not a device: any of them may be replaced.
+fn wal_owner(site: &SiteFile, shard: u16) -> [u8; 16] {
+    let mut owner = [0; 16];
+    let named = [&site.site.0[..], &site.node.0.to_le_bytes(), &shard.to_le_bytes()].concat();
+    owner.copy_from_slice(&blake3::hash(&named).as_bytes()[..16]);
     owner
 }
 
@@ -114,7 +116,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
     let wal_present = regions.len();
     let mirrors =
         regions.into_iter().map(|region| WalMirror { disk: region.disk, offset: region.offset, bytes: region.bytes });
-    let owner = wal_owner(&devices, seed.index);
+    let owner = wal_owner(&seed.site, seed.index);
     let (wal, wal_report) = Wal::open(owner, mirrors.collect(), &pool).await.map_err(|error| match error {
         WalError::Damaged { .. } | WalError::Forked { .. } | WalError::NoMirror => {
             NodeError::Corrupt(error.to_string())

@@ -5,6 +5,7 @@
 
 use super::database::{Rows, Table};
 use super::keys::Key;
+use super::limits::DISCARD_BYTES;
 use super::log_group::{Done, LogGroupState, Work, read_row, refuse};
 use super::rows::{AsideRow, LogRow};
 use bytes::Bytes;
@@ -57,12 +58,15 @@ pub(super) fn discard(work: &Work<'_>, discard: &DiscardAside) -> Done {
     }
     let prefix = work.key().log(discard.log);
     let end = prefix.after_prefix().unwrap_or_default();
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     work.change.scan(Table::Aside, &prefix[..]..&end[..], &mut |key, value| {
-        if found.len() < discard.limit as usize {
-            found.push((key.to_vec(), read_row::<AsideRow>(value.to_vec())?));
+        let goes_on = found.len() < discard.limit as usize && bytes < DISCARD_BYTES;
+        if goes_on {
+            let row: AsideRow = read_row(value.to_vec())?;
+            bytes += row.encoded.len();
+            found.push((key.to_vec(), row));
         }
-        Ok(found.len() < discard.limit as usize)
+        Ok(goes_on)
     })?;
     for (key, row) in &found {
         let delta = Delta::parse(row.encoded.clone()).map_err(StateError::Unreadable)?;
@@ -101,7 +105,7 @@ impl LogGroupState {
             }
             Ok(!more)
         })?;
-        let mut deltas = Vec::with_capacity(rows.len());
+        let (mut deltas, mut size) = (Vec::with_capacity(rows.len()), 0);
         for AsideRow { time, by, encoded } in rows {
             let delta = Delta::parse(encoded.clone()).map_err(StateError::Unreadable)?;
             let cursor = Cursor { generation: delta.generation, sequence: delta.sequence, hash: Delta::hash(&encoded) };
@@ -113,6 +117,13 @@ impl LogGroupState {
                     extents.push(kept);
                 }
             }
+            let version = encoded.len() + extents.iter().map(Bytes::len).sum::<usize>();
+            if size + version > bytes && !deltas.is_empty() {
+                // With its earlier parts it belongs on the next page: an answer is one frame.
+                more = true;
+                break;
+            }
+            size += version;
             deltas.push(AsideDelta { delta: encoded, cursor, extents, time, by });
         }
         Ok(AsideDeltas { deltas, more })

@@ -32,3 +32,6 @@ pub const CLEAR_ROWS: usize = 4096;
 const _: () = assert!(MAX_VERSION_BYTES + MAX_DELTA_BYTES < MAX_FRAME_BYTES);
 const _: () = assert!(MAX_GENERATIONS * 72 + MAX_EPOCHS_BYTES < 1 << 20);
 const _: () = assert!(PIECE_BYTES + (1 << 20) <= farside_raft::limits::PIECE_BYTES);
+/// Encoded bytes of deltas that one command lets go of, and one delta more: each may name thousands of chunks, and all
+/// members of the group apply the command in one go.
+pub const DISCARD_BYTES: usize = 1 << 20;

@@ -220,7 +220,12 @@ impl LogGroupState {
                 && !row.removed
                 && let Some(version) = self.version(&view, log, sequence)?
             {
-                size += version.delta.len() + version.extents.iter().map(Bytes::len).sum::<usize>();
+                let more = version.delta.len() + version.extents.iter().map(Bytes::len).sum::<usize>();
+                if size + more > bytes && !found.versions.is_empty() {
+                    found.more = true;
+                    return Ok(found);
+                }
+                size += more;
                 found.versions.push(version);
             }
             start = prefix.clone().name(name).after_prefix().unwrap_or(end.clone());

@@ -112,10 +112,7 @@ pub async fn format_devices<D: Disk>(
     }
     let devices: Vec<DeviceId> = disks.iter().map(|_| DeviceId(random(entropy))).collect();
     // One segment size for all, by the smallest zone, so that any device can take any fragment.
-    let zone_bytes = |disk: &D| {
-        disk.len_bytes().saturating_sub(DEVICE_HEADER_BYTES) / u64::from(options.shards) / ZONE_ALIGNMENT
-            * ZONE_ALIGNMENT
-    };
+    let zone_bytes = |disk: &D| zone_bytes(disk.len_bytes(), options.shards);
     let wal_bytes = options.wal_bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
     let smallest = disks.iter().map(zone_bytes).min().unwrap_or(0);
     let segment_bytes = options
@@ -144,14 +141,8 @@ pub async fn format_devices<D: Disk>(
             devices: devices.clone(),
         })
         .collect();
-    // The largest chunk fills as many segments of a device as it has fragments there, and one may be in use already.
-    let most = most_per_device(options.geometry.total(), disks.len()) as u64;
-    let least_segments = limits::CLIENT_RESERVE_SEGMENTS as u64 + most + 1;
     for (device, superblock) in superblocks.iter().enumerate() {
-        let needed =
-            (superblock.wal_bytes + least_segments * u64::from(segment_bytes)).next_multiple_of(ZONE_ALIGNMENT);
-        if superblock.zone_bytes < needed {
-            let needed_bytes = needed * u64::from(options.shards) + DEVICE_HEADER_BYTES;
+        if let Some(needed_bytes) = too_small(superblock) {
             return Err(FormatError::TooSmall { device, needed_bytes });
         }
     }
@@ -171,13 +162,28 @@ pub async fn format_devices<D: Disk>(
     Ok(devices)
 }
 
-enum WriteError {
+/// Bytes of each of the zones that a device of so many bytes is cut in.
+pub(super) fn zone_bytes(device_bytes: u64, shards: u16) -> u64 {
+    device_bytes.saturating_sub(DEVICE_HEADER_BYTES) / u64::from(shards) / ZONE_ALIGNMENT * ZONE_ALIGNMENT
+}
+
+/// The least bytes that would do, of a device that is too small.
+pub(super) fn too_small(superblock: &Superblock) -> Option<u64> {
+    // The largest chunk fills as many segments of a device as it has fragments there, and one may be in use already.
+    let most = most_per_device(superblock.geometry.total(), superblock.devices.len()) as u64;
+    let least_segments = limits::CLIENT_RESERVE_SEGMENTS as u64 + most + 1;
+    let needed =
+        (superblock.wal_bytes + least_segments * u64::from(superblock.segment_bytes)).next_multiple_of(ZONE_ALIGNMENT);
+    (superblock.zone_bytes < needed).then(|| needed * u64::from(superblock.shards) + DEVICE_HEADER_BYTES)
+}
+
+pub(super) enum WriteError {
     Disk(DiskError),
     Pool(PoolError),
 }
 
 /// Clears both ends of every segment, so that nothing of an earlier life is taken for a segment's, then names the device.
-async fn format_device<D: Disk>(pool: &Pool, disk: &D, superblock: &Superblock) -> Result<(), WriteError> {
+pub(super) async fn format_device<D: Disk>(pool: &Pool, disk: &D, superblock: &Superblock) -> Result<(), WriteError> {
     let mut empty = pool.take(2 * BLOCK_BYTES).await.map_err(WriteError::Pool)?;
     empty.fill(0);
     let empty = empty.share();
@@ -202,7 +208,7 @@ async fn format_device<D: Disk>(pool: &Pool, disk: &D, superblock: &Superblock) 
     disk.sync().await.map_err(WriteError::Disk)
 }
 
-async fn write_superblock<D: Disk>(
+pub(super) async fn write_superblock<D: Disk>(
     pool: &Pool,
     disk: &D,
     superblock: &Superblock,
@@ -214,7 +220,7 @@ async fn write_superblock<D: Disk>(
 }
 
 /// What a device's two superblocks say.
-enum Found {
+pub(super) enum Found {
     /// A good one, and where the other copy is bad or older, if it is.
     Good {
         superblock: Box<Superblock>,
@@ -225,7 +231,7 @@ enum Found {
     Unreadable,
 }
 
-async fn read_superblock<D: Disk>(pool: &Pool, disk: &D) -> Result<Found, PoolError> {
+pub(super) async fn read_superblock<D: Disk>(pool: &Pool, disk: &D) -> Result<Found, PoolError> {
     let mut copies = Vec::with_capacity(COPY_OFFSETS.len());
     let (mut unreadable, mut newer) = (0, None);
     for offset in COPY_OFFSETS {

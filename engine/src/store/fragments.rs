@@ -63,11 +63,21 @@ impl<D: Disk> Store<D> {
     /// Makes some fragments of a stripe durable here, straight from its memory: the answer and the errors are those of
     /// [`Store::begin_fragments`] and [`FragmentsWriter::commit`]. Once begun it runs to its end.
     pub async fn put_fragments(&self, stripe: &Stripe, fragments: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.put_lent(stripe, fragments, false).await
+    }
+
+    /// The same for fragments that are missing of a chunk that is here: `NotFound` where it is no more, because what was
+    /// collected meanwhile must not come back as a part of itself.
+    pub(super) async fn put_missing(&self, stripe: &Stripe, fragments: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.put_lent(stripe, fragments, true).await
+    }
+
+    async fn put_lent(&self, stripe: &Stripe, fragments: &[u8], of_known: bool) -> Result<Vec<u8>, StoreError> {
         self.0.admit_fragments(&stripe.chunk(), &stripe.layout(), fragments)?;
         let (store, stripe, fragments) = (self.clone(), stripe.clone(), fragments.to_vec());
         uncancelled(async move {
-            let memory = Memory::Lent(stripe.slots());
-            store.0.write_fragments(stripe.chunk(), stripe.layout(), SlotsOf::Lent(&fragments), memory).await
+            let (memory, of) = (Memory::Lent(stripe.slots()), SlotsOf::Lent(&fragments));
+            store.0.write_fragments(stripe.chunk(), stripe.layout(), of, memory, of_known).await
         })
         .await
     }
@@ -133,7 +143,7 @@ impl<D: Disk> FragmentsWriter<D> {
         }
         uncancelled(async move {
             let of = SlotsOf::Part(&self.fragments);
-            self.store.0.write_fragments(self.chunk, self.layout, of, Memory::Own(slots)).await
+            self.store.0.write_fragments(self.chunk, self.layout, of, Memory::Own(slots), false).await
         })
         .await
     }
@@ -180,8 +190,12 @@ impl<D: Disk> Inner<D> {
         stripe: StripeLayout,
         of: SlotsOf<'_>,
         memory: Memory,
+        of_known: bool,
     ) -> Result<Vec<u8>, StoreError> {
         let _turn = Turn::take(self, chunk).await;
+        if of_known && self.index.borrow().get(&chunk).is_none() {
+            return Err(StoreError::NotFound(chunk));
+        }
         self.make_way(&chunk, &stripe)?;
         let layout = Slots { stripe, of };
         let write = StripeWrite { inner: self, chunk, layout, priority: Priority::Client };

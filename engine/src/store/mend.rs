@@ -1,11 +1,11 @@
 //! Looking after what is here: reading every fragment again before it is needed, and making up for those that are lost out
 //! of the others, where the devices of this node hold enough of a chunk.
 //!
-//! Nothing is forgotten that was not found damaged twice; a fragment whose device refuses to read it is given up only
-//! where enough others were read in the same look, and its device is asked to take it again.
+//! Nothing is forgotten that was not found damaged twice. A fragment that its device refuses to read is given up only when
+//! somebody says so who knows that there are enough others, and after another try.
 
 use super::collect::CollectCursor;
-use super::index::{Index, Known};
+use super::index::{Index, Known, Location};
 use super::zone::Priority;
 use super::{Inner, Store, StoreError, limits, placement};
 use farside_codec::ids::ChunkId;
@@ -14,7 +14,7 @@ use farside_codec::stripe::StripeLayout;
 use farside_io::disk::Disk;
 
 /// What a look at a chunk's fragments found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Verified {
     /// Fragments that are good.
     pub good: u32,
@@ -23,7 +23,23 @@ pub struct Verified {
     /// Fragments that were counted on and are no good. They are owed from now on.
     pub damaged: u32,
     /// Fragments that their device would not read, and which are still counted on.
-    pub refused: u32,
+    pub refused: Vec<Refused>,
+}
+
+/// What mending a chunk costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MendingNeeds {
+    /// Bytes read and written.
+    pub bytes: usize,
+    /// Bytes of one fragment.
+    pub fragment_bytes: usize,
+}
+
+/// A fragment that its device would not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    fragment: usize,
+    location: Location,
 }
 
 impl<D: Disk> Store<D> {
@@ -36,12 +52,26 @@ impl<D: Disk> Store<D> {
         (found.map(|(chunk, _)| chunk).collect(), next.map(CollectCursor))
     }
 
-    /// Bytes that mending a chunk reads and writes; `None`: there is nothing to mend that could be.
-    pub fn mending_bytes(&self, chunk: &ChunkId) -> Option<usize> {
+    /// Chunks from `cursor` on that `wanted` says yes to, among `limit`, and where to go on.
+    pub fn walk_chunks(
+        &self,
+        cursor: CollectCursor,
+        limit: usize,
+        wanted: impl Fn(&ChunkId) -> bool,
+    ) -> (Vec<ChunkId>, Option<CollectCursor>) {
+        let index = self.0.index.borrow();
+        let (walked, next) = index.walk(cursor.0, limits::COLLECT_SCAN.min(limit.max(1)));
+        (walked.map(|(chunk, _)| chunk).filter(wanted).collect(), next.map(CollectCursor))
+    }
+
+    /// What mending a chunk costs; `None`: there is nothing to mend that could be.
+    pub fn mending(&self, chunk: &ChunkId) -> Option<MendingNeeds> {
         let index = self.0.index.borrow();
         let known = index.get(chunk)?;
         let missing = self.0.to_mend(&index, chunk, &known).len();
-        (missing > 0).then(|| (known.geometry.data() + missing) * known.layout().fragment_bytes())
+        let fragment_bytes = known.layout().fragment_bytes();
+        let bytes = (known.geometry.data() + missing) * fragment_bytes;
+        (missing > 0).then_some(MendingNeeds { bytes, fragment_bytes })
     }
 
     /// Makes up for the fragments of a chunk that are missing, out of the others, where devices would take them. Answers
@@ -63,11 +93,7 @@ impl<D: Disk> Store<D> {
         writer.append(&sealed)?;
         drop(sealed);
         let stripe = writer.encode()?;
-        // What was collected meanwhile must not come back.
-        if self.sealed_bytes(&chunk).is_none() {
-            return Err(StoreError::NotFound(chunk));
-        }
-        let held = self.put_fragments(&stripe, &missing).await?;
+        let held = self.put_missing(&stripe, &missing).await?;
         self.0.counters.borrow_mut().mended_fragments += held.len() as u64;
         Ok(held.len())
     }
@@ -82,45 +108,49 @@ impl<D: Disk> Store<D> {
             self.0.healthy(&index, &known).map(|(fragment, _)| fragment).collect()
         };
         let mut found = Verified::default();
-        let mut refused = Vec::new();
         for fragment in fragments {
             let Some(layout) = self.layout(&chunk) else { return Ok(found) };
+            let known_damaged = self.0.counters.borrow().damaged_fragments;
             match self.read_fragment(chunk, fragment, 0..layout.fragment_bytes()).await {
                 Ok(bytes) => {
                     found.good += 1;
                     found.bytes += bytes.len() as u64;
                 }
-                Err(StoreError::NotFound(_)) if self.counts_on(&chunk, fragment) => refused.push(fragment),
-                Err(StoreError::NotFound(_)) => found.damaged += u32::from(self.layout(&chunk).is_some()),
+                Err(StoreError::NotFound(_)) => match self.counted_on(&chunk, fragment) {
+                    Some(location) => found.refused.push(Refused { fragment, location }),
+                    // Or else it was dropped meanwhile, or its device has failed altogether.
+                    None => found.damaged += u32::from(self.0.counters.borrow().damaged_fragments > known_damaged),
+                },
                 Err(error) => return Err(error),
             }
         }
-        for fragment in refused {
-            match self.give_up(&chunk, fragment, found.good) {
-                true => found.damaged += 1,
-                false => found.refused += 1,
-            }
-        }
         Ok(found)
+    }
+
+    /// Reads a fragment again that its device would not read. Where it still will not, and the fragment has not moved, it
+    /// is counted on no longer: answers whether that is so. That enough others are good is the caller's promise.
+    pub async fn give_up(&self, chunk: ChunkId, refused: &Refused) -> Result<bool, StoreError> {
+        let Some(layout) = self.layout(&chunk) else { return Ok(false) };
+        match self.read_fragment(chunk, refused.fragment, 0..layout.fragment_bytes()).await {
+            Ok(_) => Ok(false),
+            Err(StoreError::NotFound(_)) if self.counted_on(&chunk, refused.fragment) == Some(refused.location) => {
+                self.0.fragment_damaged(&chunk, refused.fragment, refused.location);
+                Ok(true)
+            }
+            Err(StoreError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn layout(&self, chunk: &ChunkId) -> Option<StripeLayout> {
         self.0.index.borrow().get(chunk).map(|known| known.layout())
     }
 
-    fn counts_on(&self, chunk: &ChunkId, fragment: usize) -> bool {
+    /// Where a fragment lies that is counted on.
+    fn counted_on(&self, chunk: &ChunkId, fragment: usize) -> Option<Location> {
         let index = self.0.index.borrow();
-        index.get(chunk).is_some_and(|known| self.0.healthy(&index, &known).any(|(healthy, _)| healthy == fragment))
-    }
-
-    /// Gives up a fragment that its device would not read, if as many others are good as give it back.
-    fn give_up(&self, chunk: &ChunkId, fragment: usize, good: u32) -> bool {
-        let location = {
-            let index = self.0.index.borrow();
-            let known = index.get(chunk).filter(|known| good as usize >= known.geometry.data());
-            known.and_then(|known| index.location(&known, fragment))
-        };
-        location.inspect(|location| self.0.fragment_damaged(chunk, fragment, *location)).is_some()
+        let known = index.get(chunk)?;
+        self.0.healthy(&index, &known).find(|(healthy, _)| *healthy == fragment).map(|(_, location)| location)
     }
 }
 
@@ -136,8 +166,18 @@ impl<D: Disk> Inner<D> {
             return Vec::new();
         }
         let blocks = (known.layout().slot_bytes() / BLOCK_BYTES) as u32;
-        let full: Vec<bool> = self.zones.iter().map(|zone| !zone.has_room(1, blocks, Priority::Client)).collect();
         let most = placement::most_per_device(total, self.zones.len());
-        self.plan(chunk, total, &missing, most, &full).into_iter().map(|(fragment, _)| fragment as u8).collect()
+        let loads = self.loads(index, known);
+        let full: Vec<bool> = self.zones.iter().map(|zone| !zone.has_room(1, blocks, Priority::Client)).collect();
+        // A site that has lost a device for good is asked this of every chunk: nothing is drawn for nothing.
+        if !loads.iter().zip(&full).any(|(load, full)| *load < most && !full) {
+            return Vec::new();
+        }
+        let planned = self.plan(chunk, total, &missing, most, &full);
+        // As `StripeWrite` counts: as many as will be here share the devices.
+        let here = total - missing.len() + planned.len();
+        let most = placement::most_per_device(here, self.zones.len());
+        let planned: Vec<usize> = planned.into_iter().map(|(fragment, _)| fragment).collect();
+        self.plan(chunk, total, &planned, most, &full).into_iter().map(|(fragment, _)| fragment as u8).collect()
     }
 }
