@@ -5,6 +5,7 @@
 //! [`fuzzing`] is what any bytes at all are thrown at; [`planted`] puts mistakes into the engine to see whether anybody notices.
 
 pub mod fuzzing;
+pub mod namespaces;
 pub mod planted;
 pub mod relay;
 pub mod sim;
@@ -140,6 +141,8 @@ pub struct Site {
     pub port: u16,
     /// The node logs all that it can.
     pub verbose: bool,
+    /// What the node's command begins with, where it runs on a machine of its own.
+    pub prefix: Vec<String>,
     child: Option<Child>,
 }
 
@@ -156,12 +159,12 @@ impl Site {
         }
         arguments.extend(more);
         farside(&arguments).ok();
-        Self { directory, port, verbose: false, child: None }
+        Self { directory, port, verbose: false, prefix: Vec::new(), child: None }
     }
 
     /// A site that was made already.
     pub fn at(directory: PathBuf, port: u16) -> Self {
-        Self { directory, port, child: None, verbose: false }
+        Self { directory, port, verbose: false, prefix: Vec::new(), child: None }
     }
 
     /// Makes a site and runs its node.
@@ -181,7 +184,15 @@ impl Site {
     pub fn try_run(&mut self) -> (String, String) {
         assert!(self.child.is_none(), "it runs already");
         let log = self.log();
-        let mut child = Command::new(binary())
+        let mut command = match self.prefix.split_first() {
+            None => Command::new(binary()),
+            Some((program, rest)) => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(binary());
+                command
+            }
+        };
+        let mut child = command
             .args(["node", "--dir"])
             .arg(&self.directory)
             .envs(self.verbose.then_some(("FARSIDE_LOG", "trace")))
@@ -199,6 +210,11 @@ impl Site {
         }
         self.child = Some(child);
         (ready, String::new())
+    }
+
+    /// The node's process.
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     /// Where the node's stderr goes.

@@ -71,7 +71,7 @@ fn two_lost_devices_are_survived_and_told() {
 #[test]
 fn flips_on_two_devices_are_survived_and_told() {
     let root = tempfile::tempdir().expect("a directory");
-    let mut site = Site::start(root.path(), "near", &["--cores", "0"]);
+    let mut site = Site::start(root.path(), "near", &["--cores", "0", "--device-size", "256MiB"]);
     fill(&site, root.path());
     site.kill();
     flip(&site.directory.join("devices/device-1"), 1800);

@@ -111,7 +111,7 @@ choice!(
 record!(
     /// Start of a batch's payload. A batch is padded with zeros to 4 KiB.
     BatchHead {
-        /// Whose log this is: drawn when the site's devices were formatted, and the shard's number.
+        /// Whose log this is: made of the site, the node and the shard.
         owner: [u8; 16],
         /// Where in the region it was written: a batch found elsewhere was misdirected, by a write or a read.
         offset: u64,
