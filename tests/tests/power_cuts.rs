@@ -5,7 +5,7 @@
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
-use farside_tests::{Site, bytes, farside, rounds, skip};
+use farside_tests::{Cluster, Site, bytes, farside, rounds, skip};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -130,4 +130,59 @@ fn everything_acknowledged_survives() {
         assert!(read == bytes(number, length), "object {number} differs");
     }
     site.kill();
+}
+
+/// A site of six nodes, three of which lie on the file system that loses power: whatever was acknowledged is there when
+/// they are back, and writes that had to wait for them go on.
+#[test]
+fn half_of_the_nodes_lose_power_at_once() {
+    let root = tempfile::tempdir().expect("a directory");
+    let Some(disk) = Disk::make(root.path()) else {
+        return skip("power cuts need root, mkfs.ext4 and loop devices");
+    };
+    let size = ["--device-count", "2", "--device-size", "160MiB", "--geometry", "2+2"];
+    let first = Site::start(root.path(), "near", &[&["--cores", "0"][..], &size].concat());
+    let mut cluster = Cluster { nodes: vec![first], context: root.path().join("near.context") };
+    for node in 1..6 {
+        let on = if node % 2 == 1 { disk.mount.as_path() } else { root.path() };
+        cluster.add(on, &format!("near-{}", node + 1), &[&["--cores", ["0", "1"][node % 2]][..], &size[..4]].concat());
+    }
+    cluster.wait_for(Duration::from_secs(60), "five voters", |cluster| {
+        cluster.nodes[0].status()["control"]["voters"].as_array().is_some_and(|voters| voters.len() == 5)
+    });
+    cluster.export();
+    cluster.make_log(&root.path().join("kms"), "acme/load");
+    let context = cluster.context.display().to_string();
+    let (next, acknowledged) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()));
+    for round in 0..rounds("FARSIDE_POWER_CUTS", 3) {
+        let stop = AtomicBool::new(false);
+        let before = acknowledged.lock().expect("a lock").len();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| write(&context, &next, &stop, &acknowledged, root.path()));
+            }
+            std::thread::sleep(Duration::from_millis(1500 + (round as u64 * 7919) % 900));
+            disk.cut();
+            [1, 3, 5].into_iter().for_each(|node| cluster.nodes[node].kill());
+            disk.restore();
+            [1, 3, 5].into_iter().for_each(|node| cluster.nodes[node].run());
+            let then = acknowledged.lock().expect("a lock").len();
+            assert!(then > before, "nothing was written in time");
+            let begun = std::time::Instant::now();
+            while acknowledged.lock().expect("a lock").len() < then + 4 {
+                assert!(begun.elapsed() < Duration::from_secs(60), "writes don't go on");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let back = root.path().join("back");
+        cluster.farside(&["get", "-r", "acme/load", &back.display().to_string()]).ok();
+        for (number, length) in acknowledged.lock().expect("a lock").iter() {
+            let read = std::fs::read(back.join(format!("object-{number}"))).expect("it was acknowledged");
+            assert!(read == bytes(*number, *length), "round {round}, object {number} differs");
+        }
+        std::fs::remove_dir_all(&back).expect("removed");
+    }
+    // The file system can't be unmounted under them.
+    cluster.nodes.iter_mut().for_each(Site::kill);
 }

@@ -173,8 +173,9 @@ fn an_endpoint_that_dies_under_load_holds_up_writes_for_less_than_three_seconds(
             }
             (longest, begun.elapsed())
         };
-        let before = write(24).await;
-        assert!(relays.iter().all(|relay| relay.passed_bytes() > 1 << 20), "chunks spread over all endpoints");
+        let before = write(36).await;
+        // Which goes where is drawn: that one of three gets none of 27 larger chunks comes about once in 20,000 times.
+        assert!(relays.iter().all(|relay| relay.passed_bytes() > 200_000), "chunks spread over all endpoints");
         // The first one is where logs are asked.
         for relay in [&relays[0], &relays[1]] {
             relay.swallow(true);
