@@ -144,3 +144,31 @@ fn a_full_site_says_so_and_gets_its_space_back() {
     assert!(freed, "no space came back: {}", site.alerts());
     kept.iter().for_each(|number| assert!(read(*number).stdout == bytes(*number, 16 << 20), "object {number} differs"));
 }
+
+#[test]
+fn a_log_that_was_emptied_is_not_begun_anew() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut site = Site::start(root.path(), "near", &["--cores", "0"]);
+    fill(&site, root.path());
+    assert_eq!(site.stop(), 0);
+    // The first three devices carry the mirrors, behind 64 KiB of superblocks.
+    let (header, log) = (64 << 10, 32 << 20);
+    let devices = site.directory.join("devices");
+    let device = |number: usize| {
+        let path = devices.join(format!("device-{number}"));
+        std::fs::File::options().read(true).write(true).open(path).expect("open")
+    };
+    let mut kept = Vec::new();
+    for number in 0..3 {
+        let mut bytes = vec![0; log];
+        device(number).read_exact_at(&mut bytes, header).expect("read");
+        device(number).write_all_at(&vec![0; log], header).expect("emptied");
+        kept.push(bytes);
+    }
+    let (ready, said) = site.try_run();
+    assert!(ready.is_empty() && said.contains("the write-ahead log holds nothing of group"), "{ready} {said}");
+    // With one mirror back all is as it was.
+    device(1).write_all_at(&kept[1], header).expect("written");
+    site.run();
+    check(&site);
+}

@@ -21,8 +21,8 @@ use farside_codec::message::{FedHello, LogOffer, PeerRecord, Reply, Request};
 use farside_io::clock::HlcClock;
 use farside_io::disk::Disk;
 use farside_io::pool::Pool;
-use farside_raft::wal::{Wal, WalError, WalMirror};
-use farside_raft::{Group, GroupSettings, PeerNetwork, StateMachine};
+use farside_raft::wal::{GroupLog, Wal, WalError, WalMirror};
+use farside_raft::{Applied, Group, GroupSettings, PeerNetwork, StateError, StateMachine};
 use farside_transport::{Class, Settings};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -99,6 +99,24 @@ async fn seat_devices<D: Disk>(
     Ok(devices)
 }
 
+/// Refuses to start where the state shows that there was a log and the log shows nothing: the groups would begin anew, and
+/// GC would take everything that they referred to.
+fn check_log<D: Disk>(seed: &ShardSeed<D>, wal: &Wal<D>, database: &Database) -> Result<(), NodeError> {
+    let lost = |id: GroupId, applied: Result<Applied, StateError>| match applied.map_err(failed)?.last {
+        Some(last) if wal.group(id, GroupLog::knows_nothing) => Err(NodeError::Corrupt(format!(
+            "the write-ahead log holds nothing of group {id}, which had come to entry {}: the devices that carry it were \
+             emptied, or another version wrote it",
+            last.index
+        ))),
+        _ => Ok(()),
+    };
+    if seed.index == 0 {
+        lost(GroupId::CONTROL, ControlState::new(database.clone()).map_err(failed)?.applied())?;
+    }
+    let mut mine = (1..=seed.site.groups).map(GroupId).filter(|id| id.shard(seed.site.shards) == seed.index);
+    mine.try_for_each(|id| lost(id, LogGroupState::new(database.clone(), id, seed.site.site).applied()))
+}
+
 /// The log's owner: the node, which no other ever was, and the shard. Not a device: any of them may be replaced.
 fn wal_owner(site: &SiteFile, shard: u16) -> [u8; 16] {
     let mut owner = [0; 16];
@@ -135,6 +153,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
     let view = Rc::new(RefCell::default());
     let nodes = NodeLinks::new(&seed.site, endpoint.clone(), seed.node.clone(), &machine);
     let network: Rc<dyn PeerNetwork> = Rc::new(SiteNetwork { view: view.clone(), links: nodes.clone() });
+    check_log(&seed, &wal, &database)?;
     let mut groups = BTreeMap::new();
     for id in (1..=seed.site.groups).map(GroupId).filter(|id| id.shard(seed.site.shards) == seed.index) {
         let state = LogGroupState::new(database.clone(), id, seed.site.site);

@@ -104,6 +104,11 @@ impl GroupLog {
         self.member.or(begun.then_some(own)).filter(|member| *member != NodeId(0))
     }
 
+    /// Nothing was ever written here about the group.
+    pub fn knows_nothing(&self) -> bool {
+        self.member.is_none() && self.last().is_none() && self.snapshot.is_none() && self.vote.is_none()
+    }
+
     /// Whether an entry of this index would leave a hole.
     pub(super) fn leaves_gap(&self, index: u64) -> bool {
         self.last().is_some_and(|last| index > last.index.saturating_add(1))
