@@ -33,8 +33,14 @@ impl Cut<'_> {
     /// Puts until that succeeds again: what was on its way to a leader that is cut off may fail once.
     fn put_at_last(&self, number: u64) {
         let begun = Instant::now();
-        while self.put(number).code != 0 {
-            assert!(begun.elapsed() < BOUND, "object {number} can't be put");
+        let mut said = Vec::new();
+        loop {
+            let put = self.put(number);
+            if put.code == 0 {
+                break;
+            }
+            said.push(format!("{:?}: {} {}", begun.elapsed(), put.code, put.stderr));
+            assert!(begun.elapsed() < BOUND, "object {number} can't be put: {said:?}");
         }
         println!("object {number} put {:?} after the cut", begun.elapsed());
     }

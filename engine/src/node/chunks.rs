@@ -58,6 +58,22 @@ async fn put_pieces<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, pieces: Vec<By
     incoming.finish(shard).await
 }
 
+/// Refuses what a client would count on where this node hears less than half of its site. It is cut off, as likely as not:
+/// all fragments would end on itself, and the others, who decide what may be named, could not find them.
+fn hears_enough<D: Disk>(shard: &Shard<D>) -> Result<(), Refusal> {
+    let others = shard.others();
+    let heard = 1 + others.iter().filter(|node| shard.nodes.answers(node.node)).count();
+    let all = 1 + others.len();
+    match 2 * heard >= all {
+        true => Ok(()),
+        false => {
+            let detail =
+                format!("this node hears {heard} of the {all} nodes of its site, itself among them: ask another one");
+            Err(Refusal::retry(RefusalCode::Unavailable, 500, detail))
+        }
+    }
+}
+
 /// The receipt of a chunk that other nodes have already. With one node its store finds that out by itself.
 async fn known<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Result<Option<ChunkReceipt>, Refusal> {
     if shard.is_alone() {
@@ -136,6 +152,7 @@ type Sent = (NodeId, Result<HeldFragments, Refusal>);
 
 /// Sends the fragments of a stripe to their nodes; where one does not take them, to others.
 async fn spread<D: Disk>(shard: &Rc<Shard<D>>, stripe: Stripe) -> Result<ChunkReceipt, Refusal> {
+    hears_enough(shard)?;
     let (chunk, geometry) = (stripe.chunk(), stripe.geometry());
     let view = shard.view();
     let mut placed = Placed::default();
@@ -195,6 +212,8 @@ async fn spread<D: Disk>(shard: &Rc<Shard<D>>, stripe: Stripe) -> Result<ChunkRe
         shard.owe(chunk);
     }
     count(&shard.counters.chunks_spread);
+    // Who was silent may have been found out only now.
+    hears_enough(shard)?;
     let receipt = placed.receipt(geometry, &view.map, view.placement_epoch, false);
     receipt.ok_or_else(|| {
         refused.unwrap_or_else(|| {
@@ -332,7 +351,11 @@ pub(super) async fn have<D: Disk>(
     shard: &Rc<Shard<D>>,
     chunks: Vec<ChunkId>,
 ) -> Result<Vec<Option<ChunkReceipt>>, Refusal> {
-    Ok(have_and_silent(shard, chunks).await?.0)
+    let (held, silent) = have_and_silent(shard, chunks).await?;
+    if !silent.is_empty() {
+        hears_enough(shard)?;
+    }
+    Ok(held)
 }
 
 /// The same, with the nodes that did not say: what is not found may be there.
