@@ -3,6 +3,7 @@
 //! Where to start: [`frame`] for the header that precedes everything, [`delta`] for what a log is made of,
 //! [`message`] for what is said between machines, [`command`] for what Raft groups agree on.
 
+pub mod aside;
 pub mod checksum;
 pub mod cluster;
 pub mod command;

@@ -2,6 +2,7 @@
 //!
 //! Who may say what is the engine's business; the shapes are here. WIRE.md holds the tables.
 
+use crate::aside::{AsideDeltas, AsideQuestion, DiscardOrder};
 use crate::cluster::{
     Committed, DropFragments, Forwarded, FragmentQuestion, GetFragment, GroupCall, HeldFragments, NodeBeat, NodeJoin,
     NodeJoined, NodeRecord, NodeState, PutFragments, RaftCall, ReferencesQuestion, RepairState, WalkFragments,
@@ -257,50 +258,6 @@ record!(
         name: Label,
         /// How the site is to count on it.
         state: NodeState,
-    }
-);
-record!(
-    /// Asks for the deltas of a log that changes of home set aside here, in order of generation and sequence.
-    AsideQuestion {
-        /// The log.
-        log: LogId,
-        /// Continue after this one.
-        after: Option<Cursor>,
-        /// At most this many.
-        limit: u32,
-    }
-);
-record!(
-    /// A delta that a change of home undid.
-    AsideDelta {
-        /// The encoded delta.
-        delta: Bytes,
-        /// Where it stood.
-        cursor: Cursor,
-        /// Earlier parts of its object that were not undone, encoded, in order.
-        extents: Vec<Bytes>,
-        /// When it was undone.
-        time: Hlc,
-        /// The generation that undid it.
-        by: Generation,
-    }
-);
-record!(
-    /// Deltas that were set aside, and whether there are more.
-    AsideDeltas {
-        /// In order.
-        deltas: Vec<AsideDelta>,
-        /// There are more.
-        more: bool,
-    }
-);
-record!(
-    /// What was set aside of a log is to be let go of.
-    DiscardOrder {
-        /// The log.
-        log: LogId,
-        /// How many deltas that is, as the caller has seen them listed.
-        deltas: u64,
     }
 );
 record!(

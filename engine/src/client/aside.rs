@@ -1,9 +1,10 @@
 //! What a change of home undid at a site: listed, read, and let go of.
 
 use super::{ClientError, Log, Object, unexpected};
+use farside_codec::aside::{AsideDelta, AsideQuestion, DiscardOrder};
 use farside_codec::delta::{Cursor, Delta, DeltaKind, Generation};
 use farside_codec::ids::{Hlc, OperationId};
-use farside_codec::message::{AsideDelta, AsideQuestion, DiscardOrder, Reply, Request, Version};
+use farside_codec::message::{Reply, Request, Version};
 use std::collections::BTreeMap;
 
 /// Deltas asked for at once.

@@ -2,21 +2,18 @@
 
 use super::limits::DISCARD_DELTAS;
 use super::server::Answered;
-use super::shard::{Shard, state_refusal};
+use super::shard::{Shard, log_view};
+use farside_codec::aside::DiscardOrder;
 use farside_codec::command::{DiscardAside, GroupCommand, GroupOutcome};
-use farside_codec::message::{DiscardOrder, Refusal, RefusalCode, Reply};
+use farside_codec::message::{Refusal, RefusalCode, Reply};
 use farside_io::disk::Disk;
 use std::rc::Rc;
 
 /// Discards on the log's own shard, bounded command by bounded command. Whoever stops in between leaves the newer part.
 pub(super) async fn discard<D: Disk>(shard: &Rc<Shard<D>>, order: DiscardOrder) -> Answered {
     let log = order.log;
-    let group = shard.log_group(log)?;
-    let confirmed = group.confirm_leader().await;
-    confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))?;
-    let view = group.state().borrow().log(log).map_err(state_refusal)?;
-    let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
-    if view.aside == 0 {
+    let group = shard.led_group(log).await?;
+    if log_view(&group, log)?.aside == 0 {
         // An order whose answer was lost is given again.
         return Ok(Reply::Done.into());
     }

@@ -28,20 +28,18 @@ pub(super) async fn keep_mended<D: Disk>(shard: Rc<Shard<D>>) {
         let working = status.devices.iter().filter(|device| device.state == DeviceState::Ok).count();
         let (damaged, writable) = (status.counters.damaged_fragments, status.writable);
         let now = Circumstances { working, damaged, writable };
+        let changed = seen.as_ref() != Some(&now);
         let waited = shard.clock.clock().monotonic().saturating_sub(looked) >= again;
         // Of several nodes each knows for certain only what it needs for itself, which is little.
         let owes = !shard.is_alone() || status.owed_fragments > 0;
-        if !owes || (seen.as_ref() == Some(&now) && !waited) {
+        if !owes || (!changed && !waited) {
             continue;
         }
         let mended = match shard.is_alone() {
             true => pass(&shard).await,
             false => mend_all(&shard, shard.snapshots.chunks()).await,
         };
-        again = if mended > 0 { MEND_AGAIN } else { (again * 2).min(MEND_AGAIN_MOST) };
-        if seen.as_ref() != Some(&now) {
-            again = MEND_AGAIN;
-        }
+        again = if changed || mended > 0 { MEND_AGAIN } else { (again * 2).min(MEND_AGAIN_MOST) };
         (seen, looked) = (Some(now), shard.clock.clock().monotonic());
     }
 }

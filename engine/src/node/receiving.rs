@@ -1,7 +1,7 @@
 //! The receiving side of federation: offers, and deltas whose chunks are here.
 
 use super::server::{Answer, Answered};
-use super::shard::{Shard, state_refusal};
+use super::shard::{Shard, log_view, state_refusal};
 use crate::federation::receiver::{LocalCopy, OfferDecision, decide, generation_of};
 use farside_codec::command::{AcceptDeltas, ControlCommand, Fence, GroupCommand};
 use farside_codec::delta::{Delta, Generation};
@@ -68,8 +68,7 @@ async fn take_offer<D: Disk>(
     offer: LogOffer,
 ) -> Result<LogPosition, Refusal> {
     let log = offer.descriptor.log;
-    let confirmed = shard.log_group(log)?.confirm_leader().await;
-    confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))?;
+    shard.led_group(log).await?;
     for _ in 0..STEPS {
         let local = local_copy(shard, log)?;
         match decide(&offer, sender, shard.site.site, local.as_ref()) {
@@ -110,8 +109,7 @@ async fn create<D: Disk>(shard: &Rc<Shard<D>>, offer: &LogOffer) -> Result<(), R
 
 /// Where this site stands in a log of this shard.
 fn position<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<LogPosition, Refusal> {
-    let view = shard.log_group(log)?.state().borrow().log(log).map_err(state_refusal)?;
-    let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
+    let view = log_view(&shard.log_group(log)?, log)?;
     Ok(LogPosition { log, head: view.head, lineage: view.lineage, refusal: None })
 }
 

@@ -1,6 +1,6 @@
 //! Answers callers: who may ask what, where it runs, and what comes back.
 
-use super::shard::{Shard, count, state_refusal};
+use super::shard::{Shard, count, log_view, state_refusal};
 use super::token::{self, Purpose};
 use super::{chunks, collecting, fragments, joining, limits, links, membership, receiving, repairing, routing};
 use crate::store::StoreError;
@@ -423,22 +423,15 @@ fn read_log(request: &Request) -> LogId {
 
 /// Refuses, unless this node leads the log's group and knows everything that was committed in it.
 async fn at_home<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<(), Refusal> {
-    let confirmed = move |there: Rc<Shard<D>>| async move {
-        let confirmed = there.log_group(log)?.confirm_leader().await;
-        confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))
-    };
+    let confirmed = move |there: Rc<Shard<D>>| async move { there.led_group(log).await.map(drop) };
     shard.on(shard.shard_of_log(log), confirmed).await?
 }
 
 /// Reads a log on its own shard.
 async fn read<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, log: LogId, request: Request) -> Answered {
-    let group = shard.log_group(log)?;
-    let confirmed = group.confirm_leader().await;
-    confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))?;
+    let group = shard.led_group(log).await?;
+    check_tenant(caller, log_view(&group, log)?.descriptor.tenant)?;
     let state = group.state().borrow();
-    let view = state.log(log).map_err(state_refusal)?;
-    let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
-    check_tenant(caller, view.descriptor.tenant)?;
     let reply = match request {
         Request::Lookup(lookup) => Reply::Found(state.lookup(log, lookup.name, &lookup.at).map_err(state_refusal)?),
         Request::List(list) => {
@@ -480,9 +473,7 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
         // What is known here of the log may be old.
         return Err(Refusal::retry(RefusalCode::NotLeader, 100, "another node leads the log's group"));
     }
-    let log = group.state().borrow().log(propose.log).map_err(state_refusal)?;
-    let log = log.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))?;
-    check_tenant(caller, log.descriptor.tenant)?;
+    check_tenant(caller, log_view(&group, propose.log)?.descriptor.tenant)?;
     let skew = |error: farside_io::clock::ClockSkew| Refusal::new(RefusalCode::ClockSkew, error.to_string());
     shard.clock.observe(propose.seen).map_err(skew)?;
     if propose

@@ -9,7 +9,7 @@ use super::scrubbing::Scrub;
 use super::sending::SenderState;
 use super::snapshots::ChunkSnapshots;
 use crate::machine::Machine;
-use crate::state::{ControlState, ControlView, Database, LogGroupState, Opened};
+use crate::state::{ControlState, ControlView, Database, LogGroupState, LogView, Opened};
 use crate::store::Store;
 use farside_codec::Field;
 use farside_codec::cluster::{NodeRecord, NodeState};
@@ -130,6 +130,12 @@ pub(crate) fn state_refusal(error: StateError) -> Refusal {
     )
 }
 
+/// What a group knows of one of its logs.
+pub(super) fn log_view<D: Disk>(group: &LogGroup<D>, log: LogId) -> Result<LogView, Refusal> {
+    let view = group.state().borrow().log(log).map_err(state_refusal)?;
+    view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))
+}
+
 pub(super) fn propose_refusal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader(_) | ProposeError::Superseded(_) => {
@@ -203,6 +209,14 @@ impl<D: Disk> Shard<D> {
     pub(crate) fn log_group(&self, log: LogId) -> Result<LogGroup<D>, Refusal> {
         let missing = || Refusal::retry(RefusalCode::NotLeader, 100, "the log's group does not run on this node");
         self.group(self.group_of(log)).ok_or_else(missing)
+    }
+
+    /// The same, once this node is sure that it leads the group and knows everything that was committed in it.
+    pub(crate) async fn led_group(&self, log: LogId) -> Result<LogGroup<D>, Refusal> {
+        let group = self.log_group(log)?;
+        let confirmed = group.confirm_leader().await;
+        confirmed.map_err(|error| Refusal::retry(RefusalCode::NotLeader, 100, error.to_string()))?;
+        Ok(group)
     }
 
     /// Runs `work` on a shard and answers with what it made. On this one it runs at once.

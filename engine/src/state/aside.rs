@@ -9,10 +9,11 @@ use super::limits::DISCARD_BYTES;
 use super::log_group::{Done, LogGroupState, Work, read_row, refuse};
 use super::rows::{AsideRow, LogRow};
 use bytes::Bytes;
+use farside_codec::aside::{AsideDelta, AsideDeltas};
 use farside_codec::command::{DiscardAside, GroupOutcome};
 use farside_codec::delta::{Cursor, Delta, DeltaKind, Generation};
 use farside_codec::ids::{Hlc, LogId};
-use farside_codec::message::{AsideDelta, AsideDeltas, RefusalCode};
+use farside_codec::message::RefusalCode;
 use farside_codec::{DecodeError, Field};
 use farside_raft::StateError;
 
@@ -95,20 +96,14 @@ impl LogGroupState {
             None => prefix,
         };
         let view = self.database.read()?;
-        let (mut rows, mut more, mut size) = (Vec::new(), false, 0);
+        let (mut deltas, mut more, mut size) = (Vec::new(), false, 0);
         view.scan(Table::Aside, &start[..]..&end[..], &mut |_, value| {
-            more = rows.len() >= limit || size >= bytes;
-            if !more {
-                let row: AsideRow = read_row(value.to_vec())?;
-                size += row.encoded.len();
-                rows.push(row);
+            more = deltas.len() >= limit || size >= bytes;
+            if more {
+                return Ok(false);
             }
-            Ok(!more)
-        })?;
-        let (mut deltas, mut size) = (Vec::with_capacity(rows.len()), 0);
-        for AsideRow { time, by, encoded } in rows {
+            let AsideRow { time, by, encoded } = read_row(value.to_vec())?;
             let delta = Delta::parse(encoded.clone()).map_err(StateError::Unreadable)?;
-            let cursor = Cursor { generation: delta.generation, sequence: delta.sequence, hash: Delta::hash(&encoded) };
             let mut extents = Vec::new();
             if let (DeltaKind::Put, Some(extent)) = (&delta.proposal.kind, &delta.proposal.extent) {
                 for index in 0..extent.index {
@@ -117,15 +112,16 @@ impl LogGroupState {
                     extents.push(kept);
                 }
             }
-            let version = encoded.len() + extents.iter().map(Bytes::len).sum::<usize>();
-            if size + version > bytes && !deltas.is_empty() {
-                // With its earlier parts it belongs on the next page: an answer is one frame.
-                more = true;
-                break;
+            size += encoded.len() + extents.iter().map(Bytes::len).sum::<usize>();
+            // With its earlier parts it may belong on the next page: an answer is one frame.
+            more = size > bytes && !deltas.is_empty();
+            if !more {
+                let cursor =
+                    Cursor { generation: delta.generation, sequence: delta.sequence, hash: Delta::hash(&encoded) };
+                deltas.push(AsideDelta { delta: encoded, cursor, extents, time, by });
             }
-            size += version;
-            deltas.push(AsideDelta { delta: encoded, cursor, extents, time, by });
-        }
+            Ok(!more)
+        })?;
         Ok(AsideDeltas { deltas, more })
     }
 }
