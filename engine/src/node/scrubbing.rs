@@ -97,9 +97,8 @@ fn load<D: Disk>(shard: &Shard<D>) -> ScrubRecord {
 }
 
 fn save<D: Disk>(shard: &Shard<D>) {
-    let record = shard.scrub.record.borrow().clone();
     let path = NodeDirectory::new(&shard.root).scrub(shard.index);
-    if let Err(error) = framed::write_record(&path, FileKind::Scrub, &record) {
+    if let Err(error) = framed::write_record(&path, FileKind::Scrub, &shard.scrub.record()) {
         tracing::warn!(%error, "how far scrubbing is can't be written down");
     }
 }

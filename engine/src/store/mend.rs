@@ -93,9 +93,7 @@ impl<D: Disk> Store<D> {
         writer.append(&sealed)?;
         drop(sealed);
         let stripe = writer.encode()?;
-        let held = self.put_missing(&stripe, &missing).await?;
-        self.0.counters.borrow_mut().mended_fragments += held.len() as u64;
-        Ok(held.len())
+        Ok(self.put_missing(&stripe, &missing).await?.len())
     }
 
     /// Reads every fragment of a chunk that is counted on here, and checks it.

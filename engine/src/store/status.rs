@@ -98,8 +98,6 @@ pub struct Counters {
     pub write_errors: u64,
     /// Chunks that could not be read at all.
     pub corrupt_chunks: u64,
-    /// Fragments made up for out of others.
-    pub mended_fragments: u64,
     /// Chunks removed by GC.
     pub chunks_collected: u64,
     /// Bytes moved by compaction.

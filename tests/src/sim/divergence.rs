@@ -26,10 +26,15 @@ pub async fn look(world: &World, log: &Log) -> Result<u64, ClientError> {
     Ok(deltas)
 }
 
+/// Whether a site says that its devices are full.
+pub fn is_full(document: &Value) -> bool {
+    let full = |alert: &Value| alert.as_str().is_some_and(|alert| alert.contains("the devices are full"));
+    document["alerts"].as_array().into_iter().flatten().any(full)
+}
+
 /// Where a site says that it is full, lets go of what was set aside there, once it has been looked at.
 pub async fn make_room(world: &World, site: usize, client: &Client, document: &Value) -> Result<(), String> {
-    let full = |alert: &Value| alert.as_str().is_some_and(|alert| alert.contains("the devices are full"));
-    if !document["alerts"].as_array().into_iter().flatten().any(full) {
+    if !is_full(document) {
         return Ok(());
     }
     for log in document["logs"].as_array().into_iter().flatten().filter(|log| log["set_aside_deltas"] != 0) {

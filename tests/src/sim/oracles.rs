@@ -542,8 +542,7 @@ async fn redundancy_is_back(world: &World, site: usize, client: &Client) -> Resu
         let document = status(client).await?;
         let devices = document["nodes"][0]["devices"].as_array().cloned().unwrap_or_default();
         let well = devices.iter().all(|device| device["state"] == "ok");
-        let full = document["alerts"].to_string().contains("the devices are full");
-        if document["repair"]["owed_fragments"] == 0 || full || !well {
+        if document["repair"]["owed_fragments"] == 0 || divergence::is_full(&document) || !well {
             return Ok(());
         }
         if tokio::time::Instant::now() > deadline {
