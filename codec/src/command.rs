@@ -63,6 +63,18 @@ record!(
     }
 );
 record!(
+    /// Ends this home's generation with a last delta that names the next home. Nothing is placed after it, and whoever it
+    /// names is home once it has it.
+    HandOverLog {
+        /// The log.
+        log: LogId,
+        /// The next home and its generation, above every generation known here.
+        to: Generation,
+        /// The leader's clock.
+        time: Hlc,
+    }
+);
+record!(
     /// A peer made a log durable up to a cursor.
     Acknowledge {
         /// The log.
@@ -137,6 +149,8 @@ choice!(
         ForgetPeer(SiteId) = 11,
         /// Lets go of what was set aside.
         DiscardAside(DiscardAside) = 12,
+        /// Hands a log over to another site.
+        HandOver(HandOverLog) = 13,
     }
 );
 

@@ -272,7 +272,66 @@ record!(
     }
 );
 record!(
-    /// What a failover did to one log.
+    /// Asks what a failover would do now, and does nothing.
+    Weigh {
+        /// Only logs whose home is this site.
+        from: Option<Label>,
+        /// Only this log.
+        log: Option<LogId>,
+    }
+);
+record!(
+    /// What a failover would find.
+    Weighed {
+        /// Log by log: where it stands here, and what promoting it now would lose. No generation is new.
+        logs: Vec<FailedOver>,
+        /// The old home answers.
+        home_answers: bool,
+        /// What speaks against it beside that.
+        objections: Vec<String>,
+        /// Milliseconds that its commits took just now, each of them once for each log.
+        commits_ms: u64,
+    }
+);
+record!(
+    /// Orders that logs whose home is here get another home, with nothing lost.
+    Switchover {
+        /// The next home.
+        to: Label,
+        /// Only this log.
+        log: Option<LogId>,
+        /// Only where that site was home before.
+        back: bool,
+    }
+);
+record!(
+    /// How far behind the next home is with a log.
+    LogBehind {
+        /// The tenant's name.
+        tenant_name: Label,
+        /// The log's name.
+        name: Label,
+        /// Deltas that it has not made durable.
+        deltas: u64,
+        /// Their bytes and their chunks'.
+        bytes: u64,
+        /// The last delta of the old generation, once that is committed: until it has arrived no site takes writes.
+        in_transit: Option<Cursor>,
+    }
+);
+record!(
+    /// What a switchover did. Ordered again it goes on with what is left.
+    SwitchedOver {
+        /// Logs that have the new home.
+        moved: Vec<FailedOver>,
+        /// Logs that it was too far behind with, which are home here still, and logs that are in transit.
+        left: Vec<LogBehind>,
+        /// Milliseconds in which a log took no writes, at most.
+        stalled_ms: u64,
+    }
+);
+record!(
+    /// What a change of home did to one log.
     FailedOver {
         /// The tenant's name.
         tenant_name: Label,
@@ -314,8 +373,21 @@ record!(
         head_time: Hlc,
         /// The home's head and its time, as they were heard last.
         heard: Option<(Cursor, Hlc)>,
-        /// Peers that are sent to from here and have everything.
-        caught_up: Vec<SiteId>,
+        /// Peers that have said how far they are.
+        peers: Vec<PeerStanding>,
+    }
+);
+record!(
+    /// How far a peer is with a log that is sent to it.
+    PeerStanding {
+        /// The peer.
+        site: SiteId,
+        /// It has acknowledged the head.
+        caught_up: bool,
+        /// Deltas that it has not made durable.
+        deltas: u64,
+        /// Their bytes and their chunks'.
+        bytes: u64,
     }
 );
 record!(
@@ -472,6 +544,10 @@ choice!(
         SetAside(AsideQuestion) = 99,
         /// Lets go of what was set aside.
         Discard(DiscardOrder) = 100,
+        /// Gives logs another home.
+        Switchover(Switchover) = 101,
+        /// Weighs a failover.
+        Weigh(Weigh) = 102,
         /// Opens a federation link.
         FedHello(FedHello) = 112,
         /// Federates deltas.
@@ -567,6 +643,10 @@ choice!(
         LogStanding(Option<LogStanding>) = 98,
         /// Answers `SetAside`.
         SetAside(AsideDeltas) = 99,
+        /// Answers `Switchover`.
+        SwitchedOver(SwitchedOver) = 101,
+        /// Answers `Weigh`.
+        Weighed(Weighed) = 102,
         /// Answers `FedHello`.
         FedPositions(Vec<LogPosition>) = 112,
         /// Answers `FedDeltas`: the receiver's durable position.

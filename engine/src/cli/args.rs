@@ -169,12 +169,44 @@ pub(super) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Makes another site the home of this site's logs, with nothing lost: ordered where the home is
+    #[command(after_help = "Example: farside switchover --dir near --to far")]
+    Switchover(Moving),
+    /// The same, back to a site that was home before a failover or switchover
+    #[command(after_help = "Example: farside failback --dir far --to near")]
+    Failback(Moving),
+    /// Proves at the far side that it could take over, while replication goes on; changes nothing
+    #[command(after_help = "Example: farside drill --dir far --objects 100")]
+    Drill {
+        /// Only logs whose home is this site
+        #[arg(long, value_name = "SITE")]
+        from: Option<String>,
+        /// Only this log
+        #[arg(long, value_name = "TENANT/LOG")]
+        log: Option<String>,
+        /// Objects of each log to read and open, drawn at random
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        objects: usize,
+    },
     /// What a change of home undid here: what only this site held, and was set aside
     #[command(subcommand, after_help = "Example: farside divergence list --dir near acme/photos")]
     Divergence(DivergenceCommand),
     /// Figures that can be reproduced
     #[command(subcommand, after_help = "Example: farside bench replicate --size 1GiB")]
     Bench(BenchCommand),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Moving {
+    /// The site that is to be home
+    #[arg(long, value_name = "SITE")]
+    pub(super) to: String,
+    /// Only this log
+    #[arg(long, value_name = "TENANT/LOG")]
+    pub(super) log: Option<String>,
+    /// Wait so many seconds until the site is near enough to take over without holding writers up; exit 3 if it is not
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(super) wait: u64,
 }
 
 #[derive(Debug, Args)]

@@ -11,9 +11,7 @@ use crate::node;
 use crate::terminal::{Progress, line, note};
 use farside_codec::cluster::NodeState;
 use farside_codec::delta::Deduplication;
-use farside_codec::message::{
-    Failover, FailoverReport, LogInfo, PeerAction, PeerRecord, Reply, Request, SetPeer, SetPolicy,
-};
+use farside_codec::message::{LogInfo, PeerAction, PeerRecord, Reply, Request, SetPeer, SetPolicy};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -373,64 +371,6 @@ pub(super) async fn peer(command: PeerCommand, common: &Common) -> Outcome {
         PeerCommand::Pause { site } => set_peer(&client, &site, PeerAction::Pause, common).await?,
         PeerCommand::Resume { site } => set_peer(&client, &site, PeerAction::Resume, common).await?,
         PeerCommand::Remove { site } => set_peer(&client, &site, PeerAction::Remove, common).await?,
-    }
-    Ok(client.close().await?)
-}
-
-/// A failover's report as cli.md wants it.
-pub(crate) fn failover_json(report: &FailoverReport) -> Value {
-    let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1000.0);
-    let logs: Vec<Value> = report
-        .logs
-        .iter()
-        .map(|log| {
-            json!({
-                "name": format!("{}/{}", log.tenant_name, log.name),
-                "generation": log.generation.counter,
-                "position_seq": log.position,
-                "lost_deltas_max": log.lost_deltas,
-                "lost_seconds_max": seconds(log.lost_ms),
-            })
-        })
-        .collect();
-    let rpo = report.logs.iter().map(|log| log.lost_ms).collect::<Option<Vec<_>>>();
-    json!({
-        "logs": logs,
-        "rpo_seconds": seconds(rpo.and_then(|all| all.into_iter().max())),
-        "rto_seconds": report.rto_ms as f64 / 1000.0,
-        "loss_may_grow": !report.fenced,
-    })
-}
-
-pub(super) async fn failover(from: Option<String>, log: Option<String>, force: bool, common: &Common) -> Outcome {
-    let from = from.as_deref().map(parse_label).transpose()?;
-    log.as_deref().map(parse_log_name).transpose()?;
-    let client = connect(common).await?;
-    let log = match log {
-        Some(name) => Some(client.resolve(&name).await?.descriptor.log),
-        None => None,
-    };
-    let report = match client.control(&Request::Failover(Failover { from, log, force })).await? {
-        Reply::FailedOver(report) => report,
-        reply => return Err(unexpected(&reply).into()),
-    };
-    let document = failover_json(&report);
-    if common.json {
-        line(&document);
-    } else {
-        for log in document["logs"].as_array().into_iter().flatten() {
-            let unknown = |value: &Value| if value.is_null() { "unknown".to_owned() } else { value.to_string() };
-            line(format!(
-                "{}  generation {}  from sequence {}  lost: {} deltas, {} s",
-                log["name"].as_str().unwrap_or_default(),
-                log["generation"],
-                log["position_seq"],
-                unknown(&log["lost_deltas_max"]),
-                unknown(&log["lost_seconds_max"])
-            ));
-        }
-        let grow = if report.fenced { "" } else { " (may grow: the old home did not answer that it is fenced)" };
-        line(format!("RPO {} s{grow}, RTO {} s", document["rpo_seconds"], document["rto_seconds"]));
     }
     Ok(client.close().await?)
 }

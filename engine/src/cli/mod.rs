@@ -6,17 +6,19 @@ mod divergence;
 mod nodes;
 mod objects;
 mod output;
+mod sides;
 pub mod sizes;
 mod status_text;
 
-pub(crate) use client_commands::{all_caught_up, failover_json, status_document};
+pub(crate) use client_commands::{all_caught_up, status_document};
+pub(crate) use sides::failover_json;
 pub(crate) use sizes::show_bytes;
 
 use crate::client::parse_label;
 use crate::interrupt;
 use crate::node::{self, InitOptions, JoinOptions, NodeOptions, ReplaceOptions};
 use crate::terminal::{line, note};
-use args::{Arguments, BenchCommand, Command, Common, DeviceCommand, Init, Join, NodeArguments};
+use args::{Arguments, BenchCommand, Command, Common, DeviceCommand, Init, Join, Moving, NodeArguments};
 use clap::Parser;
 use farside_codec::erasure::Geometry;
 use output::CliError;
@@ -109,7 +111,14 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::History { log, name } => objects::history(&log, &name, common).await,
         Command::Status { wait_caught_up } => client_commands::status(wait_caught_up, common).await,
         Command::Peer(command) => client_commands::peer(command, common).await,
-        Command::Failover { from, log, force } => client_commands::failover(from, log, force, common).await,
+        Command::Failover { from, log, force } => sides::failover(from, log, force, common).await,
+        Command::Switchover(Moving { to, log, wait }) => {
+            sides::switchover(sides::Move { to, log, wait_seconds: wait, back: false }, common).await
+        }
+        Command::Failback(Moving { to, log, wait }) => {
+            sides::switchover(sides::Move { to, log, wait_seconds: wait, back: true }, common).await
+        }
+        Command::Drill { from, log, objects } => sides::drill(from, log, objects, common).await,
         Command::Invite { node } => nodes::invite(node.as_deref(), common).await,
         Command::Node { command: Some(command) } => nodes::node(command, common).await,
         Command::Repair(command) => nodes::repair(command, common).await,

@@ -248,7 +248,7 @@ async fn prune<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         for log in logs {
             let cursors = group.state().borrow().peers(log.descriptor.log).map_err(state_refusal)?;
             let lowest = |peer| cursors.iter().find(|lag| lag.peer == peer).map_or(0, |lag| lag.cursor.sequence);
-            let home = log.is_home(shard.site.site);
+            let home = log.is_told_by(shard.site.site);
             // A copy prunes what its home may prune: versions replaced before the horizon, below its own head.
             let below = match home {
                 true => peers.iter().copied().map(lowest).min().unwrap_or(u64::MAX).saturating_add(1),

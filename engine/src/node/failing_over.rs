@@ -1,15 +1,19 @@
-//! Carries out a failover at the surviving site: asks whether the old home answers, weighs, promotes, reports.
+//! Carries out a failover at the surviving site: asks whether the old home answers, weighs, promotes, reports. Or only
+//! weighs it, for a drill.
 
 use super::limits::PROBE;
 use super::links::own_hello;
 use super::routing;
 use super::server::Answered;
 use super::shard::{Shard, state_refusal};
-use crate::federation::failover::{Candidate, Loss, OldHome, preflight};
+use crate::federation::failover::{Candidate, Loss, Objection, OldHome, preflight};
 use farside_codec::command::{GroupCommand, Promote};
 use farside_codec::delta::Generation;
-use farside_codec::ids::{LogId, SiteId};
-use farside_codec::message::{FailedOver, Failover, FailoverReport, LogStanding, Refusal, RefusalCode, Reply, Request};
+use farside_codec::ids::{Label, LogId, SiteId};
+use farside_codec::message::{
+    FailedOver, Failover, FailoverReport, LogStanding, PeerStanding, Refusal, RefusalCode, Reply, Request, Weigh,
+    Weighed,
+};
 use farside_io::disk::Disk;
 use farside_transport::{Caller, Role};
 use std::rc::Rc;
@@ -20,18 +24,10 @@ const FENCE_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Failover) -> Answered {
     let begun = shard.clock.clock().monotonic();
-    let logs = logs_to_promote(shard, &order).await?;
-    if logs.is_empty() {
-        return Err(Refusal::new(
-            RefusalCode::NotFound,
-            "no log here has its home at another site: nothing to fail over",
-        ));
-    }
-    let mut homes: Vec<SiteId> = logs.iter().map(|log| log.known.site).collect();
-    homes.sort_unstable();
-    homes.dedup();
+    let logs = logs_to_promote(shard, order.from.as_ref(), order.log).await?;
+    let homes = homes_of(&logs);
     let home = probe(shard, &homes).await;
-    let candidates: Vec<Candidate> = logs.iter().map(candidate).collect();
+    let candidates: Vec<Candidate> = logs.iter().map(|log| candidate(log, shard.site.site)).collect();
     let objections = preflight(home, &candidates);
     if !order.force && !objections.is_empty() {
         let reasons: Vec<String> = objections.iter().map(ToString::to_string).collect();
@@ -49,27 +45,71 @@ pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Failover) -> Answe
     Ok(Reply::FailedOver(report).into())
 }
 
-async fn logs_to_promote<D: Disk>(shard: &Rc<Shard<D>>, order: &Failover) -> Result<Vec<LogStanding>, Refusal> {
+/// Weighs a failover and changes nothing. What it would take is measured: promoting a log is one commit in its group.
+pub(super) async fn weigh<D: Disk>(shard: &Rc<Shard<D>>, question: Weigh) -> Answered {
+    let logs = logs_to_promote(shard, question.from.as_ref(), question.log).await?;
+    let home = probe(shard, &homes_of(&logs)).await;
+    let candidates: Vec<Candidate> = logs.iter().map(|log| candidate(log, shard.site.site)).collect();
+    let objections = preflight(home, &candidates).into_iter().filter(|found| *found != Objection::HomeAnswers);
+    let objections = objections.map(|found| found.to_string()).collect();
+    let begun = shard.clock.clock().monotonic();
+    for log in &logs {
+        shard.log_command(log.descriptor.log, GroupCommand::Close(shard.clock.now())).await?;
+    }
+    let commits_ms = (shard.clock.clock().monotonic() - begun).as_millis() as u64;
+    let logs = logs.iter().zip(&candidates).map(|(log, candidate)| {
+        let loss = candidate.loss();
+        FailedOver {
+            tenant_name: log.descriptor.tenant_name.clone(),
+            name: log.descriptor.name.clone(),
+            generation: log.known,
+            position: log.head.sequence,
+            lost_deltas: loss.deltas,
+            lost_ms: loss.ms,
+        }
+    });
+    let weighed = Weighed { logs: logs.collect(), home_answers: home == OldHome::Answers, objections, commits_ms };
+    Ok(Reply::Weighed(weighed).into())
+}
+
+fn homes_of(logs: &[LogStanding]) -> Vec<SiteId> {
+    let mut homes: Vec<SiteId> = logs.iter().map(|log| log.known.site).collect();
+    homes.sort_unstable();
+    homes.dedup();
+    homes
+}
+
+/// The logs that have their home elsewhere, those in transit from here among them.
+async fn logs_to_promote<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    from: Option<&Label>,
+    log: Option<LogId>,
+) -> Result<Vec<LogStanding>, Refusal> {
     let view = shard.view();
-    let from = match &order.from {
+    let from = match from {
         None => None,
         Some(name) => Some(view.peer(name).map(|peer| peer.site).ok_or_else(|| {
             Refusal::new(RefusalCode::NotFound, format!("there is no peer {name}: `farside peer list` names them"))
         })?),
     };
     let mut logs = Vec::new();
-    for log in view.logs.keys().filter(|log| order.log.is_none_or(|only| only == **log)).copied() {
+    for log in view.logs.keys().filter(|id| log.is_none_or(|only| only == **id)).copied() {
         let Some(held) = log_view(shard, log).await? else { continue };
         let elsewhere = held.known.site != shard.site.site;
         if elsewhere && from.is_none_or(|from| from == held.known.site) {
             logs.push(held);
         }
     }
-    Ok(logs)
+    match logs.is_empty() {
+        true => {
+            Err(Refusal::new(RefusalCode::NotFound, "no log here has its home at another site: nothing to fail over"))
+        }
+        false => Ok(logs),
+    }
 }
 
 /// How a log stands, as the leader of its group says.
-async fn log_view<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<Option<LogStanding>, Refusal> {
+pub(super) async fn log_view<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<Option<LogStanding>, Refusal> {
     let own = Caller { role: Role::Admin, subject: format!("node-{}", shard.site.node), site: shard.site.site };
     let standing = routing::at_leader(shard, &own, shard.group_of(log), Request::LogStanding(log));
     // What answers it may be what a failover runs in.
@@ -82,29 +122,39 @@ async fn log_view<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<Option<Lo
 /// Says how a log stands whose group is led here.
 pub(super) async fn standing<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Answered {
     let read = move |there: Rc<Shard<D>>| async move {
-        let view = there.log_group(log)?.state().borrow().log(log).map_err(state_refusal)?;
+        let group = there.log_group(log)?;
+        let state = group.state().borrow();
+        let Some(view) = state.log(log).map_err(state_refusal)? else { return Ok::<_, Refusal>(None) };
+        let lags = state.peers(log).map_err(state_refusal)?;
         let senders = there.senders.borrow();
-        let caught_up = senders.iter().filter(|((of, _), state)| *of == log && state.caught_up);
-        let caught_up = caught_up.map(|((_, peer), _)| *peer).collect();
-        Ok::<_, Refusal>(view.map(|view| LogStanding {
+        let peers = lags.into_iter().map(|lag| PeerStanding {
+            site: lag.peer,
+            caught_up: senders.get(&(log, lag.peer)).is_some_and(|sender| sender.caught_up),
+            deltas: lag.deltas,
+            bytes: lag.bytes,
+        });
+        let peers = peers.collect();
+        Ok(Some(LogStanding {
             descriptor: view.descriptor,
             lineage: view.lineage,
             known: view.known,
             head: view.head,
             head_time: view.head_time,
             heard: view.heard,
-            caught_up,
+            peers,
         }))
     };
     Ok(Reply::LogStanding(shard.on(shard.shard_of_log(log), read).await??).into())
 }
 
-fn candidate(log: &LogStanding) -> Candidate {
+fn candidate(log: &LogStanding, here: SiteId) -> Candidate {
+    let ended_here = log.lineage.last().is_some_and(|last| last.generation.site == here);
     Candidate {
         name: (log.descriptor.tenant_name.clone(), log.descriptor.name.clone()),
         head: log.head.clone(),
         head_time: log.head_time,
-        heard: log.heard.clone(),
+        // Of a log that this site has handed over it has everything that it ever placed.
+        heard: if ended_here { Some((log.head.clone(), log.head_time)) } else { log.heard.clone() },
     }
 }
 
@@ -146,7 +196,7 @@ async fn wait_for_fence<D: Disk>(shard: &Rc<Shard<D>>, logs: &[LogStanding], hom
     let wait = async {
         for log in logs {
             for home in homes {
-                let knows = |standing: LogStanding| standing.caught_up.contains(home);
+                let knows = |log: LogStanding| log.peers.iter().any(|peer| peer.site == *home && peer.caught_up);
                 while !log_view(shard, log.descriptor.log).await.ok().flatten().is_some_and(knows) {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }

@@ -19,6 +19,16 @@ pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 pub const STATE_ROOM_BYTES: u64 = 2 * crate::state::limits::CACHE_BYTES as u64 + (16 << 20);
 /// How long a returning home asks its peers whether it is still home before it accepts writes.
 pub const FENCE_CHECK: Duration = Duration::from_secs(5);
+/// A switchover stops a log's writers only once its next home lacks no more than this of it: so many deltas,
+pub const SWITCH_DELTAS: u64 = 256;
+/// and so many of their bytes and their chunks'.
+pub const SWITCH_BYTES: u64 = 64 << 20;
+/// How long an order of a switchover waits for the next home to come so near. Whoever gave it repeats it.
+pub const SWITCH_NEAR: Duration = Duration::from_secs(2);
+/// How long it waits for a log in transit.
+pub const SWITCH_TRANSIT: Duration = Duration::from_secs(4);
+/// Logs that change their home at the same time.
+pub const SWITCHES: usize = 16;
 /// How long a shard may take to answer a status question; status answers without it after that.
 pub const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a silent node is left alone before somebody asks it again.

@@ -34,6 +34,7 @@ mod shard;
 mod snapshots;
 mod start;
 mod status;
+mod switching;
 mod token;
 
 pub use directory::DirectoryError;

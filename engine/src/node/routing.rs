@@ -11,7 +11,8 @@ use crate::state::ControlView;
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::cluster::{Committed, Forwarded, GroupCall, NodeRecord, NodeState, RaftCall};
-use farside_codec::ids::{GroupId, NodeId};
+use farside_codec::command::GroupCommand;
+use farside_codec::ids::{GroupId, LogId, NodeId};
 use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use farside_raft::{PeerError, PeerNetwork};
@@ -85,13 +86,27 @@ pub(super) async fn commit_here<D: Disk>(shard: &Rc<Shard<D>>, call: GroupCall) 
             }
             group => {
                 let group = there.group(group).ok_or_else(|| no_leader(call.group))?;
-                (group.propose(call.command).await, group.status().applied_index)
+                let handed_over = handed_over(&call.command);
+                let outcome = group.propose(call.command).await;
+                if let Some(log) = handed_over {
+                    // Its senders are here, and writers wait until they have sent the last delta.
+                    there.moved(log).notify_waiters();
+                }
+                (outcome, group.status().applied_index)
             }
         };
         let (outcome, index) = outcome;
         Ok(Committed { outcome: outcome.map_err(propose_refusal)?, index: index.unwrap_or(0) })
     });
     committed.await?
+}
+
+/// The log that a command hands over, if it is such a command.
+fn handed_over(command: &Bytes) -> Option<LogId> {
+    match GroupCommand::from_bytes(command.clone()) {
+        Ok(GroupCommand::HandOver(order)) => Some(order.log),
+        _ => None,
+    }
 }
 
 fn no_leader(group: GroupId) -> Refusal {

@@ -1,4 +1,4 @@
-//! Runs the federation senders: one for each log that is home here and each peer that is not paused.
+//! Runs the federation senders: one for each log that was written here last and each peer that is not paused.
 //!
 //! The decisions are [`Sender`]'s; this carries them out and reports back.
 
@@ -66,7 +66,7 @@ fn wanted<D: Disk>(shard: &Rc<Shard<D>>) -> Vec<(LogId, SiteId)> {
     let mut wanted = Vec::new();
     for group in shard.groups().into_iter().filter(|group| group.is_leader()) {
         let logs = group.state().borrow().logs().unwrap_or_default();
-        for log in logs.iter().filter(|log| log.is_home(shard.site.site)) {
+        for log in logs.iter().filter(|log| log.is_told_by(shard.site.site)) {
             wanted.extend(peers.iter().map(|peer| (log.descriptor.log, *peer)));
         }
     }

@@ -238,6 +238,8 @@ fn reads_control(request: &Request) -> bool {
             | Request::Nodes
             | Request::SetNode(_)
             | Request::Failover(_)
+            | Request::Switchover(_)
+            | Request::Weigh(_)
     )
 }
 
@@ -347,6 +349,8 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::PeerJoin(join) => super::peers::join(shard, join).await,
         Request::Status => Ok(Reply::Status(super::status::document(shard).await).into()),
         Request::Failover(order) => super::failing_over::run(shard, order).await,
+        Request::Weigh(question) => super::failing_over::weigh(shard, question).await,
+        Request::Switchover(order) => super::switching::run(shard, order).await,
         Request::FedHello(hello) => receiving::greet(shard, caller, hello).await,
         Request::FedDeltas(deltas) => receiving::accept(shard, caller, deltas).await,
         Request::LogStanding(log) => {

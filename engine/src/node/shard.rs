@@ -297,7 +297,10 @@ impl<D: Disk> Shard<D> {
             && let Some(home) = log.and_then(|log| self.home_of(log))
         {
             let generation = log.and_then(|log| self.generation_of(log)).unwrap_or(0);
-            refusal.detail = format!("the log's home is site {home} (generation {generation}), not {}", self.site.name);
+            refusal.detail = match log.is_some_and(|log| self.is_in_transit(log)) {
+                true => format!("the log is in transit to site {home} (generation {generation})"),
+                false => format!("the log's home is site {home} (generation {generation}), not {}", self.site.name),
+            };
             refusal.home = Some(home);
         }
         refusal
@@ -306,6 +309,11 @@ impl<D: Disk> Shard<D> {
     fn home_of(&self, log: LogId) -> Option<Label> {
         let log = self.log_group(log).ok()?.state().borrow().log(log).ok()??;
         self.view().site_name(log.known.site).cloned()
+    }
+
+    fn is_in_transit(&self, log: LogId) -> bool {
+        let log = self.log_group(log).ok().and_then(|group| group.state().borrow().log(log).ok().flatten());
+        log.is_some_and(|log| log.is_in_transit(self.site.site))
     }
 
     fn generation_of(&self, log: LogId) -> Option<u64> {

@@ -402,7 +402,12 @@ fn log_entry<D: Disk>(
     let name = format!("{}/{}", log.descriptor.tenant_name, log.descriptor.name);
     let home = view.site_name(log.known.site).map(ToString::to_string);
     let mut peers = Vec::new();
-    if log.is_home(shard.site.site) {
+    let in_transit = log.is_in_transit(shard.site.site);
+    if in_transit {
+        let to = home.as_deref().unwrap_or("its next home");
+        alerts.push(format!("{name} is in transit to {to}: no site takes writes until {to} has its last delta"));
+    }
+    if log.is_told_by(shard.site.site) {
         let lags = state.peers(log.descriptor.log).unwrap_or_default();
         for peer in view.peers.values() {
             let lag = lags.iter().find(|lag| lag.peer == peer.site);
@@ -420,6 +425,7 @@ fn log_entry<D: Disk>(
         "name": name,
         "home": home,
         "home_site_id": log.known.site.to_string(),
+        "in_transit": in_transit,
         "generation": log.known.counter,
         "head_seq": log.head.sequence,
         "head_hash": log.head.hash.to_string(),

@@ -1,6 +1,7 @@
 //! Accepting what the home placed: only what continues this copy's head, on the home's own lineage, bytes unchanged.
 
-use super::limits::MAX_EPOCHS_BYTES;
+use super::fence;
+use super::limits::{MAX_EPOCHS_BYTES, MAX_GENERATIONS};
 use super::lineage;
 use super::log_group::{Done, Work, refuse};
 use super::place::{delta_row, insert};
@@ -35,6 +36,11 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
         Ok(checked) => checked,
         Err((code, detail)) => return refuse(code, detail),
     };
+    // A switchover's last delta and what it brings about are one step: with it this site is home.
+    let own = fence::handed_over(work.site, theirs, checked.last().map(|(delta, _)| delta));
+    if own.is_some() && accept.lineage.len() >= MAX_GENERATIONS {
+        return refuse(RefusalCode::BadRequest, "the log is handed over and can list no further home");
+    }
     row.known = theirs;
     row.lineage = accept.lineage;
     for (delta, encoded) in checked {
@@ -49,6 +55,10 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     if row.head.hash == accept.head.hash {
         // The sender's closed time says nothing about deltas of its that are not here yet.
         row.closed = row.closed.max(accept.closed);
+    }
+    if let Some(own) = own {
+        let time = row.head_time;
+        fence::begin(work, &mut row, own, time)?;
     }
     work.put_log(&row)?;
     Ok(GroupOutcome::Head(row.head))

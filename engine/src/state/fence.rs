@@ -1,4 +1,8 @@
-//! Changing homes: promotion here, and the fence when a higher generation is heard of from elsewhere.
+//! Changing homes: promotion here, handing over, and the fence when a higher generation is heard of from elsewhere.
+//!
+//! A switchover loses nothing because one delta ends the old generation and begins the next: the home places nothing
+//! after it, and the site that it names is home only by having it. Until it arrives no site takes writes; whoever
+//! can't wait for that promotes a site by force, as after any loss.
 
 use super::aside;
 use super::database::{Rows, Table};
@@ -8,9 +12,9 @@ use super::log_group::{Done, Work, read_row, refuse};
 use super::place::{delta_row, insert, take_back};
 use super::rows::{CursorRow, LogRow};
 use farside_codec::Field;
-use farside_codec::command::{Fence, GroupOutcome, Promote};
-use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Proposal};
-use farside_codec::ids::{BlindName, DeltaHash, EpochId, Hlc, OperationId};
+use farside_codec::command::{Fence, GroupOutcome, HandOverLog, Promote};
+use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Generation, Proposal};
+use farside_codec::ids::{BlindName, DeltaHash, EpochId, Hlc, OperationId, SiteId};
 use farside_codec::message::RefusalCode;
 use farside_raft::StateError;
 
@@ -27,35 +31,89 @@ pub(super) fn promote(work: &Work<'_>, promote: Promote) -> Done {
             false => refuse(RefusalCode::NotHome, format!("generation {} is known already", row.known)),
         };
     }
-    let first = row.head.sequence + 1;
     // Generations that begin past this copy's head never came here, so this history does not have them.
-    row.lineage.retain(|branch| branch.first < first);
+    row.lineage.retain(|branch| branch.first <= row.head.sequence);
     if row.lineage.len() >= MAX_GENERATIONS {
-        return refuse(RefusalCode::Full, "the log has had as many homes as it can list: go on in a new log");
+        return refuse(RefusalCode::Full, TOO_MANY_HOMES);
     }
-    row.lineage.push(Branch { generation: promote.generation, first, previous: row.head.hash });
-    row.known = promote.generation;
-    let closed = work.closed()?;
-    let delta = Delta {
-        log: promote.log,
-        generation: promote.generation,
-        sequence: first,
-        previous: row.head.hash,
-        time: row.next_time(promote.time, closed),
-        closed,
-        proposal: promoted(&promote),
-    };
-    insert(work, &mut row, &delta, delta.to_bytes())?;
+    begin(work, &mut row, promote.generation, promote.time)?;
     work.put_log(&row)?;
     Ok(GroupOutcome::Head(row.head))
 }
 
-/// The first delta of a generation. Its operation follows from the generation, so that it is the same at every voter.
-fn promoted(promote: &Promote) -> Proposal {
+const TOO_MANY_HOMES: &str = "the log has had as many homes as it can list: go on in a new log";
+
+/// Begins a generation of this site after the head.
+pub(super) fn begin(work: &Work<'_>, row: &mut LogRow, generation: Generation, time: Hlc) -> Result<(), StateError> {
+    row.lineage.push(Branch { generation, first: row.head.sequence + 1, previous: row.head.hash });
+    row.known = generation;
+    place_own(work, row, generation, DeltaKind::Promoted(generation), time)
+}
+
+/// Ends this home's generation. The next home must be able to list its own, or it could never take the last delta in.
+pub(super) fn hand_over(work: &Work<'_>, order: HandOverLog) -> Done {
+    let Some(mut row) = work.log(order.log)? else {
+        return refuse(RefusalCode::NotFound, "no such log in this group");
+    };
+    if order.to.site == work.site {
+        return refuse(RefusalCode::BadRequest, "a log is handed over to another site");
+    }
+    if row.in_transit_to(work.site) == Some(order.to) {
+        return Ok(GroupOutcome::Head(row.head));
+    }
+    if !row.is_home(work.site) {
+        return refuse(RefusalCode::NotHome, format!("the log's home is site {}", row.known.site));
+    }
+    if order.to.counter <= row.known.counter {
+        return refuse(RefusalCode::BadRequest, format!("generation {} is known already", row.known));
+    }
+    if row.lineage.len() >= MAX_GENERATIONS {
+        return refuse(RefusalCode::Full, TOO_MANY_HOMES);
+    }
+    let generation = row.known;
+    place_own(work, &mut row, generation, DeltaKind::Switchover(order.to), order.time)?;
+    row.known = order.to;
+    work.put_log(&row)?;
+    Ok(GroupOutcome::Head(row.head))
+}
+
+/// The generation that is this site's from here on, if `last`, with which a delivery under `theirs` ends, hands the log
+/// over to it. A home that has gone on after it under another generation has taken the log back.
+pub(super) fn handed_over(site: SiteId, theirs: Generation, last: Option<&Delta>) -> Option<Generation> {
+    let last = last.filter(|last| last.generation == theirs)?;
+    match last.proposal.kind {
+        DeltaKind::Switchover(to) if to.site == site && to.counter > theirs.counter => Some(to),
+        _ => None,
+    }
+}
+
+/// Places a delta of the site's own. Its operation follows from what it says, so that it is the same at every voter.
+fn place_own(
+    work: &Work<'_>,
+    row: &mut LogRow,
+    generation: Generation,
+    kind: DeltaKind,
+    time: Hlc,
+) -> Result<(), StateError> {
+    let closed = work.closed()?;
+    let said = match &kind {
+        // As it was before there was another kind.
+        DeltaKind::Promoted(generation) => generation.to_bytes(),
+        kind => kind.to_bytes(),
+    };
     let mut operation = [0; 16];
-    operation.copy_from_slice(&blake3::hash(&promote.generation.to_bytes()).as_bytes()[..16]);
-    let kind = DeltaKind::Promoted(promote.generation);
-    Proposal::without_chunks(OperationId(operation), kind, BlindName::default(), EpochId::default())
+    operation.copy_from_slice(&blake3::hash(&said).as_bytes()[..16]);
+    let proposal = Proposal::without_chunks(OperationId(operation), kind, BlindName::default(), EpochId::default());
+    let delta = Delta {
+        log: row.descriptor.log,
+        generation,
+        sequence: row.head.sequence + 1,
+        previous: row.head.hash,
+        time: row.next_time(time, closed),
+        closed,
+        proposal,
+    };
+    insert(work, row, &delta, delta.to_bytes())
 }
 
 pub(super) fn fence(work: &Work<'_>, fence: Fence) -> Done {

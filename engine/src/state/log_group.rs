@@ -103,6 +103,7 @@ impl Work<'_> {
             GroupCommand::Prune(prune) => prune::apply(self, prune),
             GroupCommand::ForgetPeer(peer) => self.forget_peer(peer),
             GroupCommand::DiscardAside(discard) => aside::discard(self, &discard),
+            GroupCommand::HandOver(order) => fence::hand_over(self, order),
         }
     }
 

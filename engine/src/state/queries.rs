@@ -41,6 +41,17 @@ impl LogView {
     pub fn is_home(&self, site: SiteId) -> bool {
         self.known.site == site && self.lineage.last().is_some_and(|branch| branch.generation == self.known)
     }
+
+    /// Whether `site` was the last to write: it is home, or it has handed the log over and waits for the next home to
+    /// say that it has all of it. It is the one that tells others what there is.
+    pub fn is_told_by(&self, site: SiteId) -> bool {
+        self.lineage.last().is_some_and(|branch| branch.generation.site == site)
+    }
+
+    /// Whether `site` has handed the log over, and has not heard that the next home has begun.
+    pub fn is_in_transit(&self, site: SiteId) -> bool {
+        self.is_told_by(site) && !self.is_home(site)
+    }
 }
 
 impl From<LogRow> for LogView {

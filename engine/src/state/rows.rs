@@ -12,7 +12,8 @@ record!(
         descriptor: LogDescriptor,
         /// Its generations, as its home states them. A branch that begins past the head has not come here yet.
         lineage: Lineage,
-        /// The highest generation heard of: its site is home. The lineage's last, once there is a lineage.
+        /// The highest generation heard of: its site is home. The lineage's last, once there is a lineage; above that
+        /// while a log is in transit to its next home.
         known: Generation,
         /// Its head.
         head: Cursor,
@@ -37,6 +38,13 @@ impl LogRow {
     /// Whether the log accepts writes at `site`.
     pub(super) fn is_home(&self, site: SiteId) -> bool {
         self.known.site == site && self.lineage.last().is_some_and(|branch| branch.generation == self.known)
+    }
+
+    /// Where an old home has ended its generation: the next one's, which has not been heard to have begun.
+    pub(super) fn in_transit_to(&self, site: SiteId) -> Option<Generation> {
+        let ended =
+            self.lineage.last().is_some_and(|last| last.generation.site == site && last.generation != self.known);
+        ended.then_some(self.known)
     }
 
     /// The time of the next delta: it rises along the log, and nothing is placed in time that was closed.

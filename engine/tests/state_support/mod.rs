@@ -168,7 +168,9 @@ pub(crate) fn replicate(from: &mut Site, to: &mut Site, log: LogId, limit: usize
         let local = to.state.log(log).unwrap();
         let local = local.map(|view| LocalCopy { lineage: view.lineage, head: view.head });
         let command = match decide(&offer, from.id, to.id, local.as_ref()) {
-            OfferDecision::Create => GroupCommand::CreateLog((descriptor(log), view.known)),
+            OfferDecision::Create => {
+                GroupCommand::CreateLog((descriptor(log), view.lineage.last().unwrap().generation))
+            }
             OfferDecision::Fence => GroupCommand::Fence(Fence { log, lineage: view.lineage.clone(), time: Hlc(time) }),
             OfferDecision::Ahead => {
                 let lineage = to.view(log).lineage;

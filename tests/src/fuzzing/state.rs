@@ -10,8 +10,8 @@ use farside::federation::receiver::{LocalCopy, OfferDecision, decide};
 use farside::state::{ControlState, LogGroupState};
 use farside_codec::Field;
 use farside_codec::command::{
-    AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, Fence, GroupCommand, GroupOutcome,
-    PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, TokenPurpose,
+    AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence, GroupCommand,
+    GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, TokenPurpose,
 };
 use farside_codec::delta::{
     Branch, ChunkRef, Cursor, Deduplication, Delta, DeltaKind, Extent, Generation, Lineage, LogDescriptor, LogPolicy,
@@ -103,13 +103,22 @@ impl World {
                 let proposals = (0..count).map(|_| proposal(feed)).collect();
                 GroupCommand::Place(PlaceDeltas { log, time, site, proposals })
             }
-            10..=11 => {
+            10 => {
                 let counter = known.counter.wrapping_add(u64::from(feed.byte() & 3));
                 GroupCommand::Promote(Promote {
                     log,
                     generation: Generation { counter, site, incarnation: 0 },
                     time: time(feed),
                 })
+            }
+            11 => {
+                let counter = known.counter.wrapping_add(u64::from(feed.byte() & 3));
+                let to = match feed.byte() & 7 {
+                    0 => values::site(3),
+                    _ => self.sites[1 - here].id,
+                };
+                let to = Generation { counter, site: to, incarnation: 0 };
+                GroupCommand::HandOver(HandOverLog { log, to, time: time(feed) })
             }
             12 => GroupCommand::Fence(Fence { log, lineage: self.lineage(1 - here, log, feed), time: time(feed) }),
             13 => GroupCommand::Acknowledge(Acknowledge {
@@ -130,7 +139,11 @@ impl World {
             }
             19 => GroupCommand::ForgetPeer(values::site(feed.byte() & 3)),
             20..=26 => return self.replicate(here, log, feed),
-            27..=28 => {
+            28 => {
+                let (expected, limit) = (u64::from(feed.byte() & 15), u32::from(feed.byte() & 3));
+                GroupCommand::DiscardAside(DiscardAside { log, expected, limit })
+            }
+            27 => {
                 self.hostile = true;
                 match self.foreign_delivery(here, log, feed) {
                     Some(accept) => GroupCommand::Accept(accept),
@@ -181,7 +194,10 @@ impl World {
             let local = self.sites[to].view(log);
             let local = local.map(|view| LocalCopy { lineage: view.lineage, head: view.head });
             let command = match decide(&offer, self.sites[from].id, self.sites[to].id, local.as_ref()) {
-                OfferDecision::Create => GroupCommand::CreateLog((view.descriptor.clone(), view.known)),
+                OfferDecision::Create => {
+                    let Some(told) = view.lineage.last() else { return };
+                    GroupCommand::CreateLog((view.descriptor.clone(), told.generation))
+                }
                 OfferDecision::Fence => GroupCommand::Fence(Fence { log, lineage: view.lineage.clone(), time }),
                 OfferDecision::Ahead => {
                     let lineage = self.sites[to].view(log).map_or_else(Vec::new, |view| view.lineage);
@@ -204,7 +220,9 @@ impl World {
         let taken = matches!(self.apply(to, GroupCommand::Accept(delivery)), GroupOutcome::Head(_));
         if taken && !self.hostile {
             let (ours, theirs) = (self.sites[from].check_chain(log), self.sites[to].check_chain(log));
-            assert!(ours.starts_with(&theirs), "a copy is a beginning of the home's history");
+            let is_home = self.sites[to].view(log).is_some_and(|view| view.is_home(self.sites[to].id));
+            let arrived = is_home && theirs.starts_with(&ours);
+            assert!(arrived || ours.starts_with(&theirs), "a copy is a beginning of the home's history");
         }
     }
 

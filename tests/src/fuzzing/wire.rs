@@ -7,8 +7,8 @@ use super::feed::Feed;
 use super::{Seed, values};
 use bytes::Bytes;
 use farside_codec::command::{
-    AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, Fence, GroupCommand, GroupOutcome,
-    PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord, TokenPurpose,
+    AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence, GroupCommand,
+    GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord, TokenPurpose,
 };
 use farside_codec::delta::{
     Branch, ChunkReceipt, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Generation, LogDescriptor, LogPolicy,
@@ -17,9 +17,10 @@ use farside_codec::delta::{
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{BlindName, GroupId, Hlc, Label, NodeId, TenantId};
 use farside_codec::message::{
-    ChunkRange, FailedOver, Failover, FailoverReport, FedDeltas, FedHello, GetChunk, Hello, History, List, LogInfo,
-    LogOffer, LogPosition, Lookup, Moment, PeerAction, PeerJoin, PeerRecord, Propose, PutChunk, ReadDeltas, Refusal,
-    RefusalCode, Reply, Request, ResolveLog, SetPeer, SetPolicy, Tenant, Version, Versions,
+    ChunkRange, FailedOver, Failover, FailoverReport, FedDeltas, FedHello, GetChunk, Hello, History, List, LogBehind,
+    LogInfo, LogOffer, LogPosition, Lookup, Moment, PeerAction, PeerJoin, PeerRecord, Propose, PutChunk, ReadDeltas,
+    Refusal, RefusalCode, Reply, Request, ResolveLog, SetPeer, SetPolicy, SwitchedOver, Switchover, Tenant, Version,
+    Versions, Weigh, Weighed,
 };
 use farside_codec::record::wal::{EntryPayload, Vote};
 use farside_codec::{Field, FrameHeader};
@@ -169,6 +170,8 @@ pub fn request_seeds() -> Vec<Seed> {
         ("peer-join", Request::PeerJoin(PeerJoin { secret: [5; 32], peer: peer() })),
         ("status", Request::Status),
         ("failover", Request::Failover(Failover { from, log: Some(log), force: true })),
+        ("switchover", Request::Switchover(Switchover { to: values::label("far"), log: Some(log), back: true })),
+        ("weigh", Request::Weigh(Weigh { from: Some(values::label("near")), log: None })),
         ("fed-hello", Request::FedHello(FedHello { site: values::site(1), offers: vec![offer(), offer()] })),
         ("fed-deltas", Request::FedDeltas(federated)),
     ];
@@ -218,7 +221,17 @@ pub fn reply_seeds() -> Vec<Seed> {
     let position =
         LogPosition { log: values::log(2), head: values::cursor(), lineage: values::lineage(), refusal: refused };
     let range = ChunkRange { sealed_bytes: 9, offset: 1, length: 2 };
-    let report = FailoverReport { logs: vec![over], rto_ms: 9, fenced: true };
+    let report = FailoverReport { logs: vec![over.clone()], rto_ms: 9, fenced: true };
+    let behind = LogBehind {
+        tenant_name: values::label("acme"),
+        name: values::label("photos"),
+        deltas: 3,
+        bytes: 4,
+        in_transit: Some(values::cursor()),
+    };
+    let moved = SwitchedOver { moved: vec![over.clone()], left: vec![behind], stalled_ms: 5 };
+    let weighed =
+        Weighed { logs: vec![over.clone()], home_answers: true, objections: vec!["unknown".into()], commits_ms: 6 };
     let replies = [
         ("refused", Reply::Refused(refusal.clone())),
         ("done", Reply::Done),
@@ -236,6 +249,8 @@ pub fn reply_seeds() -> Vec<Seed> {
         ("peers", Reply::Peers(vec![peer()])),
         ("status", Reply::Status(Bytes::from_static(b"{}"))),
         ("failed-over", Reply::FailedOver(report)),
+        ("switched-over", Reply::SwitchedOver(moved)),
+        ("weighed", Reply::Weighed(weighed)),
         ("positions", Reply::FedPositions(vec![position.clone()])),
         ("ack", Reply::FedAck(position)),
     ];
@@ -332,6 +347,8 @@ pub(super) fn group_commands() -> Vec<(&'static str, GroupCommand)> {
         ("change-policy", GroupCommand::ChangePolicy(ChangePolicy { log, policy: LogPolicy::default() })),
         ("prune", GroupCommand::Prune(Prune { log, horizon: Hlc(3), below: 4, limit: 5 })),
         ("forget-peer", GroupCommand::ForgetPeer(values::site(2))),
+        ("discard-aside", GroupCommand::DiscardAside(DiscardAside { log, expected: 3, limit: 2 })),
+        ("hand-over", GroupCommand::HandOver(HandOverLog { log, to: generation, time })),
     ]
 }
 

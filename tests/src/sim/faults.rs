@@ -121,6 +121,13 @@ pub enum Fault {
         /// Even if it does not know what that loses.
         force: bool,
     },
+    /// A site is told to hand its logs over to the other one.
+    Switchover {
+        /// The site.
+        site: usize,
+        /// Only where that one was home before.
+        back: bool,
+    },
 }
 
 /// The kinds of faults, as scenarios weigh them.
@@ -142,6 +149,7 @@ pub enum Kind {
     Peer,
     Order,
     Failover,
+    Switchover,
 }
 
 /// Whose clock.
@@ -305,6 +313,7 @@ fn draw(random: &SeededEntropy, kind: Kind, Targets { sites, victims, clients }:
             };
             Fault::Order { site, order }
         }
+        Kind::Switchover => Fault::Switchover { site, back: pick(4) == 0 },
         Kind::Failover => Fault::Failover { site, after_death: pick(3) > 0, force: pick(4) > 0 },
     }
 }

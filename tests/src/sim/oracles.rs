@@ -68,6 +68,7 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
         payload_keys_are_used_once(world, log, &settled);
         reads_are_linearizable(world, log, &settled, &mine);
         promotions_kept_what_was_acknowledged(world, watch, log);
+        switchovers_lost_nothing(world, log, &settled, &mine);
         returning_homes_asked_first(world, log, &mine);
         undone_deltas_are_set_aside(world, &clients, log, &settled, &mine).await?;
     }
@@ -442,6 +443,30 @@ fn promotions_kept_what_was_acknowledged(world: &World, watch: &Watch, log: &str
         world.violations().check(promoted.position >= acknowledged, || {
             format!("{log}: site {site} was promoted at {} after acknowledging {acknowledged}", promoted.position)
         });
+    }
+}
+
+/// A switchover's position is the last of its old home's generation: nothing was acknowledged behind it, and what was
+/// acknowledged before it is there for as long as the generation that it began is.
+fn switchovers_lost_nothing(world: &World, log: &str, settled: &Settled, events: &[&Event]) {
+    for Promotion { from, promoted, .. } in world.promotions() {
+        let Some(from) = from.filter(|_| format!("{}/{}", promoted.tenant_name, promoted.name) == log) else {
+            continue;
+        };
+        let stays = settled.info.lineage.iter().any(|branch| branch.generation == promoted.generation);
+        for event in events.iter().filter(|event| event.site == from) {
+            let Outcome::Placed(cursor) = &event.outcome else { continue };
+            if cursor.generation.counter + 1 != promoted.generation.counter {
+                continue;
+            }
+            let (number, sequence) = (event.number, cursor.sequence);
+            world.violations().check(sequence <= promoted.position, || {
+                format!("{log}: operation {number} was placed at {sequence} after the log was handed over")
+            });
+            world.violations().check(!stays || survives(settled, cursor), || {
+                format!("{log}: a switchover lost operation {number}, acknowledged at {sequence}")
+            });
+        }
     }
 }
 

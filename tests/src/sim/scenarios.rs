@@ -36,6 +36,7 @@ const EVERYTHING: &[(Kind, u64)] = &[
     (Peer, 5),
     (Order, 5),
     (Failover, 9),
+    (Switchover, 6),
 ];
 
 /// All scenarios; the first is the default.
@@ -81,7 +82,13 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "sides",
         about: "homes move again and again while sites die and come back: fencing and what is set aside",
-        weights: &[(Failover, 5), (Restart, 3), (Cut, 3), (Clog, 1)],
+        weights: &[(Failover, 4), (Switchover, 4), (Restart, 3), (Cut, 3), (Clog, 1)],
+        objects: None,
+    },
+    Scenario {
+        name: "switchover",
+        about: "logs are handed over to and fro while ways are cut and nodes die: nothing may be lost by it",
+        weights: &[(Switchover, 8), (Restart, 4), (Cut, 4), (Clog, 1), (Storm, 1), (Failover, 1)],
         objects: None,
     },
     Scenario {
@@ -93,7 +100,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "administration",
         about: "peers paused, removed and joined; logs, tenants, policies and tokens made; promotions asked for",
-        weights: &[(Order, 5), (Peer, 3), (Failover, 1), (Cut, 1), (Restart, 2)],
+        weights: &[(Order, 5), (Peer, 3), (Failover, 1), (Switchover, 2), (Cut, 1), (Restart, 2)],
         objects: None,
     },
     // What the simulator found in our own code, as the trouble that brings it out. Each has a planted bug that puts the

@@ -36,6 +36,8 @@ pub(crate) struct Placed {
     pub(crate) operation: OperationId,
     /// The first one of its generation, after a promotion.
     pub(crate) promoted: bool,
+    /// The last one of its generation, before this one.
+    pub(crate) hands_over_to: Option<Generation>,
 }
 
 /// A copy's state, as its public surface shows it.
@@ -58,6 +60,16 @@ impl Copy {
     /// Whether the log accepts writes here.
     pub(crate) fn is_home(&self) -> bool {
         self.view.as_ref().is_some_and(|view| view.is_home(site_id(self.site)))
+    }
+
+    /// Whether this site was the last to write, and is home or waits until the next home has everything.
+    pub(crate) fn tells(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.is_told_by(site_id(self.site)))
+    }
+
+    /// Whether this site has handed the log over and has not heard that the next home has begun.
+    pub(crate) fn is_in_transit(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.is_in_transit(site_id(self.site)))
     }
 
     /// Whether this site holds the delta, in its history or set aside.
@@ -201,6 +213,10 @@ impl Copies {
             previous: delta.previous,
             operation: delta.proposal.operation,
             promoted: matches!(delta.proposal.kind, DeltaKind::Promoted(_)),
+            hands_over_to: match delta.proposal.kind {
+                DeltaKind::Switchover(to) => Some(to),
+                _ => None,
+            },
         }));
         met.by_hash.insert(hash, id);
         id
@@ -213,6 +229,7 @@ impl Copies {
         };
         let mut previous = DeltaHash::ZERO;
         let mut operations = Vec::new();
+        let mut ended = None;
         for (at, id) in copy.history.iter().enumerate() {
             let delta = self.delta(*id);
             let sequence = at as u64 + 1;
@@ -229,6 +246,12 @@ impl Copies {
             if operations.contains(&delta.operation) {
                 return Some("an operation was applied twice");
             }
+            if ended == Some(delta.cursor.generation) {
+                return Some("a delta follows in a generation that was handed over");
+            }
+            if delta.hands_over_to.is_some() {
+                ended = Some(delta.cursor.generation);
+            }
             operations.push(delta.operation);
             previous = delta.cursor.hash;
         }
@@ -237,6 +260,10 @@ impl Copies {
             () if view.head.sequence != copy.history.len() as u64 => Some("the head is not the number of deltas"),
             () if view.head.hash != previous => Some("the head is not the last delta"),
             () if !rising => Some("the lineage does not rise"),
+            () if copy.is_in_transit() => {
+                let last = copy.history.last().and_then(|last| self.delta(*last).hands_over_to);
+                (last != Some(view.known)).then_some("a log is in transit to nowhere")
+            }
             () if view.lineage.last().is_some_and(|last| last.generation != view.known) => {
                 Some("the lineage does not end with the highest generation known")
             }

@@ -47,7 +47,7 @@ fn rows(site: usize, commands: &[Bytes]) -> Vec<Vec<u8>> {
 
 #[test]
 fn two_logs_of_a_group_leave_one_another_alone() {
-    let bounds = Bounds { sites: 3, writes: 4, orders: 3, breaks: 3, flight: 6, beats: true };
+    let bounds = Bounds { sites: 3, writes: 4, orders: 3, breaks: 3, moves: 3, flight: 6, beats: true };
     let worlds = [7, 8].map(|log| World::new(LogId([log; 16]), bounds));
     let mut undone = 0;
     for seed in 1..=WALKS {

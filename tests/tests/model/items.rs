@@ -80,6 +80,7 @@ impl std::fmt::Display for Item {
         let of = |command: &GroupCommand| match command {
             GroupCommand::CreateLog(_) => "the log's creation".to_owned(),
             GroupCommand::Promote(promote) => format!("promotion to {}", brief(promote.generation)),
+            GroupCommand::HandOver(order) => format!("handing over to {}", brief(order.to)),
             GroupCommand::Fence(fence) => format!("fence by [{}]", brief_lineage(&fence.lineage)),
             GroupCommand::Acknowledge(at) => format!("record that the peer has {}", at.cursor.sequence),
             other => format!("{other:?}"),

@@ -56,6 +56,22 @@ impl Model for World {
                 Property::sometimes("a fence is overtaken by a higher generation", fence_is_late),
             ]);
         }
+        if self.bounds.moves > 0 {
+            properties.extend([
+                Property::sometimes("a log is in transit and no site takes writes", nobody_is_home),
+                Property::sometimes("a switchover arrives and the old home follows", switchover_arrives),
+            ]);
+        }
+        if self.bounds.moves > 1 {
+            properties.push(Property::sometimes("the log comes home again by a switchover", moved_home));
+        }
+        if self.bounds.moves > 0 && self.bounds.orders > 0 {
+            properties.extend([
+                Property::sometimes("a log is taken back while it is in transit", taken_back),
+                Property::sometimes("a log arrives that was taken back", arrives_although_taken_back),
+                Property::sometimes("the next home was promoted before the log arrived", promoted_before_arrival),
+            ]);
+        }
         if self.bounds.sites > 2 && self.bounds.orders > 1 {
             properties.extend([
                 Property::sometimes("a promotion is overtaken by a higher generation", promotion_is_late),
@@ -208,6 +224,50 @@ fn comes_home(world: &World, state: &State) -> bool {
 
 fn rests_after_promotion(world: &World, state: &State) -> bool {
     !state.promoted.is_empty() && state.flight.is_empty() && world.is_settled(state)
+}
+
+fn nobody_is_home(world: &World, state: &State) -> bool {
+    copies(world, state).all(|(_, copy)| !copy.is_home()) && copies(world, state).any(|(_, copy)| copy.is_in_transit())
+}
+
+/// Whether this delta hands the log over, and to whom.
+fn over_to(world: &World, delta: DeltaId) -> Option<Generation> {
+    world.copies.delta(delta).hands_over_to
+}
+
+fn switchover_arrives(world: &World, state: &State) -> bool {
+    let copy = world.copy(state, 0);
+    let arrived = |pair: &[DeltaId]| over_to(world, pair[0]) == Some(place(world, pair[1]).0);
+    !copy.is_home() && copy.history.windows(2).any(arrived)
+}
+
+fn moved_home(world: &World, state: &State) -> bool {
+    let copy = world.copy(state, 0);
+    copy.is_home() && copy.known().is_some_and(|known| copy.history.iter().any(|at| over_to(world, *at) == Some(known)))
+}
+
+/// Whether a home's history goes on after a delta that hands it over to somebody else.
+fn takes_back(world: &World, copy: &Copy) -> bool {
+    let back = |pair: &[DeltaId]| over_to(world, pair[0]).is_some_and(|to| to != place(world, pair[1]).0);
+    copy.history.windows(2).any(back)
+}
+
+fn taken_back(world: &World, state: &State) -> bool {
+    copies(world, state).any(|(_, copy)| copy.is_home() && takes_back(world, &copy))
+}
+
+fn arrives_although_taken_back(world: &World, state: &State) -> bool {
+    two_homes(world, state) && taken_back(world, state)
+}
+
+fn promoted_before_arrival(world: &World, state: &State) -> bool {
+    let homes: Vec<_> = copies(world, state).filter(|(_, copy)| copy.is_home()).map(|(_, copy)| copy.known()).collect();
+    copies(world, state).any(|(_, copy)| {
+        copy.is_in_transit() && homes.contains(&copy.known()) && {
+            let home = copies(world, state).find(|(_, other)| other.is_home() && other.known() == copy.known());
+            home.is_some_and(|(_, home)| !home.history.iter().any(|at| over_to(world, *at) == copy.known()))
+        }
+    })
 }
 
 /// Whether an item that fits `which` is on its way.

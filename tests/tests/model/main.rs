@@ -57,17 +57,48 @@ fn explore(name: &str, bounds: Bounds) {
     assert!(begun.elapsed() < LONG, "{name}: the time was over before everything was seen");
 }
 
-const SMALL: [(&str, Bounds); 3] = [
-    ("two sites, one failover", Bounds { sites: 2, writes: 2, orders: 1, breaks: 0, flight: 3, beats: true }),
-    ("two sites, failover and failback", Bounds { sites: 2, writes: 1, orders: 2, breaks: 1, flight: 2, beats: false }),
-    ("three sites, one failover", Bounds { sites: 3, writes: 1, orders: 1, breaks: 0, flight: 2, beats: false }),
+const SMALL: [(&str, Bounds); 5] = [
+    ("two sites, one failover", Bounds { sites: 2, writes: 2, orders: 1, breaks: 0, moves: 0, flight: 3, beats: true }),
+    (
+        "two sites, failover and failback",
+        Bounds { sites: 2, writes: 1, orders: 2, breaks: 1, moves: 0, flight: 2, beats: false },
+    ),
+    (
+        "three sites, one failover",
+        Bounds { sites: 3, writes: 1, orders: 1, breaks: 0, moves: 0, flight: 2, beats: false },
+    ),
+    (
+        "two sites, switchover and back",
+        Bounds { sites: 2, writes: 2, orders: 0, breaks: 1, moves: 2, flight: 2, beats: false },
+    ),
+    (
+        "two sites, switchover and failover",
+        Bounds { sites: 2, writes: 1, orders: 1, breaks: 0, moves: 1, flight: 3, beats: false },
+    ),
 ];
 
-const LARGE: [(&str, Bounds); 4] = [
-    ("two sites, one failover", Bounds { sites: 2, writes: 2, orders: 1, breaks: 1, flight: 3, beats: true }),
-    ("two sites, three writes", Bounds { sites: 2, writes: 3, orders: 1, breaks: 0, flight: 3, beats: false }),
-    ("two sites, failover and failback", Bounds { sites: 2, writes: 2, orders: 2, breaks: 1, flight: 3, beats: false }),
-    ("three sites, two failovers", Bounds { sites: 3, writes: 1, orders: 2, breaks: 0, flight: 2, beats: false }),
+const LARGE: [(&str, Bounds); 6] = [
+    ("two sites, one failover", Bounds { sites: 2, writes: 2, orders: 1, breaks: 1, moves: 0, flight: 3, beats: true }),
+    (
+        "two sites, three writes",
+        Bounds { sites: 2, writes: 3, orders: 1, breaks: 0, moves: 0, flight: 3, beats: false },
+    ),
+    (
+        "two sites, failover and failback",
+        Bounds { sites: 2, writes: 2, orders: 2, breaks: 1, moves: 0, flight: 3, beats: false },
+    ),
+    (
+        "three sites, two failovers",
+        Bounds { sites: 3, writes: 1, orders: 2, breaks: 0, moves: 0, flight: 2, beats: false },
+    ),
+    (
+        "two sites, switchovers and a failover",
+        Bounds { sites: 2, writes: 2, orders: 1, breaks: 1, moves: 2, flight: 3, beats: false },
+    ),
+    (
+        "three sites, switchover and failover",
+        Bounds { sites: 3, writes: 1, orders: 1, breaks: 0, moves: 1, flight: 2, beats: false },
+    ),
 ];
 
 #[test]
@@ -89,15 +120,27 @@ fn one_failover_among_three_sites() {
 }
 
 #[test]
+fn switchover_and_back_between_two_sites() {
+    let (name, bounds) = SMALL[3];
+    explore(name, bounds);
+}
+
+#[test]
+fn a_switchover_and_a_failover_of_two_sites() {
+    let (name, bounds) = SMALL[4];
+    explore(name, bounds);
+}
+
+#[test]
 fn larger_worlds() {
     if is_long() {
         LARGE.into_iter().for_each(|(name, bounds)| explore(name, bounds));
     }
-    // Six numbers are bounds of one's own: sites, writes, orders, breaks, flight, beats.
+    // Seven numbers are bounds of one's own: sites, writes, orders, breaks, moves, flight, beats.
     let numbers = std::env::var("FARSIDE_MODEL").unwrap_or_default();
     let numbers: Vec<usize> = numbers.split(',').filter_map(|number| number.parse().ok()).collect();
-    if let [sites, writes, orders, breaks, flight, beats] = numbers[..] {
-        let [writes, orders, breaks] = [writes, orders, breaks].map(|number| number as u8);
-        explore("bounds of one's own", Bounds { sites, writes, orders, breaks, flight, beats: beats > 0 });
+    if let [sites, writes, orders, breaks, moves, flight, beats] = numbers[..] {
+        let [writes, orders, breaks, moves] = [writes, orders, breaks, moves].map(|number| number as u8);
+        explore("bounds of one's own", Bounds { sites, writes, orders, breaks, moves, flight, beats: beats > 0 });
     }
 }

@@ -47,11 +47,11 @@ impl World {
             return Some(self.step(state, Action::Arrive { item, awaited }));
         }
         let next = |(home, peer): (usize, usize)| {
-            let is_home = self.copy(state, home).is_home();
+            let tells = self.copy(state, home).tells();
             let action = match state.senders[home][peer] {
-                None if is_home => Action::Start { home, peer },
+                None if tells => Action::Start { home, peer },
                 None => return None,
-                Some(_) if !is_home => Action::Stop { home, peer },
+                Some(_) if !tells => Action::Stop { home, peer },
                 Some(sender) if !self.senders.get(sender).connected => Action::Connect { home, peer },
                 Some(_) => Action::Tell { home, peer },
             };

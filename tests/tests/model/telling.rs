@@ -43,12 +43,20 @@ fn describe(world: &World, copy: &Copy) -> String {
     let deltas = |of: &[DeltaId]| {
         let one = |delta: &DeltaId| {
             let delta = world.copies.delta(*delta);
-            let what = if delta.promoted { "promoted".into() } else { format!("write {}", delta.operation.0[0]) };
+            let what = match (delta.promoted, delta.hands_over_to) {
+                (true, _) => "promoted".to_owned(),
+                (_, Some(to)) => format!("over to {}", brief(to)),
+                _ => format!("write {}", delta.operation.0[0]),
+            };
             format!("{}:{what} ({})", delta.cursor.sequence, brief(delta.cursor.generation))
         };
         of.iter().map(one).collect::<Vec<_>>().join(", ")
     };
-    let home = if copy.is_home() { "home" } else { "copy" };
+    let home = match (copy.is_home(), copy.is_in_transit()) {
+        (true, _) => "home",
+        (_, true) => "in transit",
+        _ => "copy",
+    };
     let aside = if copy.aside.is_empty() { String::new() } else { format!(", aside {}", deltas(&copy.aside)) };
     format!("{home} [{}], holds {}{aside}", brief_lineage(&view.lineage), deltas(&copy.history))
 }
@@ -57,6 +65,7 @@ fn name(world: &World, action: Action) -> String {
     match action {
         Action::Write { site, write } => format!("a client writes {write} at {site}"),
         Action::Order { site } => format!("site {site} is ordered to take over"),
+        Action::Move { home, peer } => format!("site {home} is ordered to hand over to {peer}"),
         Action::Start { home, peer } => format!("the sender {home}->{peer} starts and greets"),
         Action::Stop { home, peer } => format!("the sender {home}->{peer} is stopped"),
         Action::Connect { home, peer } => format!("the link {home}->{peer} is up again"),

@@ -1,7 +1,7 @@
 //! The world that is explored: sites with a copy of one log each, senders between them, and what is on its way.
 //!
 //! Log groups, senders, the receiver's decision and the failover's weighing are the engine's own. What is written here
-//! again is the drivers' part (`engine/src/node`: `sending`, `receiving`, `failing_over`), cut into its steps, so that
+//! again is the drivers' part (`engine/src/node`: `sending`, `receiving`, `failing_over`, `switching`), cut into its steps, so that
 //! everything else can happen between any two of them: a request is sent, it is decided about, the decision is
 //! committed, the answer arrives, it is acted on.
 //!
@@ -14,7 +14,9 @@ use super::items::{Item, ItemId, Items, last_of};
 use super::senders::{Asked, Heard, SenderId, Senders};
 use farside::federation::failover::Candidate;
 use farside::federation::receiver::{LocalCopy, OfferDecision, decide, generation_of};
-use farside_codec::command::{AcceptDeltas, Acknowledge, Fence, GroupCommand, GroupOutcome, PlaceDeltas, Promote};
+use farside_codec::command::{
+    AcceptDeltas, Acknowledge, Fence, GroupCommand, GroupOutcome, HandOverLog, PlaceDeltas, Promote,
+};
 use farside_codec::delta::{Cursor, DeltaKind, EpochRecord, Generation, LogDescriptor, LogPolicy, Proposal};
 use farside_codec::ids::{BlindName, EpochId, Hlc, Label, LogId, OperationId, TenantId};
 use farside_codec::message::{LogOffer, LogPosition, Refusal, RefusalCode};
@@ -37,6 +39,8 @@ pub(crate) struct Bounds {
     pub(crate) orders: u8,
     /// Links lost and processes killed.
     pub(crate) breaks: u8,
+    /// Switchovers ordered, each at any home to any other site.
+    pub(crate) moves: u8,
     /// Requests, answers and commands on their way at once.
     pub(crate) flight: usize,
     /// Homes tell their head although there is nothing to deliver.
@@ -51,13 +55,13 @@ pub(crate) struct State {
     pub(crate) senders: [[Option<SenderId>; SITES]; SITES],
     /// In order; with each, whether a sender waits for it.
     pub(crate) flight: Vec<(ItemId, bool)>,
-    /// Writes tried, promotions ordered, links and processes broken.
-    pub(crate) spent: [u8; 3],
+    /// Writes tried, promotions ordered, links and processes broken, switchovers ordered.
+    pub(crate) spent: [u8; 4],
     /// Writes that a client was or could have been told to be placed, and where.
     pub(crate) placed: Vec<(DeltaId, usize)>,
     /// The furthest deltas that a peer said to be durable.
     pub(crate) acknowledged: Vec<(DeltaId, usize)>,
-    /// First deltas of generations that a promotion began.
+    /// First deltas of generations that a promotion or a switchover began.
     pub(crate) promoted: Vec<DeltaId>,
     /// What a step showed that must not be.
     pub(crate) flaw: Option<&'static str>,
@@ -68,6 +72,7 @@ pub(crate) struct State {
 pub(crate) enum Action {
     Write { site: usize, write: u8 },
     Order { site: usize },
+    Move { home: usize, peer: usize },
     Start { home: usize, peer: usize },
     Stop { home: usize, peer: usize },
     Connect { home: usize, peer: usize },
@@ -141,7 +146,7 @@ impl World {
             copies,
             senders: Default::default(),
             flight: Vec::new(),
-            spent: [0; 3],
+            spent: [0; 4],
             placed: Vec::new(),
             acknowledged: Vec::new(),
             promoted: Vec::new(),
@@ -165,7 +170,7 @@ impl World {
 
     /// Everything that could happen next. What changes nothing is sorted out by whoever asks.
     pub(crate) fn possible(&self, state: &State, out: &mut Vec<Action>) {
-        let [tried, orders, breaks] = state.spent;
+        let [tried, orders, breaks, moves] = state.spent;
         let may_break = breaks < self.bounds.breaks;
         for site in self.sites() {
             let copy = self.copy(state, site);
@@ -179,13 +184,14 @@ impl World {
             }
         }
         for (home, peer) in self.links() {
-            let is_home = self.copy(state, home).is_home();
+            let copy = self.copy(state, home);
+            out.extend((copy.is_home() && moves < self.bounds.moves).then_some(Action::Move { home, peer }));
             let Some(sender) = state.senders[home][peer] else {
-                out.extend(is_home.then_some(Action::Start { home, peer }));
+                out.extend(copy.tells().then_some(Action::Start { home, peer }));
                 continue;
             };
             let life = self.senders.get(sender);
-            out.extend((!is_home).then_some(Action::Stop { home, peer }));
+            out.extend((!copy.tells()).then_some(Action::Stop { home, peer }));
             match life.connected {
                 false => out.push(Action::Connect { home, peer }),
                 true => {
@@ -211,6 +217,7 @@ impl World {
         match action {
             Action::Write { site, write } => self.write(&mut state, site, write),
             Action::Order { site } => self.order(&mut state, site),
+            Action::Move { home, peer } => self.order_move(&mut state, home, peer),
             Action::Start { home, peer } => {
                 if let Some(view) = &self.copy(&state, home).view {
                     state.senders[home][peer] = Some(self.senders.begin(view.head.clone()));
@@ -293,6 +300,15 @@ impl World {
         let generation = Generation { counter: known.counter + 1, site: site_id(site), incarnation: 0 };
         let command = GroupCommand::Promote(Promote { log: self.log, generation, time: Hlc(0) });
         self.send(state, Item::Local { site, peer: site, command }, false);
+    }
+
+    /// A switchover is committed whenever, if at all. That it waits until the peer is near is for the writers' sake only.
+    fn order_move(&self, state: &mut State, home: usize, peer: usize) {
+        let Some(known) = self.copy(state, home).known() else { return };
+        state.spent[3] += 1;
+        let to = Generation { counter: known.counter + 1, site: site_id(peer), incarnation: 0 };
+        let command = GroupCommand::HandOver(HandOverLog { log: self.log, to, time: Hlc(0) });
+        self.send(state, Item::Local { site: home, peer, command }, false);
     }
 
     /// A sender's task ends, and everything that it waited for goes on without it.
@@ -440,13 +456,41 @@ impl World {
             let refusal = Refusal::new(RefusalCode::Forbidden, "the lineage does not end at the site that sends");
             return self.answer(state, (home, peer), Heard::Refused(refusal), awaited);
         }
-        let heard = match self.commit(state, peer, &GroupCommand::Accept(accept.clone())) {
+        let before = self.copy(state, peer);
+        let committed = self.commit(state, peer, &GroupCommand::Accept(accept.clone()));
+        let after = self.copy(state, peer);
+        if after.is_home() && !before.is_home() {
+            self.judge_arrival(state, home, &after);
+        }
+        let heard = match committed {
             Err(refusal) if refusal.code != RefusalCode::NotHome || !self.is_ahead(state, peer, accept) => {
                 Heard::Refused(refusal)
             }
             _ => self.positioned(&self.copy(state, peer)),
         };
         self.answer(state, (home, peer), heard, awaited);
+    }
+
+    /// A switchover has arrived: the new home begins with everything that the old one ever acknowledged in its last
+    /// generation, and says so by the delta that hands the log over.
+    fn judge_arrival(&self, state: &mut State, from: usize, new: &Copy) {
+        let [.., last, first] = new.history[..] else {
+            state.flaw = Some("a site became home of nothing");
+            return;
+        };
+        let ended = self.copies.delta(last);
+        if ended.hands_over_to != new.known() {
+            state.flaw = Some("a site became home without having been named");
+        }
+        insert(&mut state.promoted, first);
+        let lost = state.placed.iter().any(|(delta, site)| {
+            *site == from
+                && self.copies.delta(*delta).cursor.generation == ended.cursor.generation
+                && !new.history.contains(delta)
+        });
+        if lost {
+            state.flaw = Some("a switchover lost what the old home had acknowledged");
+        }
     }
 
     /// Whether a copy's lineage tells the sender that it is no longer home.
