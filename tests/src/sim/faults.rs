@@ -127,6 +127,8 @@ pub enum Fault {
         site: usize,
         /// Only where that one was home before.
         back: bool,
+        /// The way between them is cut so soon after the order.
+        cut: Option<Duration>,
     },
 }
 
@@ -313,7 +315,12 @@ fn draw(random: &SeededEntropy, kind: Kind, Targets { sites, victims, clients }:
             };
             Fault::Order { site, order }
         }
-        Kind::Switchover => Fault::Switchover { site, back: pick(4) == 0 },
+        Kind::Switchover => Fault::Switchover {
+            site,
+            back: pick(4) == 0,
+            // With a round trip of some milliseconds, most of them while something is under way.
+            cut: (pick(3) == 0).then(|| Duration::from_micros(pick(60_000))),
+        },
         Kind::Failover => Fault::Failover { site, after_death: pick(3) > 0, force: pick(4) > 0 },
     }
 }

@@ -36,7 +36,7 @@ const EVERYTHING: &[(Kind, u64)] = &[
     (Peer, 5),
     (Order, 5),
     (Failover, 9),
-    (Switchover, 6),
+    (Switchover, 8),
 ];
 
 /// All scenarios; the first is the default.

@@ -1,6 +1,7 @@
 //! The world: sites that are peers, a KMS, clients; what can be done to it, and how it is made whole again.
 
 mod kms;
+mod sides;
 
 use super::faults::{Fault, Harm, Order, Planned, State, Targets, Whose, Wrong, harm_device};
 use super::history::History;
@@ -15,7 +16,7 @@ use farside::client::Client;
 use farside_codec::delta::LogPolicy;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::Label;
-use farside_codec::message::{FailedOver, Failover, PeerAction, Reply, Request, SetPeer, SetPolicy, Switchover};
+use farside_codec::message::{FailedOver, PeerAction, Reply, Request, SetPeer, SetPolicy};
 use farside_io::entropy::SeededEntropy;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -389,7 +390,7 @@ impl World {
                 self.unsettle_peer(site, removed && self.0.history_seconds.is_none(), lasts).await;
             }
             Fault::Failover { site, after_death, force } => self.fail_over(site, after_death, force, lasts).await,
-            Fault::Switchover { site, back } => self.switch_over(site, back).await,
+            Fault::Switchover { site, back, cut } => self.switch_over(site, back, cut, lasts).await,
         }
     }
 
@@ -486,63 +487,6 @@ impl World {
         match removed {
             true => drop(self.join().await),
             false => tell(PeerAction::Resume).await,
-        }
-    }
-
-    async fn fail_over(&self, site: usize, after_death: bool, force: bool, lasts: Duration) {
-        let other = (site + 1) % self.sites().len();
-        let turn = match after_death {
-            true => {
-                let turn = self.0.turns[other].lock().await;
-                self.end(other, End::PowerCut).await;
-                Some(turn)
-            }
-            false => None,
-        };
-        if let Ok(client) = self.client(site).await {
-            self.0.promotions_ordered.set(self.0.promotions_ordered.get() + self.0.shared.logs.len() as u64);
-            let order = Failover { from: None, log: None, force };
-            match client.control(&Request::Failover(order)).await {
-                Ok(Reply::FailedOver(report)) => {
-                    for log in report.logs {
-                        let text = format!("{} promoted at site {site}: generation {}", log.name, log.generation);
-                        self.trace().line(format!("{text}, position {}", log.position));
-                        let answered_ms = self.trace().now_ms();
-                        self.0.promotions.borrow_mut().push(Promotion { site, promoted: log, answered_ms, from: None });
-                    }
-                }
-                Ok(_) => self.violations().add("a failover was answered with something else"),
-                Err(error) => self.trace().line(format!("failover at site {site}: {error}")),
-            }
-        }
-        if turn.is_some() {
-            tokio::time::sleep(lasts).await;
-            self.sites()[other].borrow_mut().start();
-        }
-    }
-
-    /// Ordered at one site, whether or not it is home of anything. What does not arrive in time arrives later.
-    async fn switch_over(&self, site: usize, back: bool) {
-        let other = (site + 1) % self.sites().len();
-        let to = self.sites()[other].borrow().name.clone();
-        let Ok(client) = self.client(site).await else { return };
-        self.0.promotions_ordered.set(self.0.promotions_ordered.get() + self.0.shared.logs.len() as u64);
-        match client.control(&Request::Switchover(Switchover { to, log: None, back })).await {
-            Ok(Reply::SwitchedOver(report)) => {
-                for log in report.left {
-                    let how = if log.in_transit.is_some() { "in transit" } else { "left" };
-                    self.trace().line(format!("{} is {how}: site {other} lacks {} deltas", log.name, log.deltas));
-                }
-                for log in report.moved {
-                    let text = format!("{} handed over to site {other}: generation {}", log.name, log.generation);
-                    self.trace().line(format!("{text}, position {}", log.position));
-                    let answered_ms = self.trace().now_ms();
-                    let promotion = Promotion { site: other, promoted: log, answered_ms, from: Some(site) };
-                    self.0.promotions.borrow_mut().push(promotion);
-                }
-            }
-            Ok(_) => self.violations().add("a switchover was answered with something else"),
-            Err(error) => self.trace().line(format!("switchover at site {site}: {error}")),
         }
     }
 

@@ -1,0 +1,89 @@
+//! Administrators that change sides, by force and by plan, and what they were told.
+
+use super::super::site::End;
+use super::{Promotion, World};
+use farside::client::ClientError;
+use farside_codec::message::{Failover, Reply, Request, SwitchedOver, Switchover};
+use std::time::Duration;
+
+impl World {
+    pub(super) async fn fail_over(&self, site: usize, after_death: bool, force: bool, lasts: Duration) {
+        let other = (site + 1) % self.sites().len();
+        let turn = match after_death {
+            true => {
+                let turn = self.0.turns[other].lock().await;
+                self.end(other, End::PowerCut).await;
+                Some(turn)
+            }
+            false => None,
+        };
+        if let Ok(client) = self.client(site).await {
+            self.0.promotions_ordered.set(self.0.promotions_ordered.get() + self.0.shared.logs.len() as u64);
+            let order = Failover { from: None, log: None, force };
+            match client.control(&Request::Failover(order)).await {
+                Ok(Reply::FailedOver(report)) => {
+                    for log in report.logs {
+                        let text = format!("{} promoted at site {site}: generation {}", log.name, log.generation);
+                        self.trace().line(format!("{text}, position {}", log.position));
+                        let answered_ms = self.trace().now_ms();
+                        self.0.promotions.borrow_mut().push(Promotion { site, promoted: log, answered_ms, from: None });
+                    }
+                }
+                Ok(_) => self.violations().add("a failover was answered with something else"),
+                Err(error) => self.trace().line(format!("failover at site {site}: {error}")),
+            }
+        }
+        if turn.is_some() {
+            tokio::time::sleep(lasts).await;
+            self.sites()[other].borrow_mut().start();
+        }
+    }
+
+    /// Ordered at one site, and at the other one where the first has nothing to hand over. If the way between them is cut
+    /// at a bad moment, what was handed over is in transit, and arrives later.
+    pub(super) async fn switch_over(&self, site: usize, back: bool, cut: Option<Duration>, lasts: Duration) {
+        let other = (site + 1) % self.sites().len();
+        let trouble = async {
+            let Some(after) = cut else { return };
+            tokio::time::sleep(after).await;
+            let (from, to) = self.ways(site, other);
+            self.0.network.cut(from, to);
+            self.0.network.cut(to, from);
+            tokio::time::sleep(lasts).await;
+            self.0.network.heal();
+        };
+        let order = async {
+            if !self.order_switchover(site, other, back).await {
+                self.order_switchover(other, site, back).await;
+            }
+        };
+        tokio::join!(order, trouble);
+    }
+
+    /// Answers whether the site had anything to do.
+    async fn order_switchover(&self, from: usize, to: usize, back: bool) -> bool {
+        let name = self.sites()[to].borrow().name.clone();
+        let Ok(client) = self.client(from).await else { return false };
+        self.0.promotions_ordered.set(self.0.promotions_ordered.get() + self.0.shared.logs.len() as u64);
+        match client.control(&Request::Switchover(Switchover { to: name, log: None, back })).await {
+            Ok(Reply::SwitchedOver(report)) => self.switched_over(from, to, report),
+            Ok(_) => self.violations().add("a switchover was answered with something else"),
+            Err(ClientError::NotFound(_)) => return false,
+            Err(error) => self.trace().line(format!("switchover at site {from}: {error}")),
+        }
+        true
+    }
+
+    fn switched_over(&self, from: usize, to: usize, report: SwitchedOver) {
+        for log in report.left {
+            let how = if log.in_transit.is_some() { "in transit" } else { "left" };
+            self.trace().line(format!("{} is {how}: site {to} lacks {} deltas", log.name, log.deltas));
+        }
+        for log in report.moved {
+            let text = format!("{} handed over to site {to}: generation {}", log.name, log.generation);
+            self.trace().line(format!("{text}, position {}", log.position));
+            let answered_ms = self.trace().now_ms();
+            self.0.promotions.borrow_mut().push(Promotion { site: to, promoted: log, answered_ms, from: Some(from) });
+        }
+    }
+}
