@@ -92,3 +92,72 @@ fn what_a_failover_undid_is_listed_exported_and_let_go_of() {
     near.farside(&["get", "acme/data", "shared", "-o", &back]).ok();
     assert!(std::fs::read(&back).expect("read") == bytes(1, 500_000), "what both sites have stays");
 }
+
+#[test]
+fn what_was_undone_is_applied_again_where_the_log_is_home() {
+    let root = tempfile::tempdir().expect("a directory");
+    let kms = root.path().join("kms");
+    let (near, far) =
+        (Site::start(root.path(), "near", &["--cores", "0"]), Site::start(root.path(), "far", &["--cores", "0"]));
+    near.make_log(&kms, "acme/data");
+    near.join(&far);
+    let put = |site: &Site, name: &str, contents: &[u8]| {
+        let file = root.path().join("in");
+        std::fs::write(&file, contents).expect("written");
+        site.farside(&["put", "acme/data", name, &file.display().to_string()]).ok();
+    };
+    for name in ["changed", "fought over", "removed"] {
+        put(&near, name, name.as_bytes());
+    }
+    near.wait_caught_up();
+    near.farside(&["peer", "pause", "far"]).ok();
+    let large = bytes(3, 6_000_000);
+    put(&near, "changed", b"first");
+    put(&near, "changed", &large);
+    put(&near, "fought over", b"by near");
+    near.farside(&["rm", "acme/data", "removed"]).ok();
+    put(&near, "new", &bytes(4, 200_000));
+    far.farside(&["failover", "--from", "near", "--force"]).ok();
+    let into = far.directory.display().to_string();
+    let reapply = ["divergence", "reapply", "acme/data", "--into", &into];
+    near.farside(&["peer", "resume", "far"]).ok();
+    far.wait_caught_up();
+    assert!(near.alerts().contains("5 deltas of acme/data were set aside"));
+
+    far.farside(&["tenant", "kms", "acme", &format!("file:{}", kms.display())]).ok();
+    put(&far, "fought over", b"by far");
+    std::fs::rename(&kms, root.path().join("away")).expect("renamed");
+
+    // No command line has a way to the tenant's keys now, and needs none. What somebody has changed since is left alone.
+    let first = near.farside(&[&reapply[..], &["--json"]].concat());
+    first.fails(3, "was left alone: its name was changed");
+    let first: serde_json::Value = serde_json::from_slice(&first.stdout).expect("JSON");
+    assert_eq!((&first["placed_deltas"], &first["already_there_deltas"]), (&4.into(), &0.into()));
+    assert_eq!((&first["sent_chunks"], first["sent_bytes"].as_u64() > Some(6_200_000)), (&3.into(), true), "{first}");
+    let counts =
+        |outcome: serde_json::Value| ["placed_deltas", "already_there_deltas"].map(|key| outcome[key].as_u64());
+    let overwritten = near.farside(&[&reapply[..], &["--overwrite", "--json"]].concat()).json();
+    assert_eq!(overwritten["sent_chunks"], 0);
+    assert_eq!(counts(overwritten), [Some(1), Some(4)]);
+    std::fs::rename(root.path().join("away"), &kms).expect("renamed");
+    let read = |site: &Site, name: &str| site.farside(&["get", "acme/data", name]).stdout;
+    far.wait_caught_up();
+    for site in [&near, &far] {
+        assert!(read(site, "changed") == large && read(site, "new") == bytes(4, 200_000));
+        assert_eq!(read(site, "fought over"), b"by near");
+        site.farside(&["get", "acme/data", "removed"]).fails(5, "no removed");
+    }
+    // What was applied again is not applied once more over what came after it.
+    put(&far, "fought over", b"by far");
+    for more in [&["--json"][..], &["--overwrite", "--json"]] {
+        assert_eq!(counts(near.farside(&[&reapply[..], more].concat()).json()), [Some(0), Some(5)]);
+    }
+    assert_eq!(read(&far, "fought over"), b"by far");
+
+    let elsewhere = near.directory.display().to_string();
+    near.farside(&["divergence", "reapply", "acme/data"]).fails(2, "--into");
+    near.farside(&["divergence", "reapply", "acme/none", "--into", &into]).fails(5, "no log acme/none");
+    near.farside(&["divergence", "reapply", "acme/data", "--into", "/nowhere"]).fails(5, "/nowhere");
+    near.farside(&["divergence", "reapply", "acme/data", "--into", &elsewhere, "--overwrite"])
+        .fails(3, "home is site far");
+}

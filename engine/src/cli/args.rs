@@ -476,6 +476,19 @@ pub(super) enum DivergenceCommand {
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
     },
+    /// Applies it again where the log has its home, but for names that others have changed there since; exit 3 if there
+    /// are such. Needs no keys, and may be repeated
+    #[command(after_help = "Example: farside divergence reapply --dir near acme/photos --into far")]
+    Reapply {
+        /// TENANT/LOG
+        log: String,
+        /// A node's directory, or a context file, of the site that is home
+        #[arg(long, value_name = "DIR|FILE")]
+        into: PathBuf,
+        /// Replaces what others have changed since
+        #[arg(long)]
+        overwrite: bool,
+    },
     /// Lets go of it all, for good, and of the space that it takes
     #[command(after_help = "Example: farside divergence discard --dir near acme/photos --deltas 12")]
     Discard {

@@ -13,7 +13,7 @@ use farside_codec::cluster::NodeState;
 use farside_codec::delta::Deduplication;
 use farside_codec::message::{LogInfo, PeerAction, PeerRecord, Reply, Request, SetPeer, SetPolicy};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(super) type Outcome = Result<(), CliError>;
@@ -21,18 +21,26 @@ pub(super) type Outcome = Result<(), CliError>;
 /// Logs that are named when a wait was in vain.
 const BEHIND_SHOWN: usize = 5;
 
+fn context_in(dir: &Path) -> Result<PathBuf, CliError> {
+    let path = node::directory::NodeDirectory::new(dir).admin_context();
+    match path.try_exists() {
+        Ok(true) => Ok(path),
+        Ok(false) => Err(node::DirectoryError::NotANode(dir.to_owned()).into()),
+        Err(error) => Err(ClientError::File(dir.to_owned(), error).into()),
+    }
+}
+
+/// Connects to the site that a node's directory or a context file leads to.
+pub(super) async fn connect_to(site: &Path) -> Result<Client, CliError> {
+    let path = if site.is_dir() { context_in(site)? } else { site.to_owned() };
+    Ok(Client::connect(&Context::load(&path)?, ClientSettings::beside(&path)?).await?)
+}
+
 /// The context that the flags name.
 fn context_path(common: &Common) -> Result<PathBuf, CliError> {
     match (&common.dir, &common.context) {
         (Some(_), Some(_)) => Err(CliError::usage("--dir and --context name two sites; give one of them")),
-        (Some(dir), None) => {
-            let path = node::directory::NodeDirectory::new(dir).admin_context();
-            match path.try_exists() {
-                Ok(true) => Ok(path),
-                Ok(false) => Err(node::DirectoryError::NotANode(dir.clone()).into()),
-                Err(error) => Err(ClientError::File(dir.clone(), error).into()),
-            }
-        }
+        (Some(dir), None) => context_in(dir),
         (None, Some(path)) => Ok(path.clone()),
         (None, None) => std::env::var_os("FARSIDE_CONTEXT")
             .filter(|path| !path.is_empty())

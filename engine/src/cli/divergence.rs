@@ -1,28 +1,40 @@
 //! Commands about what a change of home undid and set aside.
 
 use super::args::{Common, DivergenceCommand};
-use super::client_commands::{Outcome, connect};
+use super::client_commands::{Outcome, connect, connect_to};
 use super::objects::tell;
 use super::output::{CliError, kind, show_name, with_name};
 use super::sizes::{show_bytes, show_time};
-use crate::client::{ClientError, Log, SetAside, What, parse_log_name};
+use crate::client::{Client, ClientError, Log, Reapplied, SetAside, What, parse_log_name};
 use crate::terminal::{Progress, line, note};
 use crate::tree::{self, Restored};
 use farside_codec::message::RefusalCode;
 use serde_json::json;
 use std::path::Path;
 
+/// Deltas that are named one by one when they were left alone.
+const CHANGED_SHOWN: usize = 10;
+
 pub(super) async fn run(command: DivergenceCommand, common: &Common) -> Outcome {
     let (DivergenceCommand::List { log }
     | DivergenceCommand::Export { log, .. }
+    | DivergenceCommand::Reapply { log, .. }
     | DivergenceCommand::Discard { log, .. }) = &command;
     parse_log_name(log)?;
     if let DivergenceCommand::Export { output, .. } = &command {
         make_empty(output)?;
     }
     let client = connect(common).await?;
+    if let DivergenceCommand::Reapply { log, into, overwrite } = &command {
+        let home = connect_to(into).await?;
+        let done = reapply(&client, &home, log, *overwrite, common).await;
+        home.close().await?;
+        client.close().await?;
+        return done;
+    }
     let log = client.open_log(log).await?;
     match command {
+        DivergenceCommand::Reapply { .. } => {}
         DivergenceCommand::List { .. } => list(&log, common).await?,
         DivergenceCommand::Export { output, .. } => export(&log, &output, common).await?,
         DivergenceCommand::Discard { deltas, .. } => discard(&log, deltas, common).await?,
@@ -135,6 +147,49 @@ fn is_of_one(error: &ClientError) -> bool {
         ClientError::Refused(refusal) => matches!(refusal.code, RefusalCode::Corrupt | RefusalCode::NotFound),
         _ => false,
     }
+}
+
+async fn reapply(from: &Client, home: &Client, log: &str, overwrite: bool, common: &Common) -> Outcome {
+    let mut progress = Progress::new();
+    let (mut placed, mut already, mut changed) = (0u64, 0u64, Vec::new());
+    let sent = from.reapply(home, log, overwrite, |cursor, came| {
+        match came {
+            Reapplied::Placed => placed += 1,
+            Reapplied::Already => already += 1,
+            Reapplied::Changed => changed.push((cursor.generation.counter, cursor.sequence)),
+            Reapplied::Nothing => {}
+        }
+        progress.show(|| format!("{placed} deltas applied again"));
+    });
+    let sent = sent.await?;
+    drop(progress);
+    if common.json {
+        let one = |(generation, sequence): &(u64, u64)| json!({ "generation": generation, "seq": sequence });
+        line(json!({
+            "log": log, "placed_deltas": placed, "already_there_deltas": already,
+            "changed_since": changed.iter().map(one).collect::<Vec<_>>(),
+            "sent_chunks": sent.chunks, "sent_bytes": sent.bytes,
+        }));
+    } else {
+        let bytes = show_bytes(sent.bytes);
+        line(format!(
+            "{placed} deltas applied again, {already} were there already; {} chunks sent, {bytes}",
+            sent.chunks
+        ));
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    for (generation, sequence) in changed.iter().take(CHANGED_SHOWN) {
+        note(format!("error: {generation}/{sequence} was left alone: its name was changed at the log's home since"));
+    }
+    if changed.len() > CHANGED_SHOWN {
+        note(format!("and {} more", changed.len() - CHANGED_SHOWN));
+    }
+    note(format!(
+        "hint: `farside divergence list {log}` names them; `export` writes them out, --overwrite replaces what is there"
+    ));
+    Err(CliError::Told(3))
 }
 
 async fn discard(log: &Log, deltas: u64, common: &Common) -> Outcome {

@@ -19,6 +19,7 @@ mod error;
 mod keys;
 mod node;
 pub mod pulse;
+mod reapply;
 pub mod route;
 mod upload;
 
@@ -27,6 +28,7 @@ pub use connection::SiteLink;
 pub use context::{ClientSettings, Context};
 pub use download::{Object, ObjectInfo};
 pub use error::ClientError;
+pub use reapply::{Reapplied, Sent};
 pub use route::Target;
 pub(crate) use upload::Prepared;
 pub use upload::{PutReceipt, Upload, UploadBody};

@@ -1,0 +1,297 @@
+//! What a change of home undid at one site, applied again at the log's home: the very deltas, sealed as they are.
+//!
+//! Nothing is opened, so no key is needed. An operation keeps its id, so one that its client has tried again at the new home
+//! meanwhile, or that an earlier run applied, is not applied twice. What others have changed since is left alone.
+
+use super::{Client, ClientError, Target, unexpected};
+use bytes::Bytes;
+use farside_codec::aside::{AsideDelta, AsideQuestion};
+use farside_codec::delta::{ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, Generation, Proposal};
+use farside_codec::ids::{ChunkId, Hlc, LogId, OperationId};
+use farside_codec::message::{GetChunk, History, LogInfo, Propose, PutChunk, Refusal, RefusalCode, Reply, Request};
+use futures_util::stream::{StreamExt, TryStreamExt, iter};
+use std::collections::{BTreeMap, HashSet};
+
+/// Deltas asked for at once.
+const PAGE: u32 = 256;
+/// Chunks on their way at once.
+const CHUNKS_IN_FLIGHT: usize = 8;
+/// How often chunks are touched again because GC has outrun their receipts.
+const STALE_RETRIES: usize = 3;
+
+/// What came of one delta that was set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reapplied {
+    /// It has a place in the home's history now.
+    Placed,
+    /// It had one already.
+    Already,
+    /// Somebody has changed the name since: it was left alone.
+    Changed,
+    /// There is nothing to apply: a turn of the log's own, or a part that is told of with its object.
+    Nothing,
+}
+
+/// What was sent for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sent {
+    /// Chunks that the home did not have.
+    pub chunks: u64,
+    /// Their sealed bytes.
+    pub bytes: u64,
+}
+
+/// What has to be known of all of them before the first is applied.
+#[derive(Default)]
+struct Survey {
+    operations: HashSet<OperationId>,
+    /// Where histories parted, by the generation that undid what came after.
+    parted: BTreeMap<Generation, u64>,
+}
+
+struct Reapply<'a> {
+    from: &'a Client,
+    home: &'a Client,
+    log: LogInfo,
+    overwrite: bool,
+    survey: Survey,
+    /// Parts of objects that come later.
+    parts: BTreeMap<(OperationId, u32), Proposal>,
+    sent: Sent,
+}
+
+impl Client {
+    /// Applies what was set aside of `log` at this site at its home, in order, and tells of each delta. With `overwrite` what
+    /// was changed there since is replaced.
+    pub async fn reapply(
+        &self,
+        home: &Client,
+        log: &str,
+        overwrite: bool,
+        mut each: impl FnMut(&Cursor, Reapplied),
+    ) -> Result<Sent, ClientError> {
+        let (own, there) = (self.resolve(log).await?, home.resolve(log).await?);
+        if own.descriptor.log != there.descriptor.log {
+            return Err(ClientError::Usage(format!("{log} is another log at the other site: they share a name only")));
+        }
+        let mut work = Reapply {
+            from: self,
+            home,
+            log: there,
+            overwrite,
+            survey: Survey::default(),
+            parts: BTreeMap::new(),
+            sent: Sent::default(),
+        };
+        let mut after = None;
+        while let Some(page) = work.page(&mut after).await? {
+            for aside in &page {
+                work.survey.take(aside)?;
+            }
+        }
+        after = None;
+        while let Some(page) = work.page(&mut after).await? {
+            for aside in page {
+                let came = work.one(&aside).await?;
+                each(&aside.cursor, came);
+            }
+        }
+        Ok(work.sent)
+    }
+}
+
+impl Survey {
+    fn take(&mut self, aside: &AsideDelta) -> Result<(), ClientError> {
+        self.operations.insert(parse(&aside.delta)?.proposal.operation);
+        let parted = self.parted.entry(aside.by).or_insert(u64::MAX);
+        *parted = (*parted).min(aside.cursor.sequence.saturating_sub(1));
+        Ok(())
+    }
+}
+
+fn parse(encoded: &Bytes) -> Result<Delta, ClientError> {
+    Delta::parse(encoded.clone()).map_err(|error| ClientError::Failed(format!("a delta can't be read: {error}")))
+}
+
+impl Reapply<'_> {
+    fn id(&self) -> LogId {
+        self.log.descriptor.log
+    }
+
+    /// The next page; `None` after the last one. `after` is outside of what the site lists once there is no more.
+    async fn page(&self, after: &mut Option<Cursor>) -> Result<Option<Vec<AsideDelta>>, ClientError> {
+        let log = self.id();
+        let request = Request::SetAside(AsideQuestion { log, after: after.clone(), limit: PAGE });
+        let page = match self.from.link.call(Target::Log(log), &request).await? {
+            Reply::SetAside(page) => page.deltas,
+            reply => return Err(unexpected(&reply)),
+        };
+        for aside in &page {
+            let place = |cursor: &Cursor| (cursor.generation, cursor.sequence);
+            // A site that never got further would be asked for ever.
+            if after.as_ref().is_some_and(|after| place(after) >= place(&aside.cursor)) {
+                return Err(ClientError::Failed("the site lists what was set aside out of order".into()));
+            }
+            *after = Some(aside.cursor.clone());
+        }
+        Ok((!page.is_empty()).then_some(page))
+    }
+
+    async fn one(&mut self, aside: &AsideDelta) -> Result<Reapplied, ClientError> {
+        let proposal = parse(&aside.delta)?.proposal;
+        match (&proposal.kind, proposal.extent.clone()) {
+            (DeltaKind::Extent, Some(extent)) => {
+                self.parts.insert((extent.object, extent.index), proposal);
+                Ok(Reapplied::Nothing)
+            }
+            (DeltaKind::Epoch(epoch), _) => match self.log.epochs.iter().any(|known| known.epoch == epoch.epoch) {
+                true => Ok(Reapplied::Already),
+                false => self.place(vec![proposal]).await,
+            },
+            (DeltaKind::Put | DeltaKind::Remove, extent) => {
+                self.change(aside, proposal, extent.map(|at| at.object)).await
+            }
+            _ => Ok(Reapplied::Nothing),
+        }
+    }
+
+    /// Puts or removes a name again, unless others have changed it since the histories parted.
+    async fn change(
+        &mut self,
+        aside: &AsideDelta,
+        mut proposal: Proposal,
+        object: Option<OperationId>,
+    ) -> Result<Reapplied, ClientError> {
+        let newest = self.newest(&proposal).await?;
+        let parted = self.survey.parted.get(&aside.by).copied().unwrap_or(0);
+        let ours = |delta: &Delta| self.survey.operations.contains(&delta.proposal.operation);
+        if newest.as_ref().is_some_and(|newest| newest.proposal.operation == proposal.operation) {
+            return Ok(Reapplied::Already);
+        }
+        if !self.overwrite && newest.as_ref().is_some_and(|newest| newest.sequence > parted && !ours(newest)) {
+            return match self.is_placed(&proposal).await? {
+                true => Ok(Reapplied::Already),
+                false => Ok(Reapplied::Changed),
+            };
+        }
+        let stands = newest.filter(|newest| newest.proposal.kind != DeltaKind::Remove);
+        // Whoever changes the name in this very moment is not overwritten either.
+        proposal.condition = (!self.overwrite).then_some(stands.map_or(0, |newest| newest.sequence));
+        let mut proposals = Vec::new();
+        if let Some(object) = object {
+            let parts: Vec<_> = self.parts.range((object, 0)..=(object, u32::MAX)).map(|(at, _)| *at).collect();
+            proposals.extend(parts.into_iter().filter_map(|at| self.parts.remove(&at)));
+        }
+        proposals.push(proposal);
+        self.place(proposals).await
+    }
+
+    /// Whether the home has applied the operation before, whatever came of it since: who asks under a condition that can't be
+    /// met is answered by the first receipt or not at all.
+    async fn is_placed(&self, proposal: &Proposal) -> Result<bool, ClientError> {
+        let (operation, name, epoch) = (proposal.operation, proposal.name, proposal.key_epoch);
+        let mut question = Proposal::without_chunks(operation, DeltaKind::Remove, name, epoch);
+        question.condition = Some(u64::MAX);
+        match self.propose(question).await? {
+            Ok(receipt) if receipt.replayed => Ok(true),
+            Err(refusal) if refusal.code == RefusalCode::ConditionFailed => Ok(false),
+            Ok(_) => Err(ClientError::Failed("the home placed what it should have refused".into())),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// The name's newest delta at the home, a removal too.
+    async fn newest(&self, proposal: &Proposal) -> Result<Option<Delta>, ClientError> {
+        let log = self.id();
+        let question = History { log, name: proposal.name, before: u64::MAX, limit: 1 };
+        match self.home.link.call(Target::Log(log), &Request::History(question)).await {
+            Ok(Reply::Versions(found)) => found.versions.first().map(|newest| parse(&newest.delta)).transpose(),
+            Ok(reply) => Err(unexpected(&reply)),
+            Err(ClientError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Places an object's deltas, one after the other: they may be larger than a request.
+    async fn place(&mut self, proposals: Vec<Proposal>) -> Result<Reapplied, ClientError> {
+        let mut came = Reapplied::Already;
+        for mut proposal in proposals {
+            let mut attempts = 0;
+            let receipt = loop {
+                (proposal.gc_epoch, proposal.placement_epoch) = self.bring(&proposal.chunks).await?;
+                match self.propose(proposal.clone()).await? {
+                    Err(refusal) if refusal.code == RefusalCode::StaleReceipt && attempts < STALE_RETRIES => {
+                        attempts += 1
+                    }
+                    receipt => break receipt,
+                }
+            };
+            match receipt {
+                Ok(receipt) if receipt.replayed => {}
+                Ok(_) => came = Reapplied::Placed,
+                Err(refusal) if refusal.code == RefusalCode::ConditionFailed => return Ok(Reapplied::Changed),
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        Ok(came)
+    }
+
+    async fn propose(&self, proposal: Proposal) -> Result<Result<DeltaReceipt, Refusal>, ClientError> {
+        let seen = Hlc::from_ms(self.home.machine.clock.wall_ms());
+        let request = Request::Propose(Propose { log: self.id(), seen, proposals: vec![proposal] });
+        match self.home.link.call(Target::Log(self.id()), &request).await? {
+            Reply::Proposed(mut receipts) if receipts.len() == 1 => {
+                receipts.pop().ok_or_else(|| ClientError::Failed("no receipt came back".into()))
+            }
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Makes chunks durable at the home. Answers their lowest GC epoch and highest placement epoch.
+    async fn bring(&mut self, chunks: &[ChunkRef]) -> Result<(u64, u64), ClientError> {
+        let (from, home) = (self.from, self.home);
+        let brought = iter(chunks).map(|chunk| bring_one(from, home, chunk)).buffer_unordered(CHUNKS_IN_FLIGHT);
+        let brought: Vec<Brought> = brought.try_collect().await?;
+        for one in &brought {
+            self.sent.chunks += u64::from(one.sent_bytes > 0);
+            self.sent.bytes += one.sent_bytes;
+        }
+        let lowest = brought.iter().map(|one| one.gc_epoch).min().unwrap_or(u64::MAX);
+        Ok((lowest, brought.iter().map(|one| one.placement_epoch).max().unwrap_or(0)))
+    }
+}
+
+struct Brought {
+    gc_epoch: u64,
+    placement_epoch: u64,
+    sent_bytes: u64,
+}
+
+async fn bring_one(from: &Client, home: &Client, reference: &ChunkRef) -> Result<Brought, ClientError> {
+    let (chunk, sealed_bytes) = (reference.chunk, reference.sealed_bytes);
+    let held = match home.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
+        Reply::ChunksHeld(mut held) => held.pop().flatten(),
+        reply => return Err(unexpected(&reply)),
+    };
+    if let Some(receipt) = held {
+        let (gc_epoch, placement_epoch) = (receipt.gc_epoch, receipt.placement_epoch);
+        return Ok(Brought { gc_epoch, placement_epoch, sent_bytes: 0 });
+    }
+    let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
+    let (reply, sealed) = from.link.fetch(Target::Chunk(chunk), &request, sealed_bytes).await?;
+    if !matches!(&reply, Reply::ChunkRange(range) if range.length == sealed_bytes) {
+        return Err(unexpected(&reply));
+    }
+    if ChunkId(*blake3::hash(&sealed).as_bytes()) != chunk {
+        return Err(ClientError::Failed(format!("chunk {chunk} is not what it was where it was set aside")));
+    }
+    let request = Request::PutChunk(PutChunk { chunk, sealed_bytes });
+    match home.link.send(Target::Chunk(chunk), &request, sealed.into()).await? {
+        Reply::ChunkStored(receipt) => Ok(Brought {
+            gc_epoch: receipt.gc_epoch,
+            placement_epoch: receipt.placement_epoch,
+            sent_bytes: u64::from(sealed_bytes),
+        }),
+        reply => Err(unexpected(&reply)),
+    }
+}
