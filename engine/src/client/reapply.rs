@@ -10,12 +10,16 @@ use farside_codec::delta::{ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, Gen
 use farside_codec::ids::{ChunkId, Hlc, LogId, OperationId};
 use farside_codec::message::{GetChunk, History, LogInfo, Propose, PutChunk, Refusal, RefusalCode, Reply, Request};
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
+use tokio::sync::Semaphore;
 
 /// Deltas asked for at once.
 const PAGE: u32 = 256;
 /// Chunks on their way at once.
 const CHUNKS_IN_FLIGHT: usize = 8;
+/// Names that are changed at the same time.
+const NAMES_IN_FLIGHT: usize = 32;
 /// How often chunks are touched again because GC has outrun their receipts.
 const STALE_RETRIES: usize = 3;
 
@@ -49,6 +53,13 @@ struct Survey {
     parted: BTreeMap<Generation, u64>,
 }
 
+/// A chunk that the home holds.
+struct Brought {
+    gc_epoch: u64,
+    placement_epoch: u64,
+    sent_bytes: u64,
+}
+
 struct Reapply<'a> {
     from: &'a Client,
     home: &'a Client,
@@ -56,8 +67,9 @@ struct Reapply<'a> {
     overwrite: bool,
     survey: Survey,
     /// Parts of objects that come later.
-    parts: BTreeMap<(OperationId, u32), Proposal>,
-    sent: Sent,
+    parts: RefCell<BTreeMap<(OperationId, u32), Proposal>>,
+    chunks: Semaphore,
+    sent: Cell<Sent>,
 }
 
 impl Client {
@@ -80,8 +92,9 @@ impl Client {
             log: there,
             overwrite,
             survey: Survey::default(),
-            parts: BTreeMap::new(),
-            sent: Sent::default(),
+            parts: RefCell::default(),
+            chunks: Semaphore::new(CHUNKS_IN_FLIGHT),
+            sent: Cell::default(),
         };
         let mut after = None;
         while let Some(page) = work.page(&mut after).await? {
@@ -91,12 +104,15 @@ impl Client {
         }
         after = None;
         while let Some(page) = work.page(&mut after).await? {
-            for aside in page {
-                let came = work.one(&aside).await?;
-                each(&aside.cursor, came);
+            for apart in apart(&page)? {
+                let mut coming = iter(apart).map(|aside| work.one(aside)).buffered(NAMES_IN_FLIGHT);
+                let mut asides = apart.iter();
+                while let (Some(came), Some(aside)) = (coming.next().await, asides.next()) {
+                    each(&aside.cursor, came?);
+                }
             }
         }
-        Ok(work.sent)
+        Ok(work.sent.get())
     }
 }
 
@@ -107,6 +123,28 @@ impl Survey {
         *parted = (*parted).min(aside.cursor.sequence.saturating_sub(1));
         Ok(())
     }
+}
+
+/// Cuts a page into runs that may be applied at the same time: no name twice, and what goes with others by itself.
+fn apart(page: &[AsideDelta]) -> Result<Vec<&[AsideDelta]>, ClientError> {
+    let (mut runs, mut names, mut first) = (Vec::new(), HashSet::new(), 0);
+    for (at, aside) in page.iter().enumerate() {
+        let proposal = parse(&aside.delta)?.proposal;
+        let alone = proposal.extent.is_some() || !matches!(proposal.kind, DeltaKind::Put | DeltaKind::Remove);
+        if alone || !names.insert(proposal.name) {
+            runs.push(&page[first..at]);
+            first = at;
+            names.clear();
+            names.insert(proposal.name);
+        }
+        if alone {
+            runs.push(&page[at..=at]);
+            first = at + 1;
+            names.clear();
+        }
+    }
+    runs.push(&page[first..]);
+    Ok(runs)
 }
 
 fn parse(encoded: &Bytes) -> Result<Delta, ClientError> {
@@ -137,11 +175,11 @@ impl Reapply<'_> {
         Ok((!page.is_empty()).then_some(page))
     }
 
-    async fn one(&mut self, aside: &AsideDelta) -> Result<Reapplied, ClientError> {
+    async fn one(&self, aside: &AsideDelta) -> Result<Reapplied, ClientError> {
         let proposal = parse(&aside.delta)?.proposal;
         match (&proposal.kind, proposal.extent.clone()) {
             (DeltaKind::Extent, Some(extent)) => {
-                self.parts.insert((extent.object, extent.index), proposal);
+                self.parts.borrow_mut().insert((extent.object, extent.index), proposal);
                 Ok(Reapplied::Nothing)
             }
             (DeltaKind::Epoch(epoch), _) => match self.log.epochs.iter().any(|known| known.epoch == epoch.epoch) {
@@ -157,7 +195,7 @@ impl Reapply<'_> {
 
     /// Puts or removes a name again, unless others have changed it since the histories parted.
     async fn change(
-        &mut self,
+        &self,
         aside: &AsideDelta,
         mut proposal: Proposal,
         object: Option<OperationId>,
@@ -179,8 +217,9 @@ impl Reapply<'_> {
         proposal.condition = (!self.overwrite).then_some(stands.map_or(0, |newest| newest.sequence));
         let mut proposals = Vec::new();
         if let Some(object) = object {
-            let parts: Vec<_> = self.parts.range((object, 0)..=(object, u32::MAX)).map(|(at, _)| *at).collect();
-            proposals.extend(parts.into_iter().filter_map(|at| self.parts.remove(&at)));
+            let mut parts = self.parts.borrow_mut();
+            let of_it: Vec<_> = parts.range((object, 0)..=(object, u32::MAX)).map(|(at, _)| *at).collect();
+            proposals.extend(of_it.into_iter().filter_map(|at| parts.remove(&at)));
         }
         proposals.push(proposal);
         self.place(proposals).await
@@ -213,7 +252,7 @@ impl Reapply<'_> {
     }
 
     /// Places an object's deltas, one after the other: they may be larger than a request.
-    async fn place(&mut self, proposals: Vec<Proposal>) -> Result<Reapplied, ClientError> {
+    async fn place(&self, proposals: Vec<Proposal>) -> Result<Reapplied, ClientError> {
         let mut came = Reapplied::Already;
         for mut proposal in proposals {
             let mut attempts = 0;
@@ -248,50 +287,46 @@ impl Reapply<'_> {
     }
 
     /// Makes chunks durable at the home. Answers their lowest GC epoch and highest placement epoch.
-    async fn bring(&mut self, chunks: &[ChunkRef]) -> Result<(u64, u64), ClientError> {
-        let (from, home) = (self.from, self.home);
-        let brought = iter(chunks).map(|chunk| bring_one(from, home, chunk)).buffer_unordered(CHUNKS_IN_FLIGHT);
+    async fn bring(&self, chunks: &[ChunkRef]) -> Result<(u64, u64), ClientError> {
+        let brought = iter(chunks).map(|chunk| self.bring_one(chunk)).buffer_unordered(CHUNKS_IN_FLIGHT);
         let brought: Vec<Brought> = brought.try_collect().await?;
-        for one in &brought {
-            self.sent.chunks += u64::from(one.sent_bytes > 0);
-            self.sent.bytes += one.sent_bytes;
-        }
+        let mut sent = self.sent.get();
+        sent.chunks += brought.iter().filter(|one| one.sent_bytes > 0).count() as u64;
+        sent.bytes += brought.iter().map(|one| one.sent_bytes).sum::<u64>();
+        self.sent.set(sent);
         let lowest = brought.iter().map(|one| one.gc_epoch).min().unwrap_or(u64::MAX);
         Ok((lowest, brought.iter().map(|one| one.placement_epoch).max().unwrap_or(0)))
     }
-}
 
-struct Brought {
-    gc_epoch: u64,
-    placement_epoch: u64,
-    sent_bytes: u64,
-}
-
-async fn bring_one(from: &Client, home: &Client, reference: &ChunkRef) -> Result<Brought, ClientError> {
-    let (chunk, sealed_bytes) = (reference.chunk, reference.sealed_bytes);
-    let held = match home.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
-        Reply::ChunksHeld(mut held) => held.pop().flatten(),
-        reply => return Err(unexpected(&reply)),
-    };
-    if let Some(receipt) = held {
-        let (gc_epoch, placement_epoch) = (receipt.gc_epoch, receipt.placement_epoch);
-        return Ok(Brought { gc_epoch, placement_epoch, sent_bytes: 0 });
-    }
-    let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
-    let (reply, sealed) = from.link.fetch(Target::Chunk(chunk), &request, sealed_bytes).await?;
-    if !matches!(&reply, Reply::ChunkRange(range) if range.length == sealed_bytes) {
-        return Err(unexpected(&reply));
-    }
-    if ChunkId(*blake3::hash(&sealed).as_bytes()) != chunk {
-        return Err(ClientError::Failed(format!("chunk {chunk} is not what it was where it was set aside")));
-    }
-    let request = Request::PutChunk(PutChunk { chunk, sealed_bytes });
-    match home.link.send(Target::Chunk(chunk), &request, sealed.into()).await? {
-        Reply::ChunkStored(receipt) => Ok(Brought {
-            gc_epoch: receipt.gc_epoch,
-            placement_epoch: receipt.placement_epoch,
-            sent_bytes: u64::from(sealed_bytes),
-        }),
-        reply => Err(unexpected(&reply)),
+    /// Has one chunk held at the home: asks whether it is, and sends it otherwise.
+    async fn bring_one(&self, reference: &ChunkRef) -> Result<Brought, ClientError> {
+        let (from, home) = (self.from, self.home);
+        let _turn = self.chunks.acquire().await.map_err(|closed| ClientError::Failed(closed.to_string()))?;
+        let (chunk, sealed_bytes) = (reference.chunk, reference.sealed_bytes);
+        let held = match home.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
+            Reply::ChunksHeld(mut held) => held.pop().flatten(),
+            reply => return Err(unexpected(&reply)),
+        };
+        if let Some(receipt) = held {
+            let (gc_epoch, placement_epoch) = (receipt.gc_epoch, receipt.placement_epoch);
+            return Ok(Brought { gc_epoch, placement_epoch, sent_bytes: 0 });
+        }
+        let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
+        let (reply, sealed) = from.link.fetch(Target::Chunk(chunk), &request, sealed_bytes).await?;
+        if !matches!(&reply, Reply::ChunkRange(range) if range.length == sealed_bytes) {
+            return Err(unexpected(&reply));
+        }
+        if ChunkId(*blake3::hash(&sealed).as_bytes()) != chunk {
+            return Err(ClientError::Failed(format!("chunk {chunk} is not what it was where it was set aside")));
+        }
+        let request = Request::PutChunk(PutChunk { chunk, sealed_bytes });
+        match home.link.send(Target::Chunk(chunk), &request, sealed.into()).await? {
+            Reply::ChunkStored(receipt) => Ok(Brought {
+                gc_epoch: receipt.gc_epoch,
+                placement_epoch: receipt.placement_epoch,
+                sent_bytes: u64::from(sealed_bytes),
+            }),
+            reply => Err(unexpected(&reply)),
+        }
     }
 }
