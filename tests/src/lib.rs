@@ -292,13 +292,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes and runs a site of so many nodes, and waits until it has settled. `more` goes to `init` and to `join`.
+    /// Makes and runs a site of so many nodes, and waits until it has settled. `more` goes to `init` and to `join`; a
+    /// geometry, which is the site's, to `init` alone.
     pub fn start(root: &Path, name: &str, count: usize, more: &[&str]) -> Self {
         let core = |node: usize| ["--cores", if node.is_multiple_of(2) { "0" } else { "1" }];
         let first = Site::start(root, name, &[&core(0)[..], more].concat());
         let mut cluster = Self { nodes: vec![first], context: root.join(format!("{name}.context")) };
+        let geometry = more.iter().position(|flag| *flag == "--geometry");
+        let joins = geometry.map_or(more.to_vec(), |at| [&more[..at], &more[at + 2..]].concat());
         for node in 1..count {
-            cluster.add(root, &format!("{name}-{}", node + 1), &[&core(node)[..], more].concat());
+            cluster.add(root, &format!("{name}-{}", node + 1), &[&core(node)[..], &joins].concat());
         }
         cluster.wait_for(Duration::from_secs(60), "every node is up", |cluster| {
             let status = cluster.nodes[0].status();

@@ -1,7 +1,7 @@
 //! A planned change of home loses nothing and holds writers up for moments; what can't arrive stays in transit until it
 //! does or is taken back; a drill says beforehand whether the far side would work.
 
-use farside_tests::{Site, bytes};
+use farside_tests::{Cluster, Site, bytes};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -224,4 +224,49 @@ fn a_drill_says_whether_the_far_side_would_work() {
     let drilled: serde_json::Value = serde_json::from_slice(&outcome.stdout).expect("JSON");
     assert_eq!(drilled["logs"][0]["objects_read"], 0);
     assert_eq!(drilled["logs"][0]["failures"].as_array().map(Vec::len), Some(2), "{drilled}");
+}
+
+#[test]
+fn sites_of_three_nodes_hand_over_although_each_has_lost_one() {
+    let root = tempfile::tempdir().expect("a directory");
+    let kms = root.path().join("kms");
+    let geometry = ["--geometry", "1+2", "--device-count", "3"];
+    let mut near = Cluster::start(root.path(), "near", 3, &geometry);
+    let mut far = Cluster::start(root.path(), "far", 3, &geometry);
+    near.make_log(&kms, "acme/data");
+    let token = far.farside(&["peer", "token"]).ok();
+    near.farside(&["peer", "add", "far", token.trim()]).ok();
+    let file = root.path().join("file");
+    std::fs::write(&file, bytes(1, 500_000)).expect("written");
+    let path = file.display().to_string();
+    let put = |site: &Cluster, name: &str| site.farside(&["put", "acme/data", name, &path]);
+    (0..5).for_each(|number| drop(put(&near, &format!("early/{number}")).ok()));
+    near.farside(&["status", "--wait-caught-up", "60"]).ok();
+    far.farside(&["tenant", "kms", "acme", &format!("file:{}", kms.display())]).ok();
+    // Whichever of them leads the log's group, at one of the two sites it is one that dies, or not.
+    near.nodes[1].kill();
+    far.nodes[2].kill();
+    (0..5).for_each(|number| drop(put(&near, &format!("late/{number}")).ok()));
+    let begun = Instant::now();
+    let moved = near.farside(&["switchover", "--to", "far", "--json"]).json();
+    println!("after {:.1} s: {moved}", begun.elapsed().as_secs_f64());
+    assert_eq!(moved["logs"][0]["generation"], 2);
+    put(&near, "refused").fails(3, "home is site far");
+    put(&far, "after").ok();
+    let drilled = near.farside(&["drill", "--objects", "20", "--json"]);
+    assert_eq!(drilled.code, 0, "{}", drilled.stderr);
+    for number in 0..5 {
+        for when in ["early", "late"] {
+            let back = far.farside(&["get", "acme/data", &format!("{when}/{number}")]);
+            assert!(back.stdout == bytes(1, 500_000), "{when}/{number}: {}", back.stderr);
+        }
+    }
+    near.nodes[1].run();
+    far.nodes[2].run();
+    let moved = far.farside(&["failback", "--to", "near", "--json"]).json();
+    println!("and back: {moved}");
+    put(&near, "home again").ok();
+    near.farside(&["status", "--wait-caught-up", "60"]).ok();
+    let listed = |site: &Cluster| site.farside(&["ls", "acme/data"]).ok();
+    assert_eq!((listed(&near), listed(&near).lines().count()), (listed(&far), 12));
 }
