@@ -2,7 +2,7 @@
 
 use super::limits;
 use super::routing;
-use super::shard::{Shard, state_refusal};
+use super::shard::{LogGroup, Shard, state_refusal};
 use crate::store::CollectCursor;
 use farside_codec::cluster::ReferencesQuestion;
 use farside_codec::command::{GroupCommand, GroupOutcome, Prune};
@@ -10,16 +10,30 @@ use farside_codec::ids::{ChunkId, GroupId, Hlc};
 use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use farside_raft::Group;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Closes time in every group of the shard, idle too, so that a cut across logs never waits for a quiet one.
+/// Closes time in every group of the shard, idle too, so that a cut across logs never waits for a quiet one. Where nothing was
+/// committed since the last time it is done less often: each is an entry that every voter flushes.
 pub(super) async fn close_time<D: Disk>(shard: Rc<Shard<D>>) {
     let mut ticks = tokio::time::interval(limits::CLOSE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    // What will be applied once time is closed if nothing else is, and when it was.
+    let mut closed: BTreeMap<GroupId, (Option<u64>, Duration)> = BTreeMap::new();
     loop {
         ticks.tick().await;
-        let closes = shard.groups().into_iter().filter(Group::is_leader).map(|group| {
+        let now = shard.clock.clock().monotonic();
+        let is_due = |group: &LogGroup<D>| {
+            let moved = |(applied, at): &(Option<u64>, Duration)| {
+                *applied != group.status().applied_index || now.saturating_sub(*at) >= limits::CLOSE_IDLE
+            };
+            group.is_leader() && closed.get(&group.id()).is_none_or(moved)
+        };
+        let due: Vec<_> = shard.groups().into_iter().filter(is_due).collect();
+        let alone = |group: &LogGroup<D>| (group.status().applied_index.map(|index| index + 1), now);
+        closed.extend(due.iter().map(|group| (group.id(), alone(group))));
+        let closes = due.iter().map(|group| {
             let command = GroupCommand::Close(shard.clock.now());
             let shard = shard.clone();
             async move { shard.command(group.id(), &command).await.map(drop) }

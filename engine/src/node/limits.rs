@@ -10,8 +10,10 @@ pub const MIN_POOL_BYTES: usize = 64 << 20;
 pub const SHARD_QUEUE: usize = 1024;
 /// Deltas that one command lets go of: it is applied in one go, while the group waits.
 pub const DISCARD_DELTAS: u32 = 512;
-/// How often a log group closes time, idle too.
+/// How often a log group closes time while it is written to.
 pub const CLOSE_INTERVAL: Duration = Duration::from_millis(200);
+/// How often where nothing else is committed.
+pub const CLOSE_IDLE: Duration = Duration::from_secs(1);
 /// How often the state file gets a durable checkpoint while there is something new.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes that must be free where a node's directory lies before it takes writes: the state file's cache, which a

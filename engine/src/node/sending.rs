@@ -64,6 +64,9 @@ fn wanted<D: Disk>(shard: &Rc<Shard<D>>) -> Vec<(LogId, SiteId)> {
     let view = shard.view();
     let peers: Vec<SiteId> = view.peers.values().filter(|peer| !peer.paused).map(|peer| peer.site).collect();
     let mut wanted = Vec::new();
+    if peers.is_empty() {
+        return wanted;
+    }
     for group in shard.groups().into_iter().filter(|group| group.is_leader()) {
         let logs = group.state().borrow().logs().unwrap_or_default();
         for log in logs.iter().filter(|log| log.is_told_by(shard.site.site)) {
