@@ -17,6 +17,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::mpsc as ready;
 use std::thread::JoinHandle;
+use tokio::signal::unix::Signal;
 
 /// What a shard's thread says when it is up, or why it is not.
 type Ready = Result<Vec<String>, NodeError>;
@@ -45,8 +46,11 @@ pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
         notices.sort();
         notices.dedup();
         notices.iter().for_each(|notice| note(format_args!("notice: {notice}")));
+        // Until here a signal ends the process, which may take long to start. Who reads `ready` may ask it to stop.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let signals = runtime.block_on(async { interrupt::ending_signals() }).map_err(failed)?;
         ready(&format!("ready site={} node={} listen={listen} shards={}", site.name, site.node, site.shards));
-        wait_for_signal(&threads)?;
+        runtime.block_on(wait_for_signal(signals, &threads));
     }
     shards.stop_blocking();
     drop(shards);
@@ -140,17 +144,13 @@ fn open_storage(seed: &ShardSeed<UringDisk>) -> Result<Storage<UringDisk>, NodeE
     Ok(Storage { pool, candidates, notices })
 }
 
-fn wait_for_signal(threads: &[JoinHandle<()>]) -> Result<(), NodeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(async {
-        let mut signals = interrupt::ending_signals().map_err(failed)?;
-        let mut watch = tokio::time::interval(std::time::Duration::from_millis(500));
-        loop {
-            tokio::select! {
-                biased;
-                _ = interrupt::first_of(&mut signals) => return Ok(()),
-                _ = watch.tick() => if threads.iter().any(JoinHandle::is_finished) { return Ok(()) },
-            }
+async fn wait_for_signal(mut signals: Vec<(i32, Signal)>, threads: &[JoinHandle<()>]) {
+    let mut watch = tokio::time::interval(std::time::Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupt::first_of(&mut signals) => return,
+            _ = watch.tick() => if threads.iter().any(JoinHandle::is_finished) { return },
         }
-    })
+    }
 }
