@@ -320,12 +320,25 @@ record!(
     }
 );
 record!(
+    /// Why a log was not moved.
+    LogRefused {
+        /// The tenant's name.
+        tenant_name: Label,
+        /// The log's name.
+        name: Label,
+        /// Why.
+        refusal: Refusal,
+    }
+);
+record!(
     /// What a switchover did. Ordered again it goes on with what is left.
     SwitchedOver {
         /// Logs that have the new home.
         moved: Vec<FailedOver>,
         /// Logs that it was too far behind with, which are home here still, and logs that are in transit.
         left: Vec<LogBehind>,
+        /// Logs that were not moved for another reason, and which.
+        refused: Vec<LogRefused>,
         /// Milliseconds in which a log took no writes, at most.
         stalled_ms: u64,
     }

@@ -159,3 +159,19 @@ fn a_last_delta_below_its_own_generation_begins_nothing() {
         assert_eq!(site.view(LOG).known, generation(1, 1));
     }
 }
+
+#[test]
+fn a_log_in_transit_follows_whoever_was_promoted_meanwhile() {
+    // The next home never began; the third site's number is below its own.
+    let mut near = Site::new(1);
+    near.create(LOG);
+    near.put(LOG, 10, proposal(1, DeltaKind::Put, 1));
+    let mut third = Site::new(2);
+    assert_eq!(replicate(&mut near, &mut third, LOG, 9, 0, 1), Sent::Taken);
+    hand_over(&mut near, generation(2, 3));
+    third.promote(LOG, 100);
+    assert_eq!(replicate(&mut near, &mut third, LOG, 9, 0, 200), Sent::SteppedDown);
+    assert_eq!((near.view(LOG).known, near.view(LOG).aside), (generation(2, 2), 1));
+    assert_eq!(replicate(&mut third, &mut near, LOG, 9, 0, 300), Sent::Taken);
+    assert_eq!(near.history(LOG), third.history(LOG));
+}

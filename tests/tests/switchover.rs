@@ -146,7 +146,8 @@ fn a_log_in_transit_arrives_or_is_taken_back() {
     far.farside(&["failback", "--to", "near", "--wait", "0"]).fails(4, "failover --force");
     far.farside(&["failover"]).fails(3, "the old home still answers");
     let taken = far.farside(&["failover", "--force", "--json"]).json();
-    assert_eq!((&taken["logs"][0]["generation"], &taken["logs"][0]["lost_deltas_max"]), (&4.into(), &0.into()));
+    // What near may have written by then far can't know.
+    assert_eq!((&taken["logs"][0]["generation"], taken["logs"][0]["lost_deltas_max"].is_null()), (&4.into(), true));
     far.farside(&["put", "acme/data", "y", "/etc/hostname"]).ok();
     near.farside(&["peer", "resume", "far"]).ok();
     far.wait_caught_up();

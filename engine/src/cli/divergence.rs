@@ -151,12 +151,16 @@ fn is_of_one(error: &ClientError) -> bool {
 
 async fn reapply(from: &Client, home: &Client, log: &str, overwrite: bool, common: &Common) -> Outcome {
     let mut progress = Progress::new();
-    let (mut placed, mut already, mut changed) = (0u64, 0u64, Vec::new());
+    let (mut placed, mut already, mut changed, mut failed) = (0u64, 0u64, Vec::new(), 0u64);
     let sent = from.reapply(home, log, overwrite, |cursor, came| {
         match came {
             Reapplied::Placed => placed += 1,
             Reapplied::Already => already += 1,
             Reapplied::Changed => changed.push((cursor.generation.counter, cursor.sequence)),
+            Reapplied::Failed(why) => {
+                failed += 1;
+                note(format!("error: {}/{}: {why}", cursor.generation, cursor.sequence));
+            }
             Reapplied::Nothing => {}
         }
         progress.show(|| format!("{placed} deltas applied again"));
@@ -168,7 +172,7 @@ async fn reapply(from: &Client, home: &Client, log: &str, overwrite: bool, commo
         line(json!({
             "log": log, "placed_deltas": placed, "already_there_deltas": already,
             "changed_since": changed.iter().map(one).collect::<Vec<_>>(),
-            "sent_chunks": sent.chunks, "sent_bytes": sent.bytes,
+            "failures": failed, "sent_chunks": sent.chunks, "sent_bytes": sent.bytes,
         }));
     } else {
         let bytes = show_bytes(sent.bytes);
@@ -178,7 +182,7 @@ async fn reapply(from: &Client, home: &Client, log: &str, overwrite: bool, commo
         ));
     }
     if changed.is_empty() {
-        return Ok(());
+        return if failed > 0 { Err(CliError::Told(1)) } else { Ok(()) };
     }
     for (generation, sequence) in changed.iter().take(CHANGED_SHOWN) {
         note(format!("error: {generation}/{sequence} was left alone: its name was changed at the log's home since"));

@@ -10,12 +10,13 @@ use crate::terminal::{Progress, line, note};
 use farside_codec::delta::Branch;
 use farside_codec::ids::{Label, LogId};
 use farside_codec::message::{
-    FailedOver, Failover, FailoverReport, LogBehind, Moment, Refusal, RefusalCode, Reply, Request, SwitchedOver,
-    Switchover, Weigh, Weighed,
+    FailedOver, Failover, FailoverReport, LogBehind, LogRefused, Moment, Refusal, RefusalCode, Reply, Request,
+    SwitchedOver, Switchover, Weigh, Weighed,
 };
 use farside_codec::seal::ObjectKind;
 use farside_io::entropy::{Entropy, random};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Before a switchover is ordered once more for what is left.
@@ -123,23 +124,26 @@ pub(super) async fn switchover(order: Move, common: &Common) -> Outcome {
                 "in_transit": log.in_transit.is_some(),
             })
         };
+        let refused = |log: &LogRefused| json!({ "name": format!("{}/{}", log.tenant_name, log.name), "error": log.refusal.detail });
         line(json!({
             "logs": logs_json(&report.moved),
-            "rpo_seconds": 0.0,
+            "rpo_seconds": most_lost(&report.moved),
             "rto_seconds": report.stalled_ms as f64 / 1000.0,
             "left": report.left.iter().map(left).collect::<Vec<_>>(),
+            "refused": report.refused.iter().map(refused).collect::<Vec<_>>(),
         }));
     } else {
         for log in &report.moved {
             let (name, generation, position) = (name_of(log), log.generation.counter, log.position);
-            line(format!("{name}  home {to}  generation {generation}  after sequence {position}  nothing lost"));
+            let lost = if log.lost_deltas == Some(0) { "nothing lost" } else { "what was lost is unknown" };
+            line(format!("{name}  home {to}  generation {generation}  after sequence {position}  {lost}"));
         }
         if !report.moved.is_empty() {
             line(format!("writers waited {} s at most", report.stalled_ms as f64 / 1000.0));
         }
     }
     client.close().await?;
-    tell_left(&report.left, &to)
+    tell_left(&report.left, &report.refused, &to)
 }
 
 /// Orders the move until all is moved or time is up. The site forgets nothing in between: an order that is repeated
@@ -147,28 +151,40 @@ pub(super) async fn switchover(order: Move, common: &Common) -> Outcome {
 async fn move_all(client: &Client, order: &Switchover, wait_seconds: u64) -> Result<SwitchedOver, ClientError> {
     let begun = Instant::now();
     let mut progress = Progress::new();
-    let mut all = SwitchedOver { moved: Vec::new(), left: Vec::new(), stalled_ms: 0 };
+    let mut all = SwitchedOver { moved: Vec::new(), left: Vec::new(), refused: Vec::new(), stalled_ms: 0 };
+    // Since when logs are in transit, as far as was told here.
+    let mut transits: BTreeMap<(Label, Label), Instant> = BTreeMap::new();
     loop {
         let report = match client.control(&Request::Switchover(order.clone())).await {
-            Ok(Reply::SwitchedOver(report)) => report,
+            Ok(Reply::SwitchedOver(report)) => Some(report),
             Ok(reply) => return Err(unexpected(&reply)),
-            // All that was left has arrived, if it is not told below that it did not.
+            // All that was left has arrived, if it is not found below that it did not.
             Err(ClientError::NotFound(_)) if !all.left.is_empty() => {
-                SwitchedOver { moved: Vec::new(), left: Vec::new(), stalled_ms: 0 }
+                Some(SwitchedOver { moved: Vec::new(), left: Vec::new(), refused: Vec::new(), stalled_ms: 0 })
             }
-            Err(error) => return Err(error),
+            Err(error) if all.left.is_empty() => return Err(error),
+            // What was told before still is so.
+            Err(_) => None,
         };
-        let before = std::mem::replace(&mut all.left, report.left);
-        all.moved.extend(report.moved);
-        all.stalled_ms = all.stalled_ms.max(report.stalled_ms);
-        for log in before {
-            let is_same = |tenant: &Label, name: &Label| (tenant, name) == (&log.tenant_name, &log.name);
-            let told = all.left.iter().any(|other| is_same(&other.tenant_name, &other.name))
-                || all.moved.iter().any(|other| is_same(&other.tenant_name, &other.name));
-            if !told {
-                all.moved.push(arrived(client, &log).await?);
+        if let Some(report) = report {
+            let before = std::mem::replace(&mut all.left, report.left);
+            all.moved.extend(report.moved);
+            all.refused = report.refused;
+            all.stalled_ms = all.stalled_ms.max(report.stalled_ms);
+            for log in before {
+                if !is_told(&all, &log) {
+                    all.moved.push(arrived(client, order, &log).await?);
+                }
             }
         }
+        for log in all.left.iter().filter(|log| log.in_transit.is_some()) {
+            transits.entry((log.tenant_name.clone(), log.name.clone())).or_insert_with(Instant::now);
+        }
+        let waited =
+            |log: &FailedOver| transits.get(&(log.tenant_name.clone(), log.name.clone())).map(Instant::elapsed);
+        let longest = all.moved.iter().filter_map(waited).max().unwrap_or_default();
+        all.stalled_ms = all.stalled_ms.max(longest.as_millis() as u64);
+        transits.retain(|(tenant, name), _| all.left.iter().any(|log| (&log.tenant_name, &log.name) == (tenant, name)));
         if all.left.is_empty() || begun.elapsed().as_secs() >= wait_seconds {
             return Ok(all);
         }
@@ -180,21 +196,36 @@ async fn move_all(client: &Client, order: &Switchover, wait_seconds: u64) -> Res
     }
 }
 
+/// Whether a report says of a log that was left before what became of it.
+fn is_told(all: &SwitchedOver, log: &LogBehind) -> bool {
+    let is_same = |tenant: &Label, name: &Label| (tenant, name) == (&log.tenant_name, &log.name);
+    all.left.iter().any(|other| is_same(&other.tenant_name, &other.name))
+        || all.moved.iter().any(|other| is_same(&other.tenant_name, &other.name))
+        || all.refused.iter().any(|other| is_same(&other.tenant_name, &other.name))
+}
+
 /// How a log went on that was left, and that the site has no more to do about.
-async fn arrived(client: &Client, log: &LogBehind) -> Result<FailedOver, ClientError> {
+async fn arrived(client: &Client, order: &Switchover, log: &LogBehind) -> Result<FailedOver, ClientError> {
     let name = format!("{}/{}", log.tenant_name, log.name);
-    let lineage = client.resolve(&name).await?.lineage;
+    let info = client.resolve(&name).await?;
     let follows = |branch: &&Branch| {
         log.in_transit.as_ref().is_some_and(|last| (branch.first, branch.previous) == (last.sequence + 1, last.hash))
     };
-    match lineage.iter().find(follows) {
+    let last = || info.lineage.last().filter(|_| info.home.as_ref() == Some(&order.to));
+    // One that was only behind was handed over by an order whose answer was lost, or by somebody else.
+    let (branch, lost) = match info.lineage.iter().find(follows) {
+        Some(branch) => (Some(branch), Some(0)),
+        None if log.in_transit.is_none() => (last(), None),
+        None => (None, None),
+    };
+    match branch {
         Some(branch) => Ok(FailedOver {
             tenant_name: log.tenant_name.clone(),
             name: log.name.clone(),
             generation: branch.generation,
-            position: branch.first - 1,
-            lost_deltas: Some(0),
-            lost_ms: Some(0),
+            position: branch.first.saturating_sub(1),
+            lost_deltas: lost,
+            lost_ms: lost,
         }),
         None => Err(ClientError::Refused(Refusal::new(
             RefusalCode::Diverged,
@@ -204,7 +235,13 @@ async fn arrived(client: &Client, log: &LogBehind) -> Result<FailedOver, ClientE
 }
 
 /// Says what was not moved. Exit 4 where a log is in transit, for no site takes its writes; else 3.
-fn tell_left(left: &[LogBehind], to: &Label) -> Outcome {
+fn tell_left(left: &[LogBehind], refused: &[LogRefused], to: &Label) -> Outcome {
+    for log in refused.iter().take(SHOWN) {
+        note(format!("error: {}/{} was not moved: {}", log.tenant_name, log.name, log.refusal.detail));
+    }
+    if refused.len() > SHOWN {
+        note(format!("and {} more", refused.len() - SHOWN));
+    }
     for log in left.iter().take(SHOWN) {
         let name = format!("{}/{}", log.tenant_name, log.name);
         note(match log.in_transit.is_some() {
@@ -224,9 +261,11 @@ fn tell_left(left: &[LogBehind], to: &Label) -> Outcome {
         ));
         return Err(CliError::Told(4));
     }
-    match left.is_empty() {
-        true => Ok(()),
-        false => {
+    let worst = refused.iter().map(|log| ClientError::Refused(log.refusal.clone()).exit_code()).max();
+    match (left.is_empty(), worst) {
+        (true, None) => Ok(()),
+        (true, Some(code)) => Err(CliError::Told(code)),
+        (false, _) => {
             note("hint: it is home here still, and takes writes; wait longer with --wait, or slow its writers down");
             Err(CliError::Told(3))
         }

@@ -11,7 +11,7 @@ use farside_codec::ids::{ChunkId, Hlc, LogId, OperationId};
 use farside_codec::message::{GetChunk, History, LogInfo, Propose, PutChunk, Refusal, RefusalCode, Reply, Request};
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::sync::Semaphore;
 
 /// Deltas asked for at once.
@@ -24,14 +24,16 @@ const NAMES_IN_FLIGHT: usize = 32;
 const STALE_RETRIES: usize = 3;
 
 /// What came of one delta that was set aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reapplied {
     /// It has a place in the home's history now.
     Placed,
-    /// It had one already.
+    /// It had one already, or one that came after it has.
     Already,
     /// Somebody has changed the name since: it was left alone.
     Changed,
+    /// It can't be had here, or is refused there, for this reason; others may be.
+    Failed(String),
     /// There is nothing to apply: a turn of the log's own, or a part that is told of with its object.
     Nothing,
 }
@@ -48,7 +50,8 @@ pub struct Sent {
 /// What has to be known of all of them before the first is applied.
 #[derive(Default)]
 struct Survey {
-    operations: HashSet<OperationId>,
+    /// In which order they were placed.
+    operations: HashMap<OperationId, usize>,
     /// Where histories parted, by the generation that undid what came after.
     parted: BTreeMap<Generation, u64>,
 }
@@ -108,7 +111,11 @@ impl Client {
                 let mut coming = iter(apart).map(|aside| work.one(aside)).buffered(NAMES_IN_FLIGHT);
                 let mut asides = apart.iter();
                 while let (Some(came), Some(aside)) = (coming.next().await, asides.next()) {
-                    each(&aside.cursor, came?);
+                    let came = match came {
+                        Err(error) if is_of_one(&error) => Reapplied::Failed(error.to_string()),
+                        came => came?,
+                    };
+                    each(&aside.cursor, came);
                 }
             }
         }
@@ -118,10 +125,22 @@ impl Client {
 
 impl Survey {
     fn take(&mut self, aside: &AsideDelta) -> Result<(), ClientError> {
-        self.operations.insert(parse(&aside.delta)?.proposal.operation);
+        let place = self.operations.len();
+        self.operations.insert(parse(&aside.delta)?.proposal.operation, place);
         let parted = self.parted.entry(aside.by).or_insert(u64::MAX);
         *parted = (*parted).min(aside.cursor.sequence.saturating_sub(1));
         Ok(())
+    }
+}
+
+/// Whether an error says that one delta can't be applied, and nothing about the others.
+fn is_of_one(error: &ClientError) -> bool {
+    match error {
+        ClientError::NotFound(_) | ClientError::Corrupt { .. } => true,
+        ClientError::Refused(refusal) => {
+            matches!(refusal.code, RefusalCode::Corrupt | RefusalCode::NotFound | RefusalCode::BadRequest)
+        }
+        _ => false,
     }
 }
 
@@ -201,12 +220,15 @@ impl Reapply<'_> {
         object: Option<OperationId>,
     ) -> Result<Reapplied, ClientError> {
         let newest = self.newest(&proposal).await?;
-        let parted = self.survey.parted.get(&aside.by).copied().unwrap_or(0);
-        let ours = |delta: &Delta| self.survey.operations.contains(&delta.proposal.operation);
-        if newest.as_ref().is_some_and(|newest| newest.proposal.operation == proposal.operation) {
+        let place = |delta: &Delta| self.survey.operations.get(&delta.proposal.operation).copied();
+        let own = self.survey.operations.get(&proposal.operation).copied();
+        // It, or what replaced it, was tried again there by its own client, or applied before.
+        if newest.as_ref().and_then(place) >= own && newest.as_ref().and_then(place).is_some() {
             return Ok(Reapplied::Already);
         }
-        if !self.overwrite && newest.as_ref().is_some_and(|newest| newest.sequence > parted && !ours(newest)) {
+        let parted = self.parted(aside);
+        let is_strange = |newest: &Delta| newest.sequence > parted && place(newest).is_none();
+        if !self.overwrite && newest.as_ref().is_some_and(is_strange) {
             return match self.is_placed(&proposal).await? {
                 true => Ok(Reapplied::Already),
                 false => Ok(Reapplied::Changed),
@@ -223,6 +245,14 @@ impl Reapply<'_> {
         }
         proposals.push(proposal);
         self.place(proposals).await
+    }
+
+    /// Up to here the home's history is the one that the delta was placed in: no further than any later generation goes back,
+    /// and no further than where what was set aside with it begins.
+    fn parted(&self, aside: &AsideDelta) -> u64 {
+        let later = self.log.lineage.iter().find(|branch| branch.generation > aside.cursor.generation);
+        let forked = later.map_or(u64::MAX, |branch| branch.first.saturating_sub(1));
+        self.survey.parted.get(&aside.by).copied().unwrap_or(0).min(forked)
     }
 
     /// Whether the home has applied the operation before, whatever came of it since: who asks under a condition that can't be
@@ -317,7 +347,8 @@ impl Reapply<'_> {
             return Err(unexpected(&reply));
         }
         if ChunkId(*blake3::hash(&sealed).as_bytes()) != chunk {
-            return Err(ClientError::Failed(format!("chunk {chunk} is not what it was where it was set aside")));
+            let detail = format!("chunk {chunk} is not what it was where it was set aside");
+            return Err(Refusal::new(RefusalCode::Corrupt, detail).into());
         }
         let request = Request::PutChunk(PutChunk { chunk, sealed_bytes });
         match home.link.send(Target::Chunk(chunk), &request, sealed.into()).await? {

@@ -67,7 +67,10 @@ impl std::fmt::Display for Objection {
         match self {
             Self::HomeAnswers => f.write_str("the old home still answers and may be acknowledging writes"),
             Self::LossUnknown { log: (tenant, name) } => {
-                write!(f, "how much of {tenant}/{name} would be lost is unknown: its home was never heard from here")
+                write!(
+                    f,
+                    "how much of {tenant}/{name} would be lost is unknown: what its home has written was never heard here"
+                )
             }
         }
     }

@@ -153,21 +153,22 @@ fn candidate(log: &LogStanding, here: SiteId) -> Candidate {
         name: (log.descriptor.tenant_name.clone(), log.descriptor.name.clone()),
         head: log.head.clone(),
         head_time: log.head_time,
-        // Of a log that this site has handed over it has everything that it ever placed.
-        heard: if ended_here { Some((log.head.clone(), log.head_time)) } else { log.heard.clone() },
+        // What the site that this one has handed the log over to may have written by now was never heard.
+        heard: if ended_here { None } else { log.heard.clone() },
     }
 }
 
 /// Whether any of the old homes answers a greeting.
 async fn probe<D: Disk>(shard: &Rc<Shard<D>>, homes: &[SiteId]) -> OldHome {
     let view = shard.view();
-    for peer in homes.iter().filter_map(|home| view.peers.get(home)) {
+    let probes = homes.iter().filter_map(|home| view.peers.get(home)).map(|peer| async {
         let own = own_hello(&shard.site, shard.index, shard.clock.now());
-        if let Ok(Ok(_)) = tokio::time::timeout(PROBE, shard.links.hello(peer, own)).await {
-            return OldHome::Answers;
-        }
+        matches!(tokio::time::timeout(PROBE, shard.links.hello(peer, own)).await, Ok(Ok(_)))
+    });
+    match futures_util::future::join_all(probes).await.contains(&true) {
+        true => OldHome::Answers,
+        false => OldHome::Silent,
     }
-    OldHome::Silent
 }
 
 async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, loss: Loss) -> Result<FailedOver, Refusal> {

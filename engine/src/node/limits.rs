@@ -29,6 +29,8 @@ pub const SWITCH_BYTES: u64 = 64 << 20;
 pub const SWITCH_NEAR: Duration = Duration::from_secs(2);
 /// How long it waits for a log in transit.
 pub const SWITCH_TRANSIT: Duration = Duration::from_secs(4);
+/// How long one order takes at most, whatever there is to move: shorter than a client's patience.
+pub const SWITCH_ORDER: Duration = Duration::from_secs(10);
 /// Logs that change their home at the same time.
 pub const SWITCHES: usize = 16;
 /// How long a shard may take to answer a status question; status answers without it after that.

@@ -90,7 +90,7 @@ async fn run<D: Disk>(shard: Rc<Shard<D>>, log: LogId, peer: SiteId) {
     loop {
         let now = driver.shard.clock.clock().monotonic();
         driver.report(|state| {
-            state.connected = false;
+            (state.connected, state.caught_up) = (false, false);
             state.lost_since.get_or_insert(now);
         });
         if let Err(error) = driver.connect().await {

@@ -5,7 +5,7 @@
 //! arrives by itself, whether anybody waits for it or not.
 
 use super::failing_over::log_view;
-use super::limits::{PROBE, SWITCH_BYTES, SWITCH_DELTAS, SWITCH_NEAR, SWITCH_TRANSIT, SWITCHES};
+use super::limits::{PROBE, SWITCH_BYTES, SWITCH_DELTAS, SWITCH_NEAR, SWITCH_ORDER, SWITCH_TRANSIT, SWITCHES};
 use super::links::own_hello;
 use super::server::Answered;
 use super::shard::Shard;
@@ -13,7 +13,8 @@ use farside_codec::command::{GroupCommand, GroupOutcome, HandOverLog};
 use farside_codec::delta::{Branch, Cursor, Generation};
 use farside_codec::ids::{LogId, SiteId};
 use farside_codec::message::{
-    FailedOver, LogBehind, LogStanding, PeerRecord, PeerStanding, Refusal, RefusalCode, Reply, SwitchedOver, Switchover,
+    FailedOver, LogBehind, LogRefused, LogStanding, PeerRecord, PeerStanding, Refusal, RefusalCode, Reply,
+    SwitchedOver, Switchover,
 };
 use farside_io::disk::Disk;
 use futures_util::stream::{StreamExt, iter};
@@ -27,43 +28,61 @@ const LOOK: Duration = Duration::from_millis(10);
 enum Came {
     Moved(FailedOver, Duration),
     Left(LogBehind),
+    Refused(Refusal),
+}
+
+/// To whom logs go, and until when one order waits for them.
+struct To {
+    site: SiteId,
+    /// The incarnation in which it answered; `None`: it does not answer, so that nothing more goes to it.
+    incarnation: Option<u64>,
+    silent: Refusal,
+    deadline: Duration,
 }
 
 pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Switchover) -> Answered {
+    let deadline = shard.clock.clock().monotonic() + SWITCH_ORDER;
     let peer = shard.view().peer(&order.to).cloned();
     let peer = peer.ok_or_else(|| {
         let detail = format!("there is no peer {}: `farside peer list` names them", order.to);
         Refusal::new(RefusalCode::NotFound, detail)
     })?;
-    if peer.paused {
+    let logs = logs_to_move(shard, &order, &peer).await?;
+    let all_stay = logs.iter().all(|log| transit(log, shard.site.site).is_none());
+    if peer.paused && all_stay {
         let detail = format!("peer {} is paused: resume it first, so that it gets the last deltas", peer.name);
         return Err(Refusal::new(RefusalCode::Unsafe, detail));
     }
-    let logs = logs_to_move(shard, &order, &peer).await?;
     let own = own_hello(&shard.site, shard.index, shard.clock.now());
-    let silent = || {
-        let detail = format!("peer {} does not answer: nothing was changed", peer.name);
-        Refusal::new(RefusalCode::Unavailable, detail)
-    };
     let hello = tokio::time::timeout(PROBE, shard.links.hello(&peer, own)).await;
-    let incarnation = hello.map_err(|_| silent())?.map_err(|_| silent())?.incarnation;
-    let moves = logs.into_iter().map(|log| one(shard, log, peer.site, incarnation));
+    let incarnation = hello.ok().and_then(Result::ok).map(|hello| hello.incarnation).filter(|_| !peer.paused);
+    let silent =
+        Refusal::new(RefusalCode::Unavailable, format!("peer {} does not answer: nothing was changed", peer.name));
+    if incarnation.is_none() && all_stay {
+        return Err(silent);
+    }
+    let to = To { site: peer.site, incarnation, silent, deadline };
+    let to = &to;
+    let moves = logs.into_iter().map(|log| async move { (one(shard, &log, to).await, log) });
     let mut moves = iter(moves).buffer_unordered(SWITCHES);
-    let mut report = SwitchedOver { moved: Vec::new(), left: Vec::new(), stalled_ms: 0 };
-    let mut refused = None;
-    while let Some(came) = moves.next().await {
-        match came {
-            Ok(Came::Moved(log, stalled)) => {
+    let mut report = SwitchedOver { moved: Vec::new(), left: Vec::new(), refused: Vec::new(), stalled_ms: 0 };
+    while let Some((came, log)) = moves.next().await {
+        match came.unwrap_or_else(Came::Refused) {
+            Came::Moved(log, stalled) => {
                 report.stalled_ms = report.stalled_ms.max(stalled.as_millis() as u64);
                 report.moved.push(log);
             }
-            Ok(Came::Left(log)) => report.left.push(log),
-            Err(refusal) => refused = Some(refusal),
+            Came::Left(log) => report.left.push(log),
+            Came::Refused(refusal) => report.refused.push(LogRefused {
+                tenant_name: log.descriptor.tenant_name,
+                name: log.descriptor.name,
+                refusal,
+            }),
         }
     }
-    match refused {
-        // What was moved is told all the same: the order is repeated for the rest, and fails then.
-        Some(refusal) if report.moved.is_empty() => Err(refusal),
+    match &report.refused[..] {
+        // One that is all there is to tell needs no report.
+        [only] if report.moved.is_empty() && report.left.is_empty() => Err(only.refusal.clone()),
         _ => Ok(Reply::SwitchedOver(report).into()),
     }
 }
@@ -112,36 +131,70 @@ fn transit(log: &LogStanding, here: SiteId) -> Option<Generation> {
     ended.then_some(log.known)
 }
 
-async fn one<D: Disk>(shard: &Rc<Shard<D>>, log: LogStanding, peer: SiteId, incarnation: u64) -> Result<Came, Refusal> {
-    let clock = shard.clock.clock();
-    let (to, last) = match transit(&log, shard.site.site) {
-        Some(to) => (to, log.head.clone()),
+async fn one<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, to: &To) -> Result<Came, Refusal> {
+    let (clock, id) = (shard.clock.clock(), log.descriptor.log);
+    let mut stopped = clock.monotonic();
+    // An order whose outcome is not known may have been committed: the log itself says so.
+    let mut unsure = None;
+    let (next, mut last) = match transit(log, shard.site.site) {
+        Some(next) => (next, Some(log.head.clone())),
         None => {
-            if let Err(behind) = come_near(shard, &log, peer).await? {
+            let Some(incarnation) = to.incarnation else { return Ok(Came::Refused(to.silent.clone())) };
+            if let Some(behind) = come_near(shard, log, to).await? {
                 return Ok(Came::Left(behind));
             }
-            let to = Generation { counter: log.known.counter + 1, site: peer, incarnation };
-            (to, hand_over(shard, log.descriptor.log, to).await?)
+            let next = Generation { counter: log.known.counter + 1, site: to.site, incarnation };
+            stopped = clock.monotonic();
+            match hand_over(shard, id, next).await {
+                Ok(last) => (next, Some(last)),
+                Err(refusal) if is_conclusive(&refusal.code) => return Err(refusal),
+                Err(refusal) => {
+                    unsure = Some(refusal);
+                    (next, None)
+                }
+            }
         }
     };
-    let stopped = clock.monotonic();
-    while clock.monotonic() - stopped < SWITCH_TRANSIT {
-        let now = log_view(shard, log.descriptor.log).await?;
+    // What was handed over before is looked at for as long as the order lasts, what was now for its own time.
+    let until = match transit(log, shard.site.site) {
+        Some(_) => to.deadline.min(stopped + SWITCH_TRANSIT),
+        None => stopped + SWITCH_TRANSIT,
+    };
+    loop {
+        // Nobody may lead the group just now: that changes nothing about where the log is.
+        let now = log_view(shard, id).await.ok().flatten();
+        if let Some(now) = now.as_ref().filter(|now| transit(now, shard.site.site) == Some(next)) {
+            last.get_or_insert(now.head.clone());
+        }
         let Some(now) = now.filter(|now| transit(now, shard.site.site).is_none()) else {
+            if clock.monotonic() >= until {
+                tracing::warn!(log = %id, "the log is in transit still");
+                return Ok(Came::Left(behind(log, peer_of(log, to.site), last)));
+            }
             tokio::time::sleep(LOOK).await;
             continue;
         };
-        let next = now.lineage.into_iter().find(|branch| branch.generation == to);
-        return match next.filter(|branch| continues(branch, &last)) {
-            Some(_) => {
-                tracing::warn!(log = %log.descriptor.log, generation = %to, "the log was handed over to its next home");
-                Ok(Came::Moved(moved(&log, to, &last), clock.monotonic() - stopped))
-            }
-            None => Err(overtaken(&log)),
+        if is_home(&now, shard.site.site) && now.known == log.known {
+            return Err(unsure.unwrap_or_else(|| overtaken(log)));
+        }
+        let Some(branch) = now.lineage.iter().find(|branch| branch.generation == next) else {
+            return Err(overtaken(log));
         };
+        let lost = match &last {
+            Some(last) if continues(branch, last) => Some(0),
+            Some(_) => return Err(overtaken(log)),
+            // Whether it was handed over or promoted by force nobody remembers who could be asked.
+            None => None,
+        };
+        tracing::warn!(log = %id, generation = %next, "the log has its next home");
+        return Ok(Came::Moved(moved(log, branch, lost), clock.monotonic() - stopped));
     }
-    tracing::warn!(log = %log.descriptor.log, "the log is in transit still");
-    Ok(Came::Left(behind(&log, peer_of(&log, peer), Some(last))))
+}
+
+/// Whether a refusal says that nothing was committed. That the log has no home here does not: whoever led its group may have
+/// committed the order and died, and the next home has begun since.
+fn is_conclusive(code: &RefusalCode) -> bool {
+    matches!(code, RefusalCode::BadRequest | RefusalCode::NotFound | RefusalCode::Full)
 }
 
 /// Whether the next generation begins after this delta and no other.
@@ -158,14 +211,14 @@ fn overtaken(log: &LogStanding) -> Refusal {
     Refusal::new(RefusalCode::Diverged, detail)
 }
 
-fn moved(log: &LogStanding, generation: Generation, last: &Cursor) -> FailedOver {
+fn moved(log: &LogStanding, begun: &Branch, lost: Option<u64>) -> FailedOver {
     FailedOver {
         tenant_name: log.descriptor.tenant_name.clone(),
         name: log.descriptor.name.clone(),
-        generation,
-        position: last.sequence,
-        lost_deltas: Some(0),
-        lost_ms: Some(0),
+        generation: begun.generation,
+        position: begun.first - 1,
+        lost_deltas: lost,
+        lost_ms: lost,
     }
 }
 
@@ -184,24 +237,24 @@ fn behind(log: &LogStanding, peer: PeerStanding, in_transit: Option<Cursor>) -> 
     }
 }
 
-/// Waits until the peer lacks so little that writers wait for seconds at most.
-async fn come_near<D: Disk>(
-    shard: &Rc<Shard<D>>,
-    log: &LogStanding,
-    peer: SiteId,
-) -> Result<Result<(), LogBehind>, Refusal> {
+/// Waits until the peer lacks so little that writers wait for seconds at most. Answers how far behind it is otherwise.
+async fn come_near<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, to: &To) -> Result<Option<LogBehind>, Refusal> {
     let clock = shard.clock.clock();
-    let begun = clock.monotonic();
+    let until = to.deadline.min(clock.monotonic() + SWITCH_NEAR);
     loop {
         let now = log_view(shard, log.descriptor.log).await?;
-        let standing = now.as_ref().map_or_else(|| peer_of(log, peer), |now| peer_of(now, peer));
+        let standing = now.as_ref().map_or_else(|| peer_of(log, to.site), |now| peer_of(now, to.site));
         // A peer that has never said where it stands may not be able to take the log at all.
-        let known = now.is_some_and(|now| now.peers.iter().any(|found| found.site == peer));
-        if known && (standing.caught_up || standing.deltas <= SWITCH_DELTAS && standing.bytes <= SWITCH_BYTES) {
-            return Ok(Ok(()));
+        let known = now.is_some_and(|now| now.peers.iter().any(|found| found.site == to.site));
+        if known
+            && standing.deltas <= SWITCH_DELTAS
+            && standing.bytes <= SWITCH_BYTES
+            && clock.monotonic() < to.deadline
+        {
+            return Ok(None);
         }
-        if clock.monotonic() - begun > SWITCH_NEAR {
-            return Ok(Err(behind(log, standing, None)));
+        if clock.monotonic() >= until {
+            return Ok(Some(behind(log, standing, None)));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -129,15 +129,20 @@ pub(super) fn fence(work: &Work<'_>, fence: Fence) -> Done {
     if row.lineage == fence.lineage {
         return Ok(GroupOutcome::Head(row.head));
     }
-    if theirs < row.known {
-        return refuse(RefusalCode::NotHome, format!("generation {} is known here", row.known));
+    // What this site has handed over to has not begun as far as it knows; whoever was promoted meanwhile has.
+    let begun = match (row.in_transit_to(work.site), row.lineage.last()) {
+        (Some(_), Some(last)) => last.generation,
+        _ => row.known,
+    };
+    if theirs < begun {
+        return refuse(RefusalCode::NotHome, format!("generation {begun} is known here"));
     }
     if theirs.site == work.site {
         // Its deltas are elsewhere and not here: writing on would make a second history of one generation.
         return refuse(RefusalCode::Diverged, "this site was home under a generation that it has forgotten");
     }
     let (shared, common) = lineage::common_point(&row, &fence.lineage);
-    let forgotten = theirs == row.known && row.lineage.last().is_some_and(|last| last.generation == theirs);
+    let forgotten = theirs == begun && row.lineage.last().is_some_and(|last| last.generation == theirs);
     let agrees = match fence.lineage.get(shared) {
         // The new home left our history at a delta that we may hold: then it must be the same one.
         Some(branch) if branch.first == common + 1 => hash_at(work, &row, common)? == Some(branch.previous),

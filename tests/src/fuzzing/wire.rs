@@ -18,9 +18,9 @@ use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{BlindName, GroupId, Hlc, Label, NodeId, TenantId};
 use farside_codec::message::{
     ChunkRange, FailedOver, Failover, FailoverReport, FedDeltas, FedHello, GetChunk, Hello, History, List, LogBehind,
-    LogInfo, LogOffer, LogPosition, Lookup, Moment, PeerAction, PeerJoin, PeerRecord, Propose, PutChunk, ReadDeltas,
-    Refusal, RefusalCode, Reply, Request, ResolveLog, SetPeer, SetPolicy, SwitchedOver, Switchover, Tenant, Version,
-    Versions, Weigh, Weighed,
+    LogInfo, LogOffer, LogPosition, LogRefused, Lookup, Moment, PeerAction, PeerJoin, PeerRecord, Propose, PutChunk,
+    ReadDeltas, Refusal, RefusalCode, Reply, Request, ResolveLog, SetPeer, SetPolicy, SwitchedOver, Switchover, Tenant,
+    Version, Versions, Weigh, Weighed,
 };
 use farside_codec::record::wal::{EntryPayload, Vote};
 use farside_codec::{Field, FrameHeader};
@@ -229,7 +229,10 @@ pub fn reply_seeds() -> Vec<Seed> {
         bytes: 4,
         in_transit: Some(values::cursor()),
     };
-    let moved = SwitchedOver { moved: vec![over.clone()], left: vec![behind], stalled_ms: 5 };
+    let refused_log =
+        LogRefused { tenant_name: values::label("acme"), name: values::label("music"), refusal: refusal.clone() };
+    let moved =
+        SwitchedOver { moved: vec![over.clone()], left: vec![behind], refused: vec![refused_log], stalled_ms: 5 };
     let weighed =
         Weighed { logs: vec![over.clone()], home_answers: true, objections: vec!["unknown".into()], commits_ms: 6 };
     let replies = [

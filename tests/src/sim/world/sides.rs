@@ -79,6 +79,9 @@ impl World {
             let how = if log.in_transit.is_some() { "in transit" } else { "left" };
             self.trace().line(format!("{} is {how}: site {to} lacks {} deltas", log.name, log.deltas));
         }
+        for log in report.refused {
+            self.trace().line(format!("{} stays at site {from}: {}", log.name, log.refusal));
+        }
         for log in report.moved {
             let text = format!("{} handed over to site {to}: generation {}", log.name, log.generation);
             self.trace().line(format!("{text}, position {}", log.position));
