@@ -24,6 +24,15 @@ struct Done {
     failures: Vec<String>,
 }
 
+/// Ends what waits for it, also where a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 struct Clients<'a> {
     cluster: &'a Cluster,
     root: &'a std::path::Path,
@@ -156,6 +165,8 @@ fn seven_nodes_lose_one_then_another_then_all() {
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..2).map(|_| scope.spawn(|| clients.write())).collect();
         let reader = scope.spawn(|| clients.read());
+        // Whoever fails here must not leave the others at it for ever.
+        let _stop = Stop(&clients.stop);
         std::thread::sleep(Duration::from_secs(5));
         for victim in [2, 4] {
             let from = clients.begun.elapsed();

@@ -31,6 +31,15 @@ fn equal(near: &Site, far: &Site) {
     assert_eq!((&one["head_hash"], &one["lineage"]), (&other["head_hash"], &other["lineage"]));
 }
 
+/// Ends what waits for it, also where a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What one writer was told.
 struct Written {
     names: Vec<String>,
@@ -78,6 +87,8 @@ fn writers_lose_nothing_and_wait_for_moments() {
                 })
             })
             .collect();
+        // Whoever fails here must not leave the writers at it for ever.
+        let _stop = Stop(&over);
         std::thread::sleep(Duration::from_secs(3));
         let moved = near.farside(&["switchover", "--to", "far", "--json"]).json();
         println!("switchover: {moved}");
