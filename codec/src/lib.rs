@@ -17,6 +17,7 @@ pub mod message;
 pub mod record;
 pub mod refusal;
 pub mod seal;
+pub mod sides;
 pub mod stripe;
 
 pub use field::{DecodeError, Field, Reader};

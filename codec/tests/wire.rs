@@ -19,6 +19,7 @@ use std::fmt::Write;
 const MESSAGES: &str = include_str!("../src/message.rs");
 const REFUSALS: &str = include_str!("../src/refusal.rs");
 const ASIDE: &str = include_str!("../src/aside.rs");
+const SIDES: &str = include_str!("../src/sides.rs");
 const CLUSTER: &str = include_str!("../src/cluster.rs");
 const DELTAS: &str = include_str!("../src/delta.rs");
 /// What Raft says lies beside the group that says it, further down the road; one page describes the wire.
@@ -92,6 +93,7 @@ fn tables() -> String {
     let sources = [
         ("Requests, replies and what they carry", MESSAGES),
         ("Refusals", REFUSALS),
+        ("Changes of home", SIDES),
         ("What was set aside", ASIDE),
         ("Deltas", DELTAS),
         ("Between the nodes of a site", CLUSTER),

@@ -17,7 +17,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Once, mpsc};
 use std::time::Duration;
 
@@ -369,6 +369,15 @@ impl Cluster {
             assert!(begun.elapsed() < patience, "in vain, for {patience:?}: {what}; {}", self.nodes[0].status());
             std::thread::sleep(Duration::from_millis(200));
         }
+    }
+}
+
+/// Tells what waits for it to end, also where a test fails.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

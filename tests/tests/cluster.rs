@@ -1,7 +1,7 @@
 //! A site of seven nodes loses machines while clients write and read: nothing that was acknowledged is lost, no read is
 //! wrong, writers hardly notice, and redundancy comes back.
 
-use farside_tests::{Cluster, Outcome, Site, bytes, farside, free_port, rounds};
+use farside_tests::{Cluster, Outcome, Site, Stop, bytes, farside, free_port, rounds};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,15 +22,6 @@ struct Done {
     moments: Vec<Duration>,
     /// Commands that failed, and what they said.
     failures: Vec<String>,
-}
-
-/// Ends what waits for it, also where a test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 struct Clients<'a> {

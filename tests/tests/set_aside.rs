@@ -2,7 +2,14 @@
 //! knows what it is.
 
 use farside_tests::{Site, bytes, farside};
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+fn put(root: &Path, site: &Site, name: &str, contents: &[u8]) {
+    let file = root.join("in");
+    std::fs::write(&file, contents).expect("written");
+    site.farside(&["put", "acme/data", name, &file.display().to_string()]).ok();
+}
 
 #[test]
 fn what_a_failover_undid_is_listed_exported_and_let_go_of() {
@@ -16,11 +23,7 @@ fn what_a_failover_undid_is_listed_exported_and_let_go_of() {
     let far = Site::start(root.path(), "far", &["--cores", "0"]);
     near.make_log(&kms, "acme/data");
     near.join(&far);
-    let put = |site: &Site, name: &str, contents: &[u8]| {
-        let file = root.path().join("in");
-        std::fs::write(&file, contents).expect("written");
-        site.farside(&["put", "acme/data", name, &file.display().to_string()]).ok();
-    };
+    let put = |site: &Site, name: &str, contents: &[u8]| put(root.path(), site, name, contents);
     put(&near, "shared", &bytes(1, 500_000));
     near.wait_caught_up();
     // Only near has what follows: it is undone when far becomes home.
@@ -101,11 +104,7 @@ fn what_was_undone_is_applied_again_where_the_log_is_home() {
         (Site::start(root.path(), "near", &["--cores", "0"]), Site::start(root.path(), "far", &["--cores", "0"]));
     near.make_log(&kms, "acme/data");
     near.join(&far);
-    let put = |site: &Site, name: &str, contents: &[u8]| {
-        let file = root.path().join("in");
-        std::fs::write(&file, contents).expect("written");
-        site.farside(&["put", "acme/data", name, &file.display().to_string()]).ok();
-    };
+    let put = |site: &Site, name: &str, contents: &[u8]| put(root.path(), site, name, contents);
     for name in ["changed", "fought over", "removed"] {
         put(&near, name, name.as_bytes());
     }

@@ -1,7 +1,7 @@
 //! A planned change of home loses nothing and holds writers up for moments; what can't arrive stays in transit until it
 //! does or is taken back; a drill says beforehand whether the far side would work.
 
-use farside_tests::{Cluster, Site, bytes};
+use farside_tests::{Cluster, Site, Stop, bytes};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -29,15 +29,6 @@ fn shown(site: &Site) -> serde_json::Value {
 fn equal(near: &Site, far: &Site) {
     let (one, other) = (shown(near), shown(far));
     assert_eq!((&one["head_hash"], &one["lineage"]), (&other["head_hash"], &other["lineage"]));
-}
-
-/// Ends what waits for it, also where a test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// What one writer was told.

@@ -198,10 +198,10 @@ async fn move_all(client: &Client, order: &Switchover, wait_seconds: u64) -> Res
 
 /// Whether a report says of a log that was left before what became of it.
 fn is_told(all: &SwitchedOver, log: &LogBehind) -> bool {
-    let is_same = |tenant: &Label, name: &Label| (tenant, name) == (&log.tenant_name, &log.name);
-    all.left.iter().any(|other| is_same(&other.tenant_name, &other.name))
-        || all.moved.iter().any(|other| is_same(&other.tenant_name, &other.name))
-        || all.refused.iter().any(|other| is_same(&other.tenant_name, &other.name))
+    let left = all.left.iter().map(|other| (&other.tenant_name, &other.name));
+    let moved = all.moved.iter().map(|other| (&other.tenant_name, &other.name));
+    let refused = all.refused.iter().map(|other| (&other.tenant_name, &other.name));
+    left.chain(moved).chain(refused).any(|other| other == (&log.tenant_name, &log.name))
 }
 
 /// How a log went on that was left, and that the site has no more to do about.

@@ -1,9 +1,9 @@
 //! What a change of home undid at a site: listed, read, and let go of.
 
-use super::{ClientError, Log, Object, unexpected};
+use super::{Client, ClientError, Log, Object, Target, unexpected};
 use farside_codec::aside::{AsideDelta, AsideQuestion, DiscardOrder};
 use farside_codec::delta::{Cursor, Delta, DeltaKind, Generation};
-use farside_codec::ids::{Hlc, OperationId};
+use farside_codec::ids::{Hlc, LogId, OperationId};
 use farside_codec::message::{Reply, Request, Version};
 use std::collections::BTreeMap;
 
@@ -39,6 +39,36 @@ pub struct SetAside {
 /// Parts of objects that were set aside themselves, by object and index.
 type Parts = BTreeMap<(OperationId, u32), bytes::Bytes>;
 
+/// What a site lists page by page, in order of generation and sequence.
+#[derive(Default)]
+pub(super) struct Pages {
+    after: Option<Cursor>,
+    ended: bool,
+}
+
+impl Pages {
+    /// The next one; `None` after the last.
+    pub(super) async fn next(&mut self, client: &Client, log: LogId) -> Result<Option<Vec<AsideDelta>>, ClientError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let request = Request::SetAside(AsideQuestion { log, after: self.after.clone(), limit: PAGE });
+        let page = match client.link.call(Target::Log(log), &request).await? {
+            Reply::SetAside(page) => page,
+            reply => return Err(unexpected(&reply)),
+        };
+        for aside in &page.deltas {
+            // A site that never got further would be asked for ever.
+            if self.after.as_ref().is_some_and(|after| order(after) >= order(&aside.cursor)) {
+                return Err(ClientError::Failed("the site lists what was set aside out of order".into()));
+            }
+            self.after = Some(aside.cursor.clone());
+        }
+        self.ended = !page.more || self.after.is_none();
+        Ok(Some(page.deltas))
+    }
+}
+
 impl Log {
     /// Hands everything that was set aside of this log to `each`, in order of generation and sequence.
     pub async fn for_each_set_aside<F, R>(&self, mut each: F) -> Result<(), ClientError>
@@ -46,26 +76,13 @@ impl Log {
         F: FnMut(SetAside) -> R,
         R: Future<Output = Result<(), ClientError>>,
     {
-        let (mut after, mut parts) = (None, Parts::new());
-        loop {
-            let request = Request::SetAside(AsideQuestion { log: self.id(), after: after.clone(), limit: PAGE });
-            let page = match self.client.link.call(self.target(), &request).await? {
-                Reply::SetAside(page) => page,
-                reply => return Err(unexpected(&reply)),
-            };
-            for aside in page.deltas {
-                // A site that never got further would be asked for ever.
-                let rises = after.as_ref().is_none_or(|after| order(after) < order(&aside.cursor));
-                if !rises {
-                    return Err(ClientError::Failed("the site lists what was set aside out of order".into()));
-                }
-                after = Some(aside.cursor.clone());
+        let (mut pages, mut parts) = (Pages::default(), Parts::new());
+        while let Some(page) = pages.next(&self.client, self.id()).await? {
+            for aside in page {
                 each(self.open_aside(aside, &mut parts)?).await?;
             }
-            if !page.more || after.is_none() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     fn open_aside(&self, aside: AsideDelta, parts: &mut Parts) -> Result<SetAside, ClientError> {

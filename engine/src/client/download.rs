@@ -1,10 +1,10 @@
 //! Getting: find the version, open its payload, fetch and open its chunks, check the whole.
 
-use super::{ClientError, Log, Target, keys, unexpected};
+use super::{ClientError, Log, keys, unexpected};
 use bytes::Bytes;
 use farside_codec::delta::{ChunkRef, Delta, DeltaKind};
 use farside_codec::ids::{BlindName, Hlc};
-use farside_codec::message::{GetChunk, History, List, Lookup, Moment, Reply, Request, Version, Versions};
+use farside_codec::message::{History, List, Lookup, Moment, Reply, Request, Version, Versions};
 use farside_codec::seal::{
     Binding, ChunkKey, ChunkSecret, ObjectKind, ObjectRecord, OpenError, Sealed, TenantDataKey, open_chunk,
     open_payload,
@@ -243,13 +243,7 @@ impl Object {
     }
 
     async fn fetch(&self, secret: &ChunkSecret, reference: &ChunkRef) -> Result<Vec<u8>, ClientError> {
-        let chunk = reference.chunk;
-        let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
-        let link = &self.log.client.link;
-        let (reply, mut sealed) = link.fetch(Target::Chunk(chunk), &request, reference.sealed_bytes).await?;
-        if !matches!(&reply, Reply::ChunkRange(range) if range.length == reference.sealed_bytes) {
-            return Err(unexpected(&reply));
-        }
+        let mut sealed = self.log.client.get_sealed(reference).await?;
         open_chunk(&ChunkKey::new(&self.key, secret), &mut sealed)
             .map_err(|error| self.log.corrupt(&self.info.name, error))?;
         sealed.truncate(secret.plain_bytes as usize);

@@ -12,6 +12,7 @@
 //! ```
 
 mod aside;
+mod chunks;
 mod connection;
 mod context;
 mod download;
@@ -35,9 +36,9 @@ pub use upload::{PutReceipt, Upload, UploadBody};
 
 use crate::kms::FileKms;
 use crate::machine::Machine;
-use farside_codec::delta::{DeltaKind, LogDescriptor, LogPolicy, Proposal};
+use farside_codec::delta::{DeltaKind, DeltaReceipt, LogDescriptor, LogPolicy, Proposal};
 use farside_codec::ids::{BlindName, Hlc, Label, LogId, OperationId, TenantId};
-use farside_codec::message::{LogInfo, Refusal, RefusalCode, Reply, Request, ResolveLog, Tenant};
+use farside_codec::message::{LogInfo, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, Tenant};
 use farside_codec::seal::BlindKey;
 use farside_io::entropy::random;
 use std::cell::RefCell;
@@ -231,6 +232,19 @@ impl Client {
         Ok(Log { client: self.clone(), info: Rc::new(info), blind })
     }
 
+    /// Proposes deltas to a log. Answers a receipt or a refusal for each, in order.
+    async fn propose(
+        &self,
+        log: LogId,
+        proposals: Vec<Proposal>,
+    ) -> Result<Vec<Result<DeltaReceipt, Refusal>>, ClientError> {
+        let (expected, seen) = (proposals.len(), Hlc::from_ms(self.machine.clock.wall_ms()));
+        match self.link.call(Target::Log(log), &Request::Propose(Propose { log, seen, proposals })).await? {
+            Reply::Proposed(receipts) if receipts.len() == expected => Ok(receipts),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
     /// Closes connections and keeps the settings.
     pub async fn close(&self) -> Result<(), ClientError> {
         self.link.close().await;
@@ -278,19 +292,12 @@ impl Log {
     pub(crate) async fn propose(
         &self,
         proposals: Vec<Proposal>,
-    ) -> Result<Vec<Result<farside_codec::delta::DeltaReceipt, Refusal>>, ClientError> {
-        let expected = proposals.len();
-        let wall = self.client.machine.clock.wall_ms();
-        let request = farside_codec::message::Propose { log: self.id(), seen: Hlc::from_ms(wall), proposals };
-        match self.client.link.call(self.target(), &Request::Propose(request)).await? {
-            Reply::Proposed(receipts) if receipts.len() == expected => {
-                for receipt in receipts.iter().flatten() {
-                    self.client.settings.borrow_mut().saw(self.id(), &receipt.cursor);
-                }
-                Ok(receipts)
-            }
-            reply => Err(unexpected(&reply)),
+    ) -> Result<Vec<Result<DeltaReceipt, Refusal>>, ClientError> {
+        let receipts = self.client.propose(self.id(), proposals).await?;
+        for receipt in receipts.iter().flatten() {
+            self.client.settings.borrow_mut().saw(self.id(), &receipt.cursor);
         }
+        Ok(receipts)
     }
 
     pub(crate) fn no_such(&self, name: &[u8]) -> ClientError {

@@ -3,19 +3,18 @@
 //! Nothing is opened, so no key is needed. An operation keeps its id, so one that its client has tried again at the new home
 //! meanwhile, or that an earlier run applied, is not applied twice. What others have changed since is left alone.
 
+use super::aside::Pages;
 use super::{Client, ClientError, Target, unexpected};
 use bytes::Bytes;
-use farside_codec::aside::{AsideDelta, AsideQuestion};
+use farside_codec::aside::AsideDelta;
 use farside_codec::delta::{ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, Generation, Proposal};
-use farside_codec::ids::{ChunkId, Hlc, LogId, OperationId};
-use farside_codec::message::{GetChunk, History, LogInfo, Propose, PutChunk, Refusal, RefusalCode, Reply, Request};
+use farside_codec::ids::{ChunkId, LogId, OperationId};
+use farside_codec::message::{History, LogInfo, Refusal, RefusalCode, Reply, Request};
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio::sync::Semaphore;
 
-/// Deltas asked for at once.
-const PAGE: u32 = 256;
 /// Chunks on their way at once.
 const CHUNKS_IN_FLIGHT: usize = 8;
 /// Names that are changed at the same time.
@@ -99,14 +98,14 @@ impl Client {
             chunks: Semaphore::new(CHUNKS_IN_FLIGHT),
             sent: Cell::default(),
         };
-        let mut after = None;
-        while let Some(page) = work.page(&mut after).await? {
+        let mut pages = Pages::default();
+        while let Some(page) = pages.next(self, work.id()).await? {
             for aside in &page {
                 work.survey.take(aside)?;
             }
         }
-        after = None;
-        while let Some(page) = work.page(&mut after).await? {
+        pages = Pages::default();
+        while let Some(page) = pages.next(self, work.id()).await? {
             for apart in apart(&page)? {
                 let mut coming = iter(apart).map(|aside| work.one(aside)).buffered(NAMES_IN_FLIGHT);
                 let mut asides = apart.iter();
@@ -175,25 +174,6 @@ impl Reapply<'_> {
         self.log.descriptor.log
     }
 
-    /// The next page; `None` after the last one. `after` is outside of what the site lists once there is no more.
-    async fn page(&self, after: &mut Option<Cursor>) -> Result<Option<Vec<AsideDelta>>, ClientError> {
-        let log = self.id();
-        let request = Request::SetAside(AsideQuestion { log, after: after.clone(), limit: PAGE });
-        let page = match self.from.link.call(Target::Log(log), &request).await? {
-            Reply::SetAside(page) => page.deltas,
-            reply => return Err(unexpected(&reply)),
-        };
-        for aside in &page {
-            let place = |cursor: &Cursor| (cursor.generation, cursor.sequence);
-            // A site that never got further would be asked for ever.
-            if after.as_ref().is_some_and(|after| place(after) >= place(&aside.cursor)) {
-                return Err(ClientError::Failed("the site lists what was set aside out of order".into()));
-            }
-            *after = Some(aside.cursor.clone());
-        }
-        Ok((!page.is_empty()).then_some(page))
-    }
-
     async fn one(&self, aside: &AsideDelta) -> Result<Reapplied, ClientError> {
         let proposal = parse(&aside.delta)?.proposal;
         match (&proposal.kind, proposal.extent.clone()) {
@@ -223,7 +203,7 @@ impl Reapply<'_> {
         let place = |delta: &Delta| self.survey.operations.get(&delta.proposal.operation).copied();
         let own = self.survey.operations.get(&proposal.operation).copied();
         // It, or what replaced it, was tried again there by its own client, or applied before.
-        if newest.as_ref().and_then(place) >= own && newest.as_ref().and_then(place).is_some() {
+        if newest.as_ref().and_then(place).is_some_and(|at| Some(at) >= own) {
             return Ok(Reapplied::Already);
         }
         let parted = self.parted(aside);
@@ -306,14 +286,8 @@ impl Reapply<'_> {
     }
 
     async fn propose(&self, proposal: Proposal) -> Result<Result<DeltaReceipt, Refusal>, ClientError> {
-        let seen = Hlc::from_ms(self.home.machine.clock.wall_ms());
-        let request = Request::Propose(Propose { log: self.id(), seen, proposals: vec![proposal] });
-        match self.home.link.call(Target::Log(self.id()), &request).await? {
-            Reply::Proposed(mut receipts) if receipts.len() == 1 => {
-                receipts.pop().ok_or_else(|| ClientError::Failed("no receipt came back".into()))
-            }
-            reply => Err(unexpected(&reply)),
-        }
+        let mut receipts = self.home.propose(self.id(), vec![proposal]).await?;
+        receipts.pop().ok_or_else(|| ClientError::Failed("no receipt came back".into()))
     }
 
     /// Makes chunks durable at the home. Answers their lowest GC epoch and highest placement epoch.
@@ -330,34 +304,19 @@ impl Reapply<'_> {
 
     /// Has one chunk held at the home: asks whether it is, and sends it otherwise.
     async fn bring_one(&self, reference: &ChunkRef) -> Result<Brought, ClientError> {
-        let (from, home) = (self.from, self.home);
+        let chunk = reference.chunk;
         let _turn = self.chunks.acquire().await.map_err(|closed| ClientError::Failed(closed.to_string()))?;
-        let (chunk, sealed_bytes) = (reference.chunk, reference.sealed_bytes);
-        let held = match home.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
-            Reply::ChunksHeld(mut held) => held.pop().flatten(),
-            reply => return Err(unexpected(&reply)),
+        let (receipt, sent_bytes) = match self.home.receipt_of(chunk).await? {
+            Some(receipt) => (receipt, 0),
+            None => {
+                let sealed = self.from.get_sealed(reference).await?;
+                if ChunkId(*blake3::hash(&sealed).as_bytes()) != chunk {
+                    let detail = format!("chunk {chunk} is not what it was where it was set aside");
+                    return Err(Refusal::new(RefusalCode::Corrupt, detail).into());
+                }
+                (self.home.put_sealed(chunk, sealed.into()).await?, u64::from(reference.sealed_bytes))
+            }
         };
-        if let Some(receipt) = held {
-            let (gc_epoch, placement_epoch) = (receipt.gc_epoch, receipt.placement_epoch);
-            return Ok(Brought { gc_epoch, placement_epoch, sent_bytes: 0 });
-        }
-        let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
-        let (reply, sealed) = from.link.fetch(Target::Chunk(chunk), &request, sealed_bytes).await?;
-        if !matches!(&reply, Reply::ChunkRange(range) if range.length == sealed_bytes) {
-            return Err(unexpected(&reply));
-        }
-        if ChunkId(*blake3::hash(&sealed).as_bytes()) != chunk {
-            let detail = format!("chunk {chunk} is not what it was where it was set aside");
-            return Err(Refusal::new(RefusalCode::Corrupt, detail).into());
-        }
-        let request = Request::PutChunk(PutChunk { chunk, sealed_bytes });
-        match home.link.send(Target::Chunk(chunk), &request, sealed.into()).await? {
-            Reply::ChunkStored(receipt) => Ok(Brought {
-                gc_epoch: receipt.gc_epoch,
-                placement_epoch: receipt.placement_epoch,
-                sent_bytes: u64::from(sealed_bytes),
-            }),
-            reply => Err(unexpected(&reply)),
-        }
+        Ok(Brought { gc_epoch: receipt.gc_epoch, placement_epoch: receipt.placement_epoch, sent_bytes })
     }
 }

@@ -1,6 +1,6 @@
 //! Putting: seal, store the chunks, then propose the delta that names them.
 
-use super::{ClientError, Log, Target, keys, unexpected};
+use super::{ClientError, Log, keys};
 use bytes::Bytes;
 use farside_codec::delta::{ChunkRef, Deduplication, DeltaKind, DeltaReceipt, EpochRecord, Extent, Proposal};
 use farside_codec::ids::OperationId;
@@ -8,7 +8,7 @@ use farside_codec::limits::{
     DEFAULT_CHUNK_PLAIN_BYTES, MAX_CHUNKS_PER_DELTA, MAX_DELTAS_BYTES_PER_REQUEST, MAX_INLINE_PLAIN_BYTES,
     MAX_NAME_BYTES,
 };
-use farside_codec::message::{Moment, PutChunk, RefusalCode, Reply, Request};
+use farside_codec::message::{Moment, RefusalCode};
 use farside_codec::seal::{
     Binding, ChunkKey, ChunkSecret, DigestKey, ObjectKind, ObjectRecord, TenantDataKey, seal_chunk, seal_payload,
     sealed_bytes,
@@ -252,35 +252,15 @@ impl Log {
         let chunk = seal_chunk(&ChunkKey::new(&sealer.key, &secret), &mut plain);
         let reference = ChunkRef { chunk, sealed_bytes: length as u32 };
         if sealer.digests.is_some()
-            && let Some(stored) = self.held(&secret, &reference).await?
+            && let Some(held) = self.client.receipt_of(chunk).await?
         {
-            return Ok(stored);
+            let (gc_epoch, placement_epoch) = (held.gc_epoch, held.placement_epoch);
+            return Ok(Stored { secret, reference, gc_epoch, placement_epoch, deduplicated: true });
         }
-        let request = Request::PutChunk(PutChunk { chunk, sealed_bytes: length as u32 });
-        match self.client.link.send(Target::Chunk(chunk), &request, plain.into()).await? {
-            Reply::ChunkStored(receipt) => Ok(Stored {
-                secret,
-                reference,
-                gc_epoch: receipt.gc_epoch,
-                placement_epoch: receipt.placement_epoch,
-                deduplicated: receipt.deduplicated,
-            }),
-            reply => Err(unexpected(&reply)),
-        }
-    }
-
-    async fn held(&self, secret: &ChunkSecret, reference: &ChunkRef) -> Result<Option<Stored>, ClientError> {
-        let chunk = reference.chunk;
-        match self.client.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
-            Reply::ChunksHeld(mut held) => Ok(held.pop().flatten().map(|receipt| Stored {
-                secret: secret.clone(),
-                reference: reference.clone(),
-                gc_epoch: receipt.gc_epoch,
-                placement_epoch: receipt.placement_epoch,
-                deduplicated: true,
-            })),
-            reply => Err(unexpected(&reply)),
-        }
+        let receipt = self.client.put_sealed(chunk, plain.into()).await?;
+        let (gc_epoch, placement_epoch, deduplicated) =
+            (receipt.gc_epoch, receipt.placement_epoch, receipt.deduplicated);
+        Ok(Stored { secret, reference, gc_epoch, placement_epoch, deduplicated })
     }
 
     /// Proposes prepared objects, in as few requests as their sizes allow.
@@ -346,16 +326,9 @@ impl Log {
     async fn touch(&self, chunks: &[ChunkRef]) -> Result<u64, ClientError> {
         let mut lowest = u64::MAX;
         for chunk in chunks {
-            let chunk = chunk.chunk;
-            match self.client.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
-                Reply::ChunksHeld(held) => match held.into_iter().next().flatten() {
-                    Some(receipt) => lowest = lowest.min(receipt.gc_epoch),
-                    None => {
-                        return Err(ClientError::Failed("a chunk was collected before it was named: put again".into()));
-                    }
-                },
-                reply => return Err(unexpected(&reply)),
-            }
+            let held = self.client.receipt_of(chunk.chunk).await?;
+            let gone = || ClientError::Failed("a chunk was collected before it was named: put again".into());
+            lowest = lowest.min(held.ok_or_else(gone)?.gc_epoch);
         }
         Ok(lowest)
     }

@@ -7,12 +7,13 @@ use super::routing;
 use super::server::Answered;
 use super::shard::{Shard, state_refusal};
 use crate::federation::failover::{Candidate, Loss, Objection, OldHome, preflight};
+use crate::state::lineage;
 use farside_codec::command::{GroupCommand, Promote};
 use farside_codec::delta::Generation;
 use farside_codec::ids::{Label, LogId, SiteId};
 use farside_codec::message::{
-    FailedOver, Failover, FailoverReport, LogStanding, PeerStanding, Refusal, RefusalCode, Reply, Request, Weigh,
-    Weighed,
+    FailedOver, Failover, FailoverReport, Hello, LogStanding, PeerRecord, PeerStanding, Refusal, RefusalCode, Reply,
+    Request, Weigh, Weighed,
 };
 use farside_io::disk::Disk;
 use farside_transport::{Caller, Role};
@@ -24,10 +25,7 @@ const FENCE_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Failover) -> Answered {
     let begun = shard.clock.clock().monotonic();
-    let logs = logs_to_promote(shard, order.from.as_ref(), order.log).await?;
-    let homes = homes_of(&logs);
-    let home = probe(shard, &homes).await;
-    let candidates: Vec<Candidate> = logs.iter().map(|log| candidate(log, shard.site.site)).collect();
+    let Found { logs, homes, home, candidates } = find(shard, order.from.as_ref(), order.log).await?;
     let objections = preflight(home, &candidates);
     if !order.force && !objections.is_empty() {
         let reasons: Vec<String> = objections.iter().map(ToString::to_string).collect();
@@ -47,9 +45,7 @@ pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Failover) -> Answe
 
 /// Weighs a failover and changes nothing. What it would take is measured: promoting a log is one commit in its group.
 pub(super) async fn weigh<D: Disk>(shard: &Rc<Shard<D>>, question: Weigh) -> Answered {
-    let logs = logs_to_promote(shard, question.from.as_ref(), question.log).await?;
-    let home = probe(shard, &homes_of(&logs)).await;
-    let candidates: Vec<Candidate> = logs.iter().map(|log| candidate(log, shard.site.site)).collect();
+    let Found { logs, home, candidates, .. } = find(shard, question.from.as_ref(), question.log).await?;
     let objections = preflight(home, &candidates).into_iter().filter(|found| *found != Objection::HomeAnswers);
     let objections = objections.map(|found| found.to_string()).collect();
     let begun = shard.clock.clock().monotonic();
@@ -72,11 +68,24 @@ pub(super) async fn weigh<D: Disk>(shard: &Rc<Shard<D>>, question: Weigh) -> Ans
     Ok(Reply::Weighed(weighed).into())
 }
 
-fn homes_of(logs: &[LogStanding]) -> Vec<SiteId> {
+/// What there is to promote, and what is known of it.
+struct Found {
+    logs: Vec<LogStanding>,
+    /// The sites at which they have their homes.
+    homes: Vec<SiteId>,
+    home: OldHome,
+    /// In the order of the logs.
+    candidates: Vec<Candidate>,
+}
+
+async fn find<D: Disk>(shard: &Rc<Shard<D>>, from: Option<&Label>, log: Option<LogId>) -> Result<Found, Refusal> {
+    let logs = logs_to_promote(shard, from, log).await?;
     let mut homes: Vec<SiteId> = logs.iter().map(|log| log.known.site).collect();
     homes.sort_unstable();
     homes.dedup();
-    homes
+    let home = probe(shard, &homes).await;
+    let candidates = logs.iter().map(|log| candidate(log, shard.site.site)).collect();
+    Ok(Found { logs, homes, home, candidates })
 }
 
 /// The logs that have their home elsewhere, those in transit from here among them.
@@ -148,27 +157,29 @@ pub(super) async fn standing<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Answe
 }
 
 fn candidate(log: &LogStanding, here: SiteId) -> Candidate {
-    let ended_here = log.lineage.last().is_some_and(|last| last.generation.site == here);
     Candidate {
         name: (log.descriptor.tenant_name.clone(), log.descriptor.name.clone()),
         head: log.head.clone(),
         head_time: log.head_time,
         // What the site that this one has handed the log over to may have written by now was never heard.
-        heard: if ended_here { None } else { log.heard.clone() },
+        heard: if lineage::is_told_by(&log.lineage, here) { None } else { log.heard.clone() },
     }
 }
 
 /// Whether any of the old homes answers a greeting.
 async fn probe<D: Disk>(shard: &Rc<Shard<D>>, homes: &[SiteId]) -> OldHome {
     let view = shard.view();
-    let probes = homes.iter().filter_map(|home| view.peers.get(home)).map(|peer| async {
-        let own = own_hello(&shard.site, shard.index, shard.clock.now());
-        matches!(tokio::time::timeout(PROBE, shard.links.hello(peer, own)).await, Ok(Ok(_)))
-    });
-    match futures_util::future::join_all(probes).await.contains(&true) {
+    let probes = homes.iter().filter_map(|home| view.peers.get(home)).map(|peer| greeted(shard, peer));
+    match futures_util::future::join_all(probes).await.iter().any(Option::is_some) {
         true => OldHome::Answers,
         false => OldHome::Silent,
     }
+}
+
+/// What a peer says to a greeting; `None` if that is nothing.
+pub(super) async fn greeted<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Option<Hello> {
+    let own = own_hello(&shard.site, shard.index, shard.clock.now());
+    tokio::time::timeout(PROBE, shard.links.hello(peer, own)).await.ok()?.ok()
 }
 
 async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, loss: Loss) -> Result<FailedOver, Refusal> {

@@ -14,7 +14,7 @@ use crate::store::Store;
 use farside_codec::Field;
 use farside_codec::cluster::{NodeRecord, NodeState};
 use farside_codec::command::{ControlCommand, ControlOutcome, GroupCommand, GroupOutcome};
-use farside_codec::ids::{ChunkId, GroupId, Label, LogId, NodeId, SiteId};
+use farside_codec::ids::{ChunkId, GroupId, LogId, NodeId, SiteId};
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_io::clock::HlcClock;
 use farside_io::disk::Disk;
@@ -294,30 +294,17 @@ impl<D: Disk> Shard<D> {
             _ => None,
         };
         if refusal.code == RefusalCode::NotHome
-            && let Some(home) = log.and_then(|log| self.home_of(log))
+            && let Some(log) = log.and_then(|log| log_view(&self.log_group(log).ok()?, log).ok())
+            && let Some(home) = self.view().site_name(log.known.site).cloned()
         {
-            let generation = log.and_then(|log| self.generation_of(log)).unwrap_or(0);
-            refusal.detail = match log.is_some_and(|log| self.is_in_transit(log)) {
+            let generation = log.known.counter;
+            refusal.detail = match log.is_in_transit(self.site.site) {
                 true => format!("the log is in transit to site {home} (generation {generation})"),
                 false => format!("the log's home is site {home} (generation {generation}), not {}", self.site.name),
             };
             refusal.home = Some(home);
         }
         refusal
-    }
-
-    fn home_of(&self, log: LogId) -> Option<Label> {
-        let log = self.log_group(log).ok()?.state().borrow().log(log).ok()??;
-        self.view().site_name(log.known.site).cloned()
-    }
-
-    fn is_in_transit(&self, log: LogId) -> bool {
-        let log = self.log_group(log).ok().and_then(|group| group.state().borrow().log(log).ok().flatten());
-        log.is_some_and(|log| log.is_in_transit(self.site.site))
-    }
-
-    fn generation_of(&self, log: LogId) -> Option<u64> {
-        Some(self.log_group(log).ok()?.state().borrow().log(log).ok()??.known.counter)
     }
 
     /// Commits a command in the control group, wherever that is led, and waits until this node knows what came of it.

@@ -4,11 +4,11 @@
 //! Nothing is remembered outside the logs: an order that is given again goes on with what is left, and a log in transit
 //! arrives by itself, whether anybody waits for it or not.
 
-use super::failing_over::log_view;
-use super::limits::{PROBE, SWITCH_BYTES, SWITCH_DELTAS, SWITCH_NEAR, SWITCH_ORDER, SWITCH_TRANSIT, SWITCHES};
-use super::links::own_hello;
+use super::failing_over::{greeted, log_view};
+use super::limits::{SWITCH_BYTES, SWITCH_DELTAS, SWITCH_NEAR, SWITCH_ORDER, SWITCH_TRANSIT, SWITCHES};
 use super::server::Answered;
 use super::shard::Shard;
+use crate::state::lineage;
 use farside_codec::command::{GroupCommand, GroupOutcome, HandOverLog};
 use farside_codec::delta::{Branch, Cursor, Generation};
 use farside_codec::ids::{LogId, SiteId};
@@ -53,9 +53,7 @@ pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Switchover) -> Ans
         let detail = format!("peer {} is paused: resume it first, so that it gets the last deltas", peer.name);
         return Err(Refusal::new(RefusalCode::Unsafe, detail));
     }
-    let own = own_hello(&shard.site, shard.index, shard.clock.now());
-    let hello = tokio::time::timeout(PROBE, shard.links.hello(&peer, own)).await;
-    let incarnation = hello.ok().and_then(Result::ok).map(|hello| hello.incarnation).filter(|_| !peer.paused);
+    let incarnation = greeted(shard, &peer).await.map(|hello| hello.incarnation).filter(|_| !peer.paused);
     let silent =
         Refusal::new(RefusalCode::Unavailable, format!("peer {} does not answer: nothing was changed", peer.name));
     if incarnation.is_none() && all_stay {
@@ -122,13 +120,12 @@ async fn logs_to_move<D: Disk>(
 }
 
 fn is_home(log: &LogStanding, site: SiteId) -> bool {
-    log.known.site == site && log.lineage.last().is_some_and(|last| last.generation == log.known)
+    lineage::is_home(&log.lineage, log.known, site)
 }
 
 /// The generation that a log which was handed over here will have, while that has not begun.
 fn transit(log: &LogStanding, here: SiteId) -> Option<Generation> {
-    let ended = log.lineage.last().is_some_and(|last| last.generation.site == here && last.generation != log.known);
-    ended.then_some(log.known)
+    lineage::in_transit_to(&log.lineage, log.known, here)
 }
 
 async fn one<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, to: &To) -> Result<Came, Refusal> {
@@ -243,18 +240,14 @@ async fn come_near<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, to: &To) ->
     let until = to.deadline.min(clock.monotonic() + SWITCH_NEAR);
     loop {
         let now = log_view(shard, log.descriptor.log).await?;
-        let standing = now.as_ref().map_or_else(|| peer_of(log, to.site), |now| peer_of(now, to.site));
         // A peer that has never said where it stands may not be able to take the log at all.
-        let known = now.is_some_and(|now| now.peers.iter().any(|found| found.site == to.site));
-        if known
-            && standing.deltas <= SWITCH_DELTAS
-            && standing.bytes <= SWITCH_BYTES
-            && clock.monotonic() < to.deadline
-        {
+        let peer = now.and_then(|now| now.peers.into_iter().find(|peer| peer.site == to.site));
+        let is_near = |peer: &PeerStanding| peer.deltas <= SWITCH_DELTAS && peer.bytes <= SWITCH_BYTES;
+        if peer.as_ref().is_some_and(is_near) && clock.monotonic() < to.deadline {
             return Ok(None);
         }
         if clock.monotonic() >= until {
-            return Ok(Some(behind(log, standing, None)));
+            return Ok(Some(behind(log, peer.unwrap_or_else(|| peer_of(log, to.site)), None)));
         }
         tokio::time::sleep(LOOK).await;
     }

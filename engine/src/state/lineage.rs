@@ -5,8 +5,24 @@
 
 use super::limits::MAX_GENERATIONS;
 use super::rows::LogRow;
-use farside_codec::delta::{Branch, Lineage};
-use farside_codec::ids::DeltaHash;
+use farside_codec::delta::{Branch, Generation, Lineage};
+use farside_codec::ids::{DeltaHash, SiteId};
+
+/// Whether the log accepts writes at `site`.
+pub(crate) fn is_home(lineage: &Lineage, known: Generation, site: SiteId) -> bool {
+    known.site == site && lineage.last().is_some_and(|last| last.generation == known)
+}
+
+/// Whether `site` was the last to write: it is home, or it has handed the log over and waits for the next home to say that it
+/// has all of it. It is the one that tells others what there is.
+pub(crate) fn is_told_by(lineage: &Lineage, site: SiteId) -> bool {
+    lineage.last().is_some_and(|last| last.generation.site == site)
+}
+
+/// Where `site` has handed the log over: the next home's generation, which it has not heard to have begun.
+pub(crate) fn in_transit_to(lineage: &Lineage, known: Generation, site: SiteId) -> Option<Generation> {
+    (is_told_by(lineage, site) && !is_home(lineage, known, site)).then_some(known)
+}
 
 /// Why a lineage can't be one; `None` if it can.
 pub(super) fn objection(lineage: &Lineage) -> Option<&'static str> {
@@ -47,8 +63,8 @@ pub(super) fn common_point(row: &LogRow, theirs: &Lineage) -> (usize, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use farside_codec::delta::{Cursor, EpochRecord, Generation, LogDescriptor, LogPolicy};
-    use farside_codec::ids::{EpochId, Hlc, Label, LogId, SiteId, TenantId};
+    use farside_codec::delta::{Cursor, EpochRecord, LogDescriptor, LogPolicy};
+    use farside_codec::ids::{EpochId, Hlc, Label, LogId, TenantId};
     use proptest::prelude::*;
 
     /// A log's history: hashes that follow from everything before them, and the generations that wrote them.

@@ -10,7 +10,7 @@ mod database;
 mod fence;
 mod keys;
 pub mod limits;
-mod lineage;
+pub(crate) mod lineage;
 mod log_group;
 mod nodes;
 mod place;

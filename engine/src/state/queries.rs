@@ -2,6 +2,7 @@
 
 use super::database::{Rows, Table, View};
 use super::keys::{Key, last_number};
+use super::lineage;
 use super::log_group::{LogGroupState, meta_keys, read_row};
 use super::rows::{CursorRow, DeltaRow, LogRow, NameRow};
 use bytes::Bytes;
@@ -39,18 +40,18 @@ pub struct LogView {
 impl LogView {
     /// Whether the log accepts writes at `site`.
     pub fn is_home(&self, site: SiteId) -> bool {
-        self.known.site == site && self.lineage.last().is_some_and(|branch| branch.generation == self.known)
+        lineage::is_home(&self.lineage, self.known, site)
     }
 
     /// Whether `site` was the last to write: it is home, or it has handed the log over and waits for the next home to
     /// say that it has all of it. It is the one that tells others what there is.
     pub fn is_told_by(&self, site: SiteId) -> bool {
-        self.lineage.last().is_some_and(|branch| branch.generation.site == site)
+        lineage::is_told_by(&self.lineage, site)
     }
 
     /// Whether `site` has handed the log over, and has not heard that the next home has begun.
     pub fn is_in_transit(&self, site: SiteId) -> bool {
-        self.is_told_by(site) && !self.is_home(site)
+        lineage::in_transit_to(&self.lineage, self.known, site).is_some()
     }
 }
 

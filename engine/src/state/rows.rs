@@ -1,5 +1,6 @@
 //! Rows of the state file: hand-laid records, like everything on a disk.
 
+use super::lineage;
 use bytes::Bytes;
 use farside_codec::delta::{Cursor, EpochRecord, Generation, Lineage, LogDescriptor};
 use farside_codec::ids::{DeltaHash, Hlc, SiteId};
@@ -37,14 +38,12 @@ record!(
 impl LogRow {
     /// Whether the log accepts writes at `site`.
     pub(super) fn is_home(&self, site: SiteId) -> bool {
-        self.known.site == site && self.lineage.last().is_some_and(|branch| branch.generation == self.known)
+        lineage::is_home(&self.lineage, self.known, site)
     }
 
     /// Where an old home has ended its generation: the next one's, which has not been heard to have begun.
     pub(super) fn in_transit_to(&self, site: SiteId) -> Option<Generation> {
-        let ended =
-            self.lineage.last().is_some_and(|last| last.generation.site == site && last.generation != self.known);
-        ended.then_some(self.known)
+        lineage::in_transit_to(&self.lineage, self.known, site)
     }
 
     /// The time of the next delta: it rises along the log, and nothing is placed in time that was closed.

@@ -1,0 +1,150 @@
+//! What is said about changing sides: failover, switchover, how a log stands.
+
+use crate::delta::{Cursor, Generation, Lineage, LogDescriptor};
+use crate::ids::{Hlc, Label, LogId, SiteId};
+use crate::record;
+use crate::refusal::Refusal;
+
+record!(
+    /// Orders a failover at the surviving site.
+    Failover {
+        /// Only logs whose home is this site.
+        from: Option<Label>,
+        /// Only this log.
+        log: Option<LogId>,
+        /// Go on although preflight says no.
+        force: bool,
+    }
+);
+record!(
+    /// Asks what a failover would do now, and does nothing.
+    Weigh {
+        /// Only logs whose home is this site.
+        from: Option<Label>,
+        /// Only this log.
+        log: Option<LogId>,
+    }
+);
+record!(
+    /// What a failover would find.
+    Weighed {
+        /// Log by log: where it stands here, and what promoting it now would lose. No generation is new.
+        logs: Vec<FailedOver>,
+        /// The old home answers.
+        home_answers: bool,
+        /// What speaks against it beside that.
+        objections: Vec<String>,
+        /// Milliseconds that its commits took just now, each of them once for each log.
+        commits_ms: u64,
+    }
+);
+record!(
+    /// Orders that logs whose home is here get another home, with nothing lost.
+    Switchover {
+        /// The next home.
+        to: Label,
+        /// Only this log.
+        log: Option<LogId>,
+        /// Only where that site was home before.
+        back: bool,
+    }
+);
+record!(
+    /// How far behind the next home is with a log.
+    LogBehind {
+        /// The tenant's name.
+        tenant_name: Label,
+        /// The log's name.
+        name: Label,
+        /// Deltas that it has not made durable.
+        deltas: u64,
+        /// Their bytes and their chunks'.
+        bytes: u64,
+        /// The last delta of the old generation, once that is committed: until it has arrived no site takes writes.
+        in_transit: Option<Cursor>,
+    }
+);
+record!(
+    /// Why a log was not moved.
+    LogRefused {
+        /// The tenant's name.
+        tenant_name: Label,
+        /// The log's name.
+        name: Label,
+        /// Why.
+        refusal: Refusal,
+    }
+);
+record!(
+    /// What a switchover did. Ordered again it goes on with what is left.
+    SwitchedOver {
+        /// Logs that have the new home.
+        moved: Vec<FailedOver>,
+        /// Logs that it was too far behind with, which are home here still, and logs that are in transit.
+        left: Vec<LogBehind>,
+        /// Logs that were not moved for another reason, and which.
+        refused: Vec<LogRefused>,
+        /// Milliseconds in which a log took no writes, at most.
+        stalled_ms: u64,
+    }
+);
+record!(
+    /// What a change of home did to one log.
+    FailedOver {
+        /// The tenant's name.
+        tenant_name: Label,
+        /// The log's name.
+        name: Label,
+        /// Its new generation.
+        generation: Generation,
+        /// Last sequence that survived from the old home.
+        position: u64,
+        /// Deltas known to be lost; `None`: the old home's head was never heard.
+        lost_deltas: Option<u64>,
+        /// Seconds of writes known to be lost, in milliseconds.
+        lost_ms: Option<u64>,
+    }
+);
+record!(
+    /// What a failover did.
+    FailoverReport {
+        /// Log by log.
+        logs: Vec<FailedOver>,
+        /// Milliseconds from the order to the last log accepting writes.
+        rto_ms: u64,
+        /// The old home answered that it is fenced, so that the losses are final; otherwise they may grow.
+        fenced: bool,
+    }
+);
+record!(
+    /// How a log stands at a site, as the leader of its group knows.
+    LogStanding {
+        /// What it is.
+        descriptor: LogDescriptor,
+        /// Its lineage here.
+        lineage: Lineage,
+        /// The highest generation known here.
+        known: Generation,
+        /// Its head here.
+        head: Cursor,
+        /// Time of the head.
+        head_time: Hlc,
+        /// The home's head and its time, as they were heard last.
+        heard: Option<(Cursor, Hlc)>,
+        /// Peers that have said how far they are.
+        peers: Vec<PeerStanding>,
+    }
+);
+record!(
+    /// How far a peer is with a log that is sent to it.
+    PeerStanding {
+        /// The peer.
+        site: SiteId,
+        /// It has acknowledged the head.
+        caught_up: bool,
+        /// Deltas that it has not made durable.
+        deltas: u64,
+        /// Their bytes and their chunks'.
+        bytes: u64,
+    }
+);

@@ -1,0 +1,37 @@
+//! Sealed chunks at a site: whether it holds one, sent to it, fetched from it. Nothing is opened here.
+
+use super::{Client, ClientError, Target, unexpected};
+use bytes::Bytes;
+use farside_codec::delta::{ChunkReceipt, ChunkRef};
+use farside_codec::ids::ChunkId;
+use farside_codec::message::{GetChunk, PutChunk, Reply, Request};
+
+impl Client {
+    /// The site's receipt for a chunk that it holds; asking touches it.
+    pub(super) async fn receipt_of(&self, chunk: ChunkId) -> Result<Option<ChunkReceipt>, ClientError> {
+        match self.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
+            Reply::ChunksHeld(held) => Ok(held.into_iter().next().flatten()),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// Has the site store a chunk; it is durable when this answers.
+    pub(super) async fn put_sealed(&self, chunk: ChunkId, sealed: Bytes) -> Result<ChunkReceipt, ClientError> {
+        let request = Request::PutChunk(PutChunk { chunk, sealed_bytes: sealed.len() as u32 });
+        match self.link.send(Target::Chunk(chunk), &request, sealed).await? {
+            Reply::ChunkStored(receipt) => Ok(receipt),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+
+    /// The whole of a chunk, as the site gives it: whoever opens or passes it on finds out whether it is that.
+    pub(super) async fn get_sealed(&self, reference: &ChunkRef) -> Result<Vec<u8>, ClientError> {
+        let chunk = reference.chunk;
+        let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
+        let (reply, sealed) = self.link.fetch(Target::Chunk(chunk), &request, reference.sealed_bytes).await?;
+        match reply {
+            Reply::ChunkRange(range) if range.length == reference.sealed_bytes => Ok(sealed),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+}
