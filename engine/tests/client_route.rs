@@ -2,7 +2,7 @@
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
-use farside::client::pulse::{Haste, LATE, Pulse, QUIET, STUCK, TICK};
+use farside::client::pulse::{ABSENT, Haste, LATE, Pulse, QUIET, STUCK, TICK};
 use farside::client::route::{FIRST_REST, LAST_REST, MAX_NODES, PROBE_PATIENCE, Route, Target};
 use farside_codec::ids::{ChunkId, LogId};
 use farside_codec::message::{Failover, Request};
@@ -223,7 +223,7 @@ proptest! {
 }
 
 /// Feels a pulse each tick until it is silent; answers after how long. `traffic` is that of a moment.
-fn silent_after(haste: Haste, traffic: impl Fn(Duration) -> Traffic) -> Option<Duration> {
+fn silent_after(haste: Haste, traffic: impl Fn(Duration) -> Option<Traffic>) -> Option<Duration> {
     let mut pulse = Pulse::new(haste, SECOND);
     let mut passed = Duration::ZERO;
     while passed < 60 * SECOND {
@@ -237,28 +237,34 @@ fn silent_after(haste: Haste, traffic: impl Fn(Duration) -> Traffic) -> Option<D
 
 #[test]
 fn silence_is_no_answer_or_no_life() {
-    let nothing = |_: Duration| Traffic { datagrams_received: 9, bytes: 9000 };
-    assert_eq!(silent_after(Haste::Answer, nothing), Some(LATE));
+    let nobody = |_: Duration| None;
+    for haste in [Haste::Answer, Haste::Life] {
+        assert_eq!(silent_after(haste, nobody), Some(ABSENT), "{haste:?}: nobody was ever there");
+        // A connection that came late has its whole time before it.
+        let late = |passed: Duration| (passed > ABSENT / 2).then_some(Traffic { datagrams_received: 3, bytes: 4000 });
+        let connected = ABSENT / 2 + TICK / 2;
+        assert_eq!(silent_after(haste, late), Some(connected + QUIET), "{haste:?}");
+    }
+    assert_eq!(silent_after(Haste::Never, nobody), None);
+    let nothing = |_: Duration| Some(Traffic { datagrams_received: 9, bytes: 9000 });
     assert_eq!(silent_after(Haste::Never, nothing), None);
     // The first tick finds what came before.
+    assert_eq!(silent_after(Haste::Answer, nothing), Some(QUIET + TICK));
     assert_eq!(silent_after(Haste::Life, nothing), Some(QUIET + TICK));
-    assert_eq!(silent_after(Haste::Life, |_| Traffic::default()), Some(QUIET), "nobody was ever there");
-    // A link of 64 KiB a second needs a minute for a chunk, and may take it.
+    // A link of 64 KiB a second needs a minute for a chunk, and may take it; no short answer takes so long.
     let moving = |passed: Duration| {
-        let ticks = passed.as_millis() as u64 / 250;
-        Traffic { datagrams_received: ticks, bytes: ticks * (16 << 10) }
+        let pieces = passed.as_millis() as u64 / 200;
+        Some(Traffic { datagrams_received: pieces, bytes: pieces * (13 << 10) })
     };
     assert_eq!(silent_after(Haste::Life, moving), None);
+    assert_eq!(silent_after(Haste::Answer, moving), Some(LATE));
     // Dead after ten seconds of that.
     let dies = silent_after(Haste::Life, |passed| moving(passed.min(10 * SECOND)));
     assert_eq!(dies, Some(10 * SECOND + QUIET));
     // Kept alive, and stuck.
     let kept_alive =
-        |passed: Duration| Traffic { datagrams_received: passed.as_secs() / 2 * 2, bytes: passed.as_secs() * 60 };
-    assert_eq!(
-        silent_after(Haste::Life, |passed| Traffic { datagrams_received: passed.as_secs(), ..kept_alive(passed) }),
-        Some(STUCK)
-    );
+        |passed: Duration| Some(Traffic { datagrams_received: passed.as_secs(), bytes: passed.as_secs() * 60 });
+    assert_eq!(silent_after(Haste::Life, kept_alive), Some(STUCK));
 }
 
 #[test]
@@ -266,17 +272,17 @@ fn a_client_that_was_held_up_blames_nobody() {
     for haste in [Haste::Answer, Haste::Life] {
         let mut pulse = Pulse::new(haste, SECOND);
         let mut now = SECOND;
+        let mut traffic = None;
         for _ in 0..20 {
             // It reads its input for ten seconds at a time and hardly looks up.
             now += 10 * SECOND;
-            assert!(!pulse.is_silent(now, Traffic::default()), "{haste:?}");
+            assert!(!pulse.is_silent(now, traffic), "{haste:?}");
             if haste == Haste::Answer {
                 pulse = Pulse::new(haste, now);
             } else {
                 now += TICK;
-                assert!(
-                    !pulse.is_silent(now, Traffic { datagrams_received: now.as_secs(), bytes: now.as_secs() << 20 })
-                );
+                traffic = Some(Traffic { datagrams_received: now.as_secs(), bytes: now.as_secs() << 20 });
+                assert!(!pulse.is_silent(now, traffic));
             }
         }
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use farside_codec::cluster::NodeState;
 use farside_codec::ids::Hlc;
 use farside_codec::message::{Hello, Refusal, RefusalCode, Reply, Request};
-use farside_transport::{CallError, Class, ConnectError, Connection, Expect, Settings, Traffic};
+use farside_transport::{CallError, Class, ConnectError, Connection, Expect, Settings};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::cell::{Cell, RefCell};
@@ -29,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const SECOND_CHANCE: Duration = Duration::from_secs(2);
 /// A client notices sooner than nodes do that its connection is dead, so that there is patience left for another one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEP_ALIVE: Duration = Duration::from_millis(1500);
+/// Often enough that one that is lost costs nobody its connection: silence is noticed within [`super::pulse::QUIET`].
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// Shorter for the first call: a command that finds nobody should say so soon.
 const FIRST_PATIENCE: Duration = Duration::from_secs(4);
 /// How long the first call waits for one node before it calls another one as well (RFC 8305, section 5).
@@ -329,7 +330,7 @@ impl SiteLink {
         let Some(watch) = watch else { return std::future::pending().await };
         loop {
             tokio::time::sleep(TICK).await;
-            let traffic = watch.line.borrow().as_ref().map_or(Traffic::default(), Connection::traffic);
+            let traffic = watch.line.borrow().as_ref().map(Connection::traffic);
             if watch.pulse.is_silent(self.now(), traffic) {
                 return;
             }

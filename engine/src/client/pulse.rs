@@ -7,13 +7,17 @@ use farside_transport::{Class, Traffic};
 use std::time::Duration;
 
 /// How often a pulse is felt.
-pub const TICK: Duration = Duration::from_millis(250);
-/// A short request is answered sooner than this by a node that is well. With what the other node needs to answer, and
-/// one tick, a writer loses less than three seconds.
+pub const TICK: Duration = Duration::from_millis(100);
+/// Without a connection a node counts as silent so soon: it was sent a few hundred bytes, and nobody but it can say
+/// anything. A command is a new client each time, which finds out anew who is dead; a writer waits for two of them one
+/// after the other.
+pub const ABSENT: Duration = Duration::from_millis(500);
+/// A short request is answered sooner than this by a node that is well.
 pub const LATE: Duration = Duration::from_millis(1500);
 /// A connection on which nothing at all came for that long is as good as dead: what is sent gets acknowledged, and with
-/// nothing to send it is kept alive more often than this.
-pub const QUIET: Duration = Duration::from_secs(2);
+/// nothing to send it is kept alive more than twice as often as this. A writer that waits for a chunk when its node dies,
+/// and then for its delta at another dead one, loses less than three seconds.
+pub const QUIET: Duration = Duration::from_millis(1200);
 /// A node that is there but lets nothing move for that long is stuck.
 pub const STUCK: Duration = Duration::from_secs(4);
 /// What counts as moving: more than keeping alive, and looking for a larger MTU, takes in [`STUCK`].
@@ -74,24 +78,27 @@ impl Pulse {
     }
 
     /// Whether the node is silent, after `traffic` on the connection that is used; nothing while there is none.
-    pub fn is_silent(&mut self, now: Duration, traffic: Traffic) -> bool {
+    pub fn is_silent(&mut self, now: Duration, traffic: Option<Traffic>) -> bool {
         let held_up = now.saturating_sub(self.felt + 2 * TICK);
         self.felt = now;
         for since in [&mut self.begun, &mut self.heard.0, &mut self.moved.0] {
             *since += held_up;
         }
+        let for_long = |since: Duration, span: Duration| now.saturating_sub(since) >= span;
+        let Some(traffic) = traffic else { return self.haste != Haste::Never && for_long(self.begun, ABSENT) };
         if traffic.datagrams_received != self.heard.1 {
             self.heard = (now, traffic.datagrams_received);
         }
         if traffic.bytes.saturating_sub(self.moved.1) >= MOVING_BYTES {
             self.moved = (now, traffic.bytes);
         }
+        let is_quiet = for_long(self.heard.0, QUIET);
         match self.haste {
-            Haste::Answer => now.saturating_sub(self.begun) >= LATE,
-            Haste::Life => now.saturating_sub(self.heard.0) >= QUIET || now.saturating_sub(self.moved.0) >= STUCK,
+            Haste::Answer => is_quiet || for_long(self.begun, LATE),
+            Haste::Life => is_quiet || for_long(self.moved.0, STUCK),
             Haste::Never => false,
         }
     }
 }
 
-const _: () = assert!(LATE.as_millis() < QUIET.as_millis() && QUIET.as_millis() < STUCK.as_millis());
+const _: () = assert!(ABSENT.as_millis() < QUIET.as_millis() && QUIET.as_millis() < STUCK.as_millis());
