@@ -37,6 +37,15 @@ pub const SWITCHES: usize = 16;
 pub const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a silent node is left alone before somebody asks it again.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often a call that waits for a node looks whether anything comes from it.
+pub const LISTEN: Duration = Duration::from_millis(50);
+/// Looks after which it is asked whether it is still there, while it says nothing.
+pub const LISTEN_ASK: u32 = 6;
+/// Looks after which it counts as silent, however long the answer itself may take. Whoever lives acknowledges what comes
+/// within 25 ms (RFC 9000, 18.2), so this is for nodes that are starved of their processor, not for distance. A put may
+/// meet this three times one after the other while its group elects a leader beside it: writers are held up for less than
+/// three seconds.
+pub const LISTEN_MOST: u32 = 14;
 /// Silence after which a connection to a node is given up, long before QUIC does: whoever died and came back at the same
 /// address does not know it.
 pub const HANG_UP: Duration = Duration::from_millis(1500);

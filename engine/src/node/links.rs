@@ -2,7 +2,7 @@
 //! made when first needed.
 
 use super::directory::SiteFile;
-use super::limits::{HANG_UP, LOOK_AGAIN, RAFT_PATIENCE};
+use super::limits::{HANG_UP, LISTEN, LISTEN_ASK, LISTEN_MOST, LOOK_AGAIN, RAFT_PATIENCE};
 use crate::machine::Machine;
 use bytes::Bytes;
 use farside_codec::cluster::{NodeRecord, NodeState};
@@ -12,7 +12,7 @@ use farside_codec::message::{Hello, PeerRecord, Refusal, RefusalCode, Reply, Req
 use farside_io::clock::Clock;
 use farside_io::entropy::Entropy;
 use farside_transport::{
-    CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, Rejection, Stream, StreamError,
+    CallError, Class, ConnectError, Connection, Credentials, Dialer, Endpoint, Expect, Rejection, Stream, StreamError,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -232,6 +232,9 @@ struct Links {
     silent: RefCell<BTreeMap<NodeId, Silence>>,
 }
 
+/// The connection that a call uses, once there is one.
+type Line = RefCell<Option<Connection>>;
+
 #[derive(Clone, Copy)]
 struct Silence {
     /// Since when, by the monotonic clock.
@@ -261,7 +264,7 @@ impl NodeLinks {
         self.0.silent.borrow_mut().retain(|node, _| stays(*node));
     }
 
-    /// Asks one shard of a node, and waits for up to `patience` until its answer begins.
+    /// Asks one shard of a node, and waits for up to `patience` until its answer begins; less where the node is not there.
     pub(crate) async fn call(
         &self,
         node: &NodeRecord,
@@ -279,18 +282,48 @@ impl NodeLinks {
         }
         let first: SocketAddr = node.endpoint.parse().map_err(|_| silent())?;
         let dialer = self.0.dialers.to(node.node, first, shard, class, self.0.site).ok_or_else(silent)?;
-        let answered = tokio::time::timeout(patience, async {
+        let line = Line::default();
+        let asked = async {
             let connection = dialer.connection().await.ok()?;
+            line.replace(Some(connection.clone()));
             Some(connection.call(request, body).await)
-        });
-        match answered.await {
-            Ok(Some(Ok(answer))) => Ok(answer),
-            Ok(Some(Err(CallError::Refused(refusal)))) => Err(NodeCallError::Refused(refusal)),
-            Ok(None | Some(Err(_))) | Err(_) => {
+        };
+        let answered = tokio::select! {
+            biased;
+            answered = asked => answered,
+            () = self.nobody_there(&line) => None,
+            () = tokio::time::sleep(patience) => None,
+        };
+        match answered {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(CallError::Refused(refusal))) => Err(NodeCallError::Refused(refusal)),
+            None | Some(Err(_)) => {
                 let now = self.0.clock.monotonic();
                 let silence = Silence { since: now, greeted: now };
                 self.0.silent.borrow_mut().entry(node.node).or_insert(silence);
                 Err(silent())
+            }
+        }
+    }
+
+    /// Ends once nothing at all came from a node for too long, though it was asked whether it is there. Looks are counted
+    /// and not time, so that a node that was held up itself blames nobody.
+    async fn nobody_there(&self, line: &Line) {
+        let (mut heard, mut looks) = (None, 0);
+        while looks < LISTEN_MOST {
+            tokio::time::sleep(LISTEN).await;
+            looks += 1;
+            let connection = line.borrow().clone();
+            let now = connection.as_ref().map(|connection| connection.traffic().datagrams_received);
+            if now != heard {
+                (heard, looks) = (now, 0);
+            }
+            if let Some(connection) = connection.filter(|_| looks == LISTEN_ASK) {
+                let links = self.0.clone();
+                // Its answer does not matter: what carries the question is acknowledged.
+                let asked =
+                    async move { tokio::time::timeout(RAFT_PATIENCE, connection.call(&links.hello, None)).await };
+                tokio::task::spawn_local(asked);
             }
         }
     }
