@@ -258,32 +258,49 @@ pub(super) struct Holdings {
     pub(super) silent: BTreeSet<NodeId>,
 }
 
+/// Asks one node which fragments of chunks it holds; nothing where it does not say.
+async fn ask_holder<D: Disk>(
+    shard: Rc<Shard<D>>,
+    view: Arc<ControlView>,
+    node: NodeId,
+    question: FragmentQuestion,
+) -> (NodeId, Option<Vec<HeldFragments>>) {
+    if node == shard.site.node {
+        return (node, held_here(&shard, question).await.ok());
+    }
+    let Some(record) = view.nodes.get(&node) else { return (node, Some(Vec::new())) };
+    let request = Request::HaveFragments(question);
+    match shard.nodes.call(record, 0, Class::Request, &request, None, NODE_PATIENCE).await {
+        Ok((Reply::FragmentsHeld(held), _)) => (node, Some(held)),
+        _ => (node, None),
+    }
+}
+
 /// Asks nodes which fragments of chunks they hold: each about those that `asked` names for it. Who does not answer holds
-/// nothing as far as can be known now.
+/// nothing as far as can be known now. Once the answers of those that are still `waited` for can hardly change anything,
+/// they have a moment more, and count as silent then.
 async fn ask_holders<D: Disk>(
     shard: &Rc<Shard<D>>,
     asked: BTreeMap<NodeId, Vec<ChunkId>>,
     touch: bool,
     holdings: &mut Holdings,
+    is_settled: impl Fn(&Holdings, &BTreeSet<NodeId>) -> bool,
 ) {
     let view = shard.view();
-    let questions = asked.into_iter().map(|(node, chunks)| {
-        let view = view.clone();
-        async move {
-            let question = FragmentQuestion { chunks, touch };
-            if node == shard.site.node {
-                return (node, held_here(shard, question).await.ok());
-            }
-            let Some(record) = view.nodes.get(&node) else { return (node, Some(Vec::new())) };
-            let request = Request::HaveFragments(question);
-            let answered = shard.nodes.call(record, 0, Class::Request, &request, None, NODE_PATIENCE).await;
-            match answered {
-                Ok((Reply::FragmentsHeld(held), _)) => (node, Some(held)),
-                _ => (node, None),
-            }
+    let mut waited: BTreeSet<NodeId> = asked.keys().copied().collect();
+    let ask = |(node, chunks)| ask_holder(shard.clone(), view.clone(), node, FragmentQuestion { chunks, touch });
+    let mut answers: FuturesUnordered<_> = asked.into_iter().map(ask).collect();
+    let mut last = None;
+    while !waited.is_empty() {
+        if last.is_none() && is_settled(holdings, &waited) {
+            last = Some(Instant::now() + HEDGE);
         }
-    });
-    for (node, held) in futures_util::future::join_all(questions).await {
+        let answer = match last {
+            Some(last) => tokio::time::timeout_at(last, answers.next()).await.unwrap_or_default(),
+            None => answers.next().await,
+        };
+        let Some((node, held)) = answer else { break };
+        waited.remove(&node);
         let Some(held) = held else {
             holdings.silent.insert(node);
             continue;
@@ -293,13 +310,16 @@ async fn ask_holders<D: Disk>(
             holdings.of.entry(one.chunk).or_default().push((node, one));
         }
     }
+    holdings.silent.extend(waited);
+    // Whoever is slow still hears which chunks were touched.
+    tokio::task::spawn_local(async move { while answers.next().await.is_some() {} });
 }
 
 /// Asks every node of the site.
 pub(super) async fn ask_all<D: Disk>(shard: &Rc<Shard<D>>, chunks: &[ChunkId]) -> Holdings {
     let mut holdings = Holdings::default();
     let asked = everybody(shard).map(|node| (node, chunks.to_vec())).collect();
-    ask_holders(shard, asked, false, &mut holdings).await;
+    ask_holders(shard, asked, false, &mut holdings, |_, _| false).await;
     holdings
 }
 
@@ -308,22 +328,43 @@ pub(super) fn everybody<D: Disk>(shard: &Shard<D>) -> impl Iterator<Item = NodeI
     shard.others().into_iter().map(|node| node.node).chain([shard.site.node])
 }
 
+/// What chunks are looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seeking {
+    /// What is not found can't be read or named: whoever may have some of it is waited for.
+    ToUse,
+    /// What is not found is stored again, which costs less than to wait for a silent node that has little of it.
+    ToStore,
+}
+
 /// Asks the nodes on which fragments should lie, and everybody about chunks of which too little is found there.
 async fn locate<D: Disk>(
     shard: &Rc<Shard<D>>,
     chunks: &[ChunkId],
     touch: bool,
     enough: fn(Geometry) -> usize,
+    seeking: Seeking,
 ) -> Holdings {
     let map = shard.view().map.clone();
-    let total = shard.site.geometry.total();
+    let geometry = shard.site.geometry;
+    let places: Vec<Vec<NodeId>> =
+        chunks.iter().map(|chunk| map.nodes(chunk, geometry.total()).into_iter().flatten().collect()).collect();
     let mut asked: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
-    for chunk in chunks {
-        let nodes: BTreeSet<NodeId> = map.nodes(chunk, total).into_iter().flatten().collect();
+    for (chunk, places) in chunks.iter().zip(&places) {
+        let nodes: BTreeSet<NodeId> = places.iter().copied().collect();
         nodes.into_iter().for_each(|node| asked.entry(node).or_default().push(*chunk));
     }
+    let are_found = |holdings: &Holdings| chunks.iter().all(|chunk| is_enough(holdings.of.get(chunk), enough));
+    let is_settled = |holdings: &Holdings, waited: &BTreeSet<NodeId>| match seeking {
+        Seeking::ToUse => are_found(holdings),
+        Seeking::ToStore => chunks.iter().zip(&places).all(|(chunk, places)| {
+            let held = holdings.of.get(chunk);
+            let to_come = places.iter().filter(|node| waited.contains(node)).count();
+            is_enough(held, enough) || fragments_of(held).len() + to_come < enough(geometry)
+        }),
+    };
     let mut holdings = Holdings::default();
-    ask_holders(shard, asked.clone(), touch, &mut holdings).await;
+    ask_holders(shard, asked.clone(), touch, &mut holdings, is_settled).await;
     let lacking: Vec<ChunkId> =
         chunks.iter().filter(|chunk| !is_enough(holdings.of.get(chunk), enough)).copied().collect();
     if !lacking.is_empty() {
@@ -333,16 +374,19 @@ async fn locate<D: Disk>(
             (node, rest)
         });
         let more = more.filter(|(_, chunks)| !chunks.is_empty()).collect();
-        ask_holders(shard, more, touch, &mut holdings).await;
+        ask_holders(shard, more, touch, &mut holdings, |holdings, _| are_found(holdings)).await;
     }
     holdings
 }
 
+/// The fragments of a chunk that lie anywhere.
+fn fragments_of(held: Option<&Vec<(NodeId, HeldFragments)>>) -> BTreeSet<u8> {
+    held.into_iter().flatten().flat_map(|(_, one)| one.fragments.iter().copied()).collect()
+}
+
 fn is_enough(held: Option<&Vec<(NodeId, HeldFragments)>>, enough: fn(Geometry) -> usize) -> bool {
     let Some((_, first)) = held.and_then(|held| held.first()) else { return false };
-    let distinct: BTreeSet<u8> =
-        held.into_iter().flatten().flat_map(|(_, one)| one.fragments.iter().copied()).collect();
-    distinct.len() >= enough(first.geometry)
+    fragments_of(held).len() >= enough(first.geometry)
 }
 
 /// Which of these chunks are stored at the site with as many fragments as a put acknowledges, as far as nodes say; those
@@ -351,7 +395,7 @@ pub(super) async fn have<D: Disk>(
     shard: &Rc<Shard<D>>,
     chunks: Vec<ChunkId>,
 ) -> Result<Vec<Option<ChunkReceipt>>, Refusal> {
-    let (held, silent) = have_and_silent(shard, chunks).await?;
+    let (held, silent) = have_and_silent(shard, chunks, Seeking::ToStore).await?;
     if !silent.is_empty() {
         hears_enough(shard)?;
     }
@@ -362,12 +406,13 @@ pub(super) async fn have<D: Disk>(
 async fn have_and_silent<D: Disk>(
     shard: &Rc<Shard<D>>,
     chunks: Vec<ChunkId>,
+    seeking: Seeking,
 ) -> Result<(Vec<Option<ChunkReceipt>>, BTreeSet<NodeId>), Refusal> {
     if shard.is_alone() {
         return Ok((shard.have(chunks).await?, BTreeSet::new()));
     }
     let view = shard.view();
-    let holdings = locate(shard, &chunks, true, needed_fragments).await;
+    let holdings = locate(shard, &chunks, true, needed_fragments, seeking).await;
     let answer = |chunk: &ChunkId| {
         let held = holdings.of.get(chunk)?;
         let mut placed = Placed::default();
@@ -380,7 +425,7 @@ async fn have_and_silent<D: Disk>(
 /// Makes sure that every chunk is here with as many fragments as a put acknowledges, before a delta names it. The refusal
 /// is final only where every node has said that it does not have enough.
 pub(super) async fn all_here<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) -> Result<(), Refusal> {
-    let (held, silent) = have_and_silent(shard, chunks.clone()).await?;
+    let (held, silent) = have_and_silent(shard, chunks.clone(), Seeking::ToUse).await?;
     let Some(missing) = held.iter().position(Option::is_none).map(|at| chunks[at]) else { return Ok(()) };
     match silent.first() {
         Some(node) => {
@@ -435,7 +480,7 @@ async fn gather<D: Disk>(
     offset: u32,
     length: u32,
 ) -> Result<ChunkBytes, Refusal> {
-    let mut holdings = locate(shard, &[chunk], false, Geometry::data).await;
+    let mut holdings = locate(shard, &[chunk], false, Geometry::data, Seeking::ToUse).await;
     let silent = !holdings.silent.is_empty();
     let missing = || match silent {
         true => {
