@@ -7,5 +7,6 @@ pub mod entropy;
 pub mod limits;
 pub mod pool;
 pub mod process;
+pub mod secret;
 pub mod sim;
 pub mod uring;

@@ -2,9 +2,11 @@
 //!
 //! One file under tests/ each, named for what it shows. This is what they share: sites, commands, a tree of files. And
 //! [`sim`] is the world in which everything fails, in virtual time; [`relay`] listens in on what sites and clients say;
-//! [`fuzzing`] is what any bytes at all are thrown at; [`planted`] puts mistakes into the engine to see whether anybody notices.
+//! [`lab`] runs other people's servers; [`fuzzing`] is what any bytes at all are thrown at; [`planted`] puts mistakes into
+//! the engine to see whether anybody notices.
 
 pub mod fuzzing;
+pub mod lab;
 pub mod namespaces;
 pub mod planted;
 pub mod relay;

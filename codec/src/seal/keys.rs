@@ -3,7 +3,7 @@
 use crate::ids::{BlindName, EpochId, LogId, TenantId};
 use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// What the KMS computes its MAC over: every part is preceded by its length, so that no two inputs give one label.
 pub fn kms_label(tenant: TenantId, epoch: EpochId, salt: &[u8; 32]) -> Vec<u8> {
@@ -24,13 +24,18 @@ impl KeyType for Length32 {
 }
 
 /// A tenant's key for one epoch. Computed by the KMS, held in memory for minutes, stored nowhere.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct TenantDataKey([u8; 32]);
+pub struct TenantDataKey(Box<dyn AsRef<[u8]>>);
 
 impl TenantDataKey {
-    /// From the KMS's MAC over [`kms_label`].
+    /// From the KMS's MAC over [`kms_label`], kept in memory like anything else until it is wiped.
     pub fn from_mac(mac: [u8; 32]) -> Self {
-        Self(mac)
+        Self(Box::new(Zeroizing::new(mac)))
+    }
+
+    /// The same MAC, where somebody keeps it better: whatever that is wipes it when it is dropped.
+    pub fn kept(mac: impl AsRef<[u8]> + 'static) -> Self {
+        assert_eq!(mac.as_ref().len(), 32, "the MAC is HMAC-SHA256's");
+        Self(Box::new(mac))
     }
 
     /// HKDF-SHA256 (RFC 5869) with the parts, each preceded by its length, as info.
@@ -42,7 +47,7 @@ impl TenantDataKey {
         }
         let mut out = [0; 32];
         let info = [&info[..]];
-        let key = Prk::new_less_safe(HKDF_SHA256, &self.0);
+        let key = Prk::new_less_safe(HKDF_SHA256, (*self.0).as_ref());
         key.expand(&info, Length32).and_then(|okm| okm.fill(&mut out)).expect("32 bytes are within HKDF's limit");
         out
     }

@@ -362,11 +362,13 @@ pub(super) enum ContextCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum TenantCommand {
     /// Makes a tenant and its key
-    #[command(after_help = "Example: farside tenant create --dir near acme --kms file:/etc/acme-keys")]
+    #[command(
+        after_help = "Examples: farside tenant create --dir near acme --kms file:/etc/acme-keys\n          farside tenant create --dir near acme --kms 'vault:https://bao.acme.example:8200?mount=transit'\nA URL holds no secret; it names files that do. docs/kms.md lists its parameters."
+    )]
     Create {
         /// Its name
         name: String,
-        /// Its KMS: file:DIR. DIR is made if its parent is there
+        /// Its KMS: file:DIR, vault:https://HOST.. or pkcs11:token=NAME... DIR is made if its parent is there
         #[arg(long, value_name = "URL")]
         kms: String,
     },
@@ -384,8 +386,24 @@ pub(super) enum TenantCommand {
     Kms {
         /// Its name
         name: String,
-        /// Its KMS: file:DIR
+        /// Its KMS: file:DIR, vault:https://HOST.. or pkcs11:token=NAME..
         url: String,
+    },
+    /// Checks that a tenant's keys were destroyed in its KMS, so that its data can be read nowhere
+    #[command(
+        after_help = "Example: farside tenant shred --dir near acme\nDestroys nothing: whoever runs the KMS does that. Exit code 0 only if every key is gone."
+    )]
+    Shred {
+        /// Its name
+        name: String,
+    },
+    /// Gives a tenant a new data key, under a new version of its key in the KMS
+    #[command(
+        after_help = "Example: farside tenant rotate --dir near acme\nReads and writes go on. What was sealed before stays readable while the KMS keeps the old version."
+    )]
+    Rotate {
+        /// Its name
+        name: String,
     },
 }
 

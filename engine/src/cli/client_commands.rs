@@ -5,12 +5,15 @@ use super::args::{Common, ContextCommand, LogCommand, PeerCommand, TenantCommand
 use super::objects::Output;
 use super::output::CliError;
 use super::sizes::show_time;
-use crate::client::{Client, ClientError, ClientSettings, Context, parse_label, parse_log_name, unexpected};
-use crate::kms::FileKms;
+use crate::client::{
+    Client, ClientError, ClientSettings, Context, KeyState, Rotated, Rotation, parse_label, parse_log_name, unexpected,
+};
+use crate::kms;
 use crate::node;
 use crate::terminal::{Progress, line, note};
 use farside_codec::cluster::NodeState;
-use farside_codec::delta::Deduplication;
+use farside_codec::delta::{Deduplication, EpochRecord};
+use farside_codec::ids::Label;
 use farside_codec::message::{LogInfo, PeerAction, PeerRecord, Reply, Request, SetPeer, SetPolicy};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -105,6 +108,87 @@ fn tenant_json(tenant: &farside_codec::message::Tenant) -> Value {
     })
 }
 
+/// Prints what became of a tenant's keys. It is an error of the KMS where it does not say, and unsafe to believe in while
+/// one is left.
+fn show_shred(tenant: &Label, states: Vec<(EpochRecord, KeyState)>, common: &Common) -> Outcome {
+    let word = |state: &KeyState| match state {
+        KeyState::Destroyed => "destroyed",
+        KeyState::Replaced => "replaced",
+        KeyState::Forbidden(_) => "forbidden",
+        KeyState::There => "there",
+        KeyState::Unknown(_) => "unknown",
+    };
+    let left = states.iter().filter(|(_, state)| !state.is_gone()).count();
+    if common.json {
+        let key = |(epoch, state): &(EpochRecord, KeyState)| {
+            json!({
+                "epoch": epoch.epoch.to_string(), "kms_key": epoch.key_name, "kms_key_version": epoch.key_version,
+                "state": word(state),
+            })
+        };
+        line(json!({
+            "tenant": tenant.as_str(), "shredded": left == 0, "keys": states.iter().map(key).collect::<Vec<_>>(),
+        }));
+    } else {
+        for (epoch, state) in &states {
+            line(format!("key {}, version {}: {}", epoch.key_name, epoch.key_version, word(state)));
+        }
+    }
+    for (_, state) in states {
+        if let KeyState::Unknown(error) = state {
+            return Err(ClientError::from(error).into());
+        }
+    }
+    match left {
+        0 => {
+            note(format!(
+                "{tenant} is shredded: nothing of it can be read, at any site. A client may keep a key for a minute"
+            ));
+            Ok(())
+        }
+        left => {
+            note(format!("{tenant} is not shredded: {left} of its keys are left; have them destroyed in the KMS"));
+            Err(CliError::Told(3))
+        }
+    }
+}
+
+/// Prints what a rotation did, and answers how many logs it failed in.
+fn show_rotation(tenant: &Label, rotation: &Rotation, common: &Common) -> usize {
+    let epoch = &rotation.epoch;
+    let state = |outcome: &Rotated| match outcome {
+        Rotated::Announced => "rotated",
+        Rotated::Elsewhere(_) => "elsewhere",
+        Rotated::Failed(_) => "failed",
+    };
+    let name = |log: &LogInfo| format!("{}/{}", log.descriptor.tenant_name, log.descriptor.name);
+    if common.json {
+        let log = |(log, outcome): &(LogInfo, Rotated)| {
+            let (home, error) = match outcome {
+                Rotated::Announced => (log.home.as_ref().map(ToString::to_string), None),
+                Rotated::Elsewhere(home) => (Some(home.clone()), None),
+                Rotated::Failed(error) => (None, Some(error.to_string())),
+            };
+            json!({ "name": name(log), "state": state(outcome), "home": home, "error": error })
+        };
+        line(json!({
+            "tenant": tenant.as_str(), "epoch": epoch.epoch.to_string(), "kms_key": epoch.key_name,
+            "kms_key_version": epoch.key_version, "logs": rotation.logs.iter().map(log).collect::<Vec<_>>(),
+        }));
+    } else {
+        line(format!("{tenant} has a new data key, under version {} of key {}", epoch.key_version, epoch.key_name));
+        for (log, outcome) in &rotation.logs {
+            let name = name(log);
+            line(match outcome {
+                Rotated::Announced => format!("  {name}: used from now on"),
+                Rotated::Elsewhere(home) => format!("  {name}: has its home at {home}; rotate there as well"),
+                Rotated::Failed(error) => format!("  {name}: failed: {error}"),
+            });
+        }
+    }
+    rotation.logs.iter().filter(|(_, outcome)| matches!(outcome, Rotated::Failed(_))).count()
+}
+
 pub(super) async fn tenant(command: TenantCommand, common: &Common) -> Outcome {
     let print = |tenant: &farside_codec::message::Tenant| match common.json {
         true => line(tenant_json(tenant)),
@@ -112,9 +196,9 @@ pub(super) async fn tenant(command: TenantCommand, common: &Common) -> Outcome {
     };
     let client = match command {
         TenantCommand::Create { name, kms } => {
-            let (name, kms) = (parse_label(&name)?, FileKms::parse(&kms).map_err(ClientError::from)?);
+            let (name, kms) = (parse_label(&name)?, kms::absolute_url(&kms).map_err(ClientError::from)?);
             let client = connect(common).await?;
-            print(&client.create_tenant(&name, &kms.url()).await?);
+            print(&client.create_tenant(&name, &kms).await?);
             client
         }
         TenantCommand::List => {
@@ -129,14 +213,35 @@ pub(super) async fn tenant(command: TenantCommand, common: &Common) -> Outcome {
             client
         }
         TenantCommand::Kms { name, url } => {
-            let (name, kms) = (parse_label(&name)?, FileKms::parse(&url).map_err(ClientError::from)?);
+            let (name, kms) = (parse_label(&name)?, kms::absolute_url(&url).map_err(ClientError::from)?);
             let client = connect(common).await?;
-            client.set_kms(&name, &kms.url()).await?;
+            client.set_kms(&name, &kms).await?;
             match common.json {
-                true => line(json!({ "tenant": name.as_str(), "kms": kms.url() })),
-                false => line(format!("the KMS of {name} is {}; it computes the tenant's keys", kms.url())),
+                true => line(json!({ "tenant": name.as_str(), "kms": kms })),
+                false => line(format!("the KMS of {name} is {kms}; it computes the tenant's keys")),
             }
             client
+        }
+        TenantCommand::Shred { name } => {
+            let name = parse_label(&name)?;
+            let client = connect(common).await?;
+            let states = client.key_states(&name).await?;
+            client.close().await?;
+            return show_shred(&name, states, common);
+        }
+        TenantCommand::Rotate { name } => {
+            let name = parse_label(&name)?;
+            let client = connect(common).await?;
+            let rotation = client.rotate_tenant(&name).await?;
+            let failed = show_rotation(&name, &rotation, common);
+            client.close().await?;
+            return match failed {
+                0 => Ok(()),
+                logs => {
+                    Err(ClientError::Failed(format!("{logs} logs of {name} go on under their old key: rotate again"))
+                        .into())
+                }
+            };
         }
     };
     Ok(client.close().await?)

@@ -64,7 +64,10 @@ fn answer(error: &clap::Error) -> u8 {
 /// Runs a client's work on a runtime of its own.
 pub(crate) fn on_runtime<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(tokio::task::LocalSet::new().block_on(&runtime, work))
+    let done = tokio::task::LocalSet::new().block_on(&runtime, work);
+    // A thread may hang in the module of a token, which nothing ends but the end of the process.
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 fn run(arguments: Arguments) -> Result<(), CliError> {

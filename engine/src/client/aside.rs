@@ -79,13 +79,13 @@ impl Log {
         let (mut pages, mut parts) = (Pages::default(), Parts::new());
         while let Some(page) = pages.next(&self.client, self.id()).await? {
             for aside in page {
-                each(self.open_aside(aside, &mut parts)?).await?;
+                each(self.open_aside(aside, &mut parts).await?).await?;
             }
         }
         Ok(())
     }
 
-    fn open_aside(&self, aside: AsideDelta, parts: &mut Parts) -> Result<SetAside, ClientError> {
+    async fn open_aside(&self, aside: AsideDelta, parts: &mut Parts) -> Result<SetAside, ClientError> {
         let AsideDelta { delta: encoded, cursor, mut extents, time, by } = aside;
         let delta: Delta = self.parse(encoded.clone())?;
         let what = match (&delta.proposal.kind, &delta.proposal.extent) {
@@ -95,7 +95,7 @@ impl Log {
                     let undone = |index| parts.remove(&(object, index));
                     extents.extend((extents.len() as u32..extent.index).map_while(undone));
                 }
-                What::Put(Box::new(self.open(Version { delta: encoded, extents })?))
+                What::Put(Box::new(self.open(Version { delta: encoded, extents }).await?))
             }
             (DeltaKind::Remove, _) => What::Removed,
             (DeltaKind::Extent, Some(extent)) => {

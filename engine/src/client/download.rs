@@ -66,7 +66,7 @@ impl Log {
     /// One object as of a moment.
     pub async fn get(&self, name: &[u8], at: &Moment) -> Result<Object, ClientError> {
         let version = self.version(name, at).await?.ok_or_else(|| self.no_such(name))?;
-        let object = self.open(version)?;
+        let object = self.open(version).await?;
         match object.info.name == name {
             true => Ok(object),
             false => Err(self.corrupt(name, OpenError::NotAuthentic)),
@@ -74,13 +74,11 @@ impl Log {
     }
 
     /// Opens a version's payload.
-    pub(super) fn open(&self, version: Version) -> Result<Object, ClientError> {
+    pub(super) async fn open(&self, version: Version) -> Result<Object, ClientError> {
         let delta = self.parse(version.delta)?;
         let descriptor = &self.info.descriptor;
-        let epoch = self.info.epochs.iter().find(|epoch| epoch.epoch == delta.proposal.key_epoch);
-        let epoch = epoch
-            .ok_or_else(|| ClientError::Failed("an object uses a key epoch that its log never announced".into()))?;
-        let key = keys::check(&self.client, &descriptor.tenant_name, descriptor.tenant, epoch)?;
+        let epoch = self.epoch(delta.proposal.key_epoch).await?;
+        let key = keys::check(&self.client, &descriptor.tenant_name, descriptor.tenant, &epoch).await?;
         let mut chunks = Vec::new();
         for extent in version.extents {
             let extent = self.parse(extent)?;
@@ -137,7 +135,7 @@ impl Log {
             let page = self.page(&at, after).await?;
             for version in page.versions {
                 after = Some(self.parse(version.delta.clone())?.proposal.name);
-                each(self.open(version)?).await?;
+                each(self.open(version).await?).await?;
             }
             if !page.more || after.is_none() {
                 return Ok(());
@@ -173,7 +171,7 @@ impl Log {
                 before = delta.sequence;
                 found.push(match delta.proposal.kind {
                     DeltaKind::Remove => info(&delta, None),
-                    _ => self.open(version)?.info,
+                    _ => self.open(version).await?.info,
                 });
             }
             if !versions.more {

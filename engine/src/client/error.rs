@@ -58,11 +58,19 @@ impl ClientError {
     /// The exit code of cli.md: 1 failed, 2 usage, 3 refused for safety, 4 unreachable, 5 not found, 6 corrupt.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Kms(KmsError::Url(_)) => 2,
+            Self::Usage(_) => 2,
             Self::WrongKms { .. } | Self::WentBack { .. } => 3,
             Self::Unreachable(_) => 4,
-            Self::NotFound(_) | Self::Kms(KmsError::NoKey(_)) | Self::Setting(FramedFileError::Missing(_)) => 5,
-            Self::Corrupt { .. } | Self::Setting(FramedFileError::Damaged(..)) | Self::Kms(KmsError::Damaged(_)) => 6,
+            Self::NotFound(_) | Self::Setting(FramedFileError::Missing(_)) => 5,
+            Self::Corrupt { .. } | Self::Setting(FramedFileError::Damaged(..)) => 6,
+            Self::Kms(error) => match error {
+                KmsError::Url { .. } => 2,
+                KmsError::Denied { .. } | KmsError::Revoked { .. } => 3,
+                KmsError::Sealed { .. } | KmsError::Unreachable { .. } => 4,
+                KmsError::NoKey { .. } => 5,
+                KmsError::Damaged(_) => 6,
+                KmsError::Failed { .. } | KmsError::Io(..) => 1,
+            },
             Self::Refused(refusal) => match refusal.code {
                 RefusalCode::BadRequest => 2,
                 RefusalCode::NotHome | RefusalCode::Unsafe | RefusalCode::ConditionFailed | RefusalCode::Diverged => 3,
@@ -84,7 +92,7 @@ impl ClientError {
             Self::Refused(refusal) => return refusal_hint(refusal),
             Self::Kms(error) => return kms_hint(error),
             Self::NoKms { tenant } => {
-                return Some(format!("tell this client where it is: `farside tenant kms {tenant} file:DIR`"));
+                return Some(format!("tell this client where it is: `farside tenant kms {tenant} URL`"));
             }
             Self::WrongKms { .. } => "point `farside tenant kms` at the KMS with which the tenant was made",
             Self::Corrupt { .. } => "read it at the peer, or put it again",
@@ -127,8 +135,13 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
 
 fn kms_hint(error: &KmsError) -> Option<String> {
     let hint = match error {
-        KmsError::Url(_) => "give a directory of keys: --kms file:DIR",
-        KmsError::NoKey(_) => "point `farside tenant kms` at the directory that holds the tenant's key",
+        KmsError::Url { .. } => "docs/kms.md says how each kind of KMS is named",
+        KmsError::NoKey { .. } => "point `farside tenant kms` at the KMS that holds the tenant's key",
+        KmsError::Revoked { .. } => "whoever runs the KMS can allow the key again, unless that was meant",
+        KmsError::Denied { .. } => "renew the credentials that the URL names, or have them allowed to use the key",
+        KmsError::Sealed { .. } => "whoever runs the KMS has to unseal it; then try again",
+        KmsError::Unreachable { .. } => "check that it runs and can be reached from here; then try again",
+        KmsError::Failed { .. } => "the log of the KMS may say more",
         KmsError::Damaged(_) => "restore the key from a copy: nothing else opens the tenant's data",
         KmsError::Io(_, error) if error.kind() == ErrorKind::NotFound => "make its parent directory, or mend the path",
         KmsError::Io(_, error) => return file_hint(error),

@@ -22,6 +22,7 @@ mod node;
 pub mod pulse;
 mod reapply;
 pub mod route;
+mod tenants;
 mod upload;
 
 pub use aside::{SetAside, What};
@@ -31,14 +32,14 @@ pub use download::{Object, ObjectInfo};
 pub use error::ClientError;
 pub use reapply::{Reapplied, Sent};
 pub use route::Target;
+pub use tenants::{KeyState, Rotated, Rotation};
 pub(crate) use upload::Prepared;
 pub use upload::{PutReceipt, Upload, UploadBody};
 
-use crate::kms::FileKms;
 use crate::machine::Machine;
-use farside_codec::delta::{DeltaKind, DeltaReceipt, LogDescriptor, LogPolicy, Proposal};
-use farside_codec::ids::{BlindName, Hlc, Label, LogId, OperationId, TenantId};
-use farside_codec::message::{LogInfo, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, Tenant};
+use farside_codec::delta::{DeltaKind, DeltaReceipt, EpochRecord, LogDescriptor, LogPolicy, Proposal};
+use farside_codec::ids::{BlindName, EpochId, Hlc, Label, LogId, OperationId};
+use farside_codec::message::{LogInfo, Propose, Refusal, Reply, Request, ResolveLog};
 use farside_codec::seal::BlindKey;
 use farside_io::entropy::random;
 use std::cell::RefCell;
@@ -63,12 +64,6 @@ pub(crate) fn unexpected(reply: &Reply) -> ClientError {
     ClientError::Failed(format!("the node answered something else than was asked: {}", text.get(..80).unwrap_or(&text)))
 }
 
-/// Whether nobody will ever need what was made for a request that ended so. A lost answer does not say that, nor does
-/// "not now": an earlier attempt, at this node or at another one, may have been carried out.
-fn is_conclusive(code: &RefusalCode) -> bool {
-    matches!(code, RefusalCode::Exists | RefusalCode::Forbidden | RefusalCode::BadRequest | RefusalCode::Version)
-}
-
 /// A client of one site.
 #[derive(Clone)]
 pub struct Client {
@@ -84,6 +79,8 @@ pub struct Log {
     pub(crate) client: Client,
     pub(crate) info: Rc<LogInfo>,
     pub(crate) blind: Rc<BlindKey>,
+    /// Key epochs that the log was given after it was opened, as far as they were needed.
+    later: Rc<RefCell<Vec<EpochRecord>>>,
 }
 
 impl Client {
@@ -118,74 +115,12 @@ impl Client {
         self.link.call(Target::Any, request).await
     }
 
-    /// The KMS of a tenant, as this client was told.
-    fn kms(&self, tenant: &Label) -> Result<FileKms, ClientError> {
-        match self.settings.borrow().kms(tenant) {
-            Some(url) => Ok(FileKms::parse(url)?),
-            None => Err(ClientError::NoKms { tenant: tenant.to_string() }),
-        }
-    }
-
-    /// Makes a tenant, with a key in the KMS at `url`, and remembers that KMS.
-    pub async fn create_tenant(&self, name: &Label, url: &str) -> Result<Tenant, ClientError> {
-        let kms = FileKms::parse(url)?;
-        let created = kms.create_key(name, self.machine.entropy.as_ref())?;
-        let tenant = TenantId(self.random());
-        let epoch = keys::new_epoch(&kms, tenant, name, self.machine.entropy.as_ref())?;
-        let tenant = Tenant { tenant, name: name.clone(), epochs: vec![epoch], created: Hlc::default() };
-        let reply = self.control(&Request::CreateTenant(tenant)).await;
-        if matches!(&reply, Err(ClientError::Refused(refusal)) if is_conclusive(&refusal.code)) {
-            created.undo();
-        }
-        match reply? {
-            Reply::Tenants(tenants) => {
-                self.settings.borrow_mut().set_kms(name, &kms.url());
-                let made = tenants.into_iter().next().ok_or(ClientError::Failed("no tenant was made".into()))?;
-                // Pins what the KMS computes for the epoch.
-                made.epochs.iter().try_for_each(|epoch| keys::check(self, &made.name, made.tenant, epoch).map(drop))?;
-                Ok(made)
-            }
-            reply => Err(unexpected(&reply)),
-        }
-    }
-
-    /// All tenants that the site knows.
-    pub async fn tenants(&self) -> Result<Vec<Tenant>, ClientError> {
-        match self.control(&Request::ListTenants).await? {
-            Reply::Tenants(tenants) => Ok(tenants),
-            reply => Err(unexpected(&reply)),
-        }
-    }
-
-    /// One tenant.
-    pub async fn tenant(&self, name: &Label) -> Result<Tenant, ClientError> {
-        let found = self.tenants().await?.into_iter().find(|tenant| tenant.name == *name);
-        found.ok_or_else(|| ClientError::NotFound(format!("there is no tenant {name} at this site")))
-    }
-
-    /// Remembers a tenant's KMS, once it has proved that it computes the tenant's keys.
-    pub async fn set_kms(&self, name: &Label, url: &str) -> Result<(), ClientError> {
-        let kms = FileKms::parse(url)?;
-        let tenant = self.tenant(name).await?;
-        let before = self.settings.borrow().kms(name).map(str::to_owned);
-        self.settings.borrow_mut().set_kms(name, &kms.url());
-        for epoch in &tenant.epochs {
-            if let Err(error) = keys::check(self, name, tenant.tenant, epoch) {
-                if let Some(before) = before {
-                    self.settings.borrow_mut().set_kms(name, &before);
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
     /// Makes a log whose home is this site.
     pub async fn create_log(&self, tenant: &Label, name: &Label) -> Result<LogInfo, ClientError> {
         let owner = self.tenant(tenant).await?;
         let epoch = owner.epochs.last().cloned();
         let first_epoch = epoch.ok_or_else(|| ClientError::Failed(format!("tenant {tenant} has no key epoch")))?;
-        keys::check(self, tenant, owner.tenant, &first_epoch)?;
+        keys::check(self, tenant, owner.tenant, &first_epoch).await?;
         let descriptor = LogDescriptor {
             log: LogId(self.random()),
             tenant: owner.tenant,
@@ -226,10 +161,10 @@ impl Client {
             return Err(ClientError::WentBack { log: name.to_owned(), seen, shown: info.head.sequence });
         }
         self.settings.borrow_mut().saw(info.descriptor.log, &info.head);
-        let key =
-            keys::check(self, &info.descriptor.tenant_name, info.descriptor.tenant, &info.descriptor.first_epoch)?;
-        let blind = Rc::new(key.blind_key(info.descriptor.log));
-        Ok(Log { client: self.clone(), info: Rc::new(info), blind })
+        let descriptor = &info.descriptor;
+        let key = keys::check(self, &descriptor.tenant_name, descriptor.tenant, &descriptor.first_epoch).await?;
+        let blind = Rc::new(key.blind_key(descriptor.log));
+        Ok(Log { client: self.clone(), info: Rc::new(info), blind, later: Rc::default() })
     }
 
     /// Proposes deltas to a log. Answers a receipt or a refusal for each, in order.
@@ -265,6 +200,18 @@ impl Log {
 
     pub(crate) fn id(&self) -> LogId {
         self.info.descriptor.log
+    }
+
+    /// An epoch of this log. Whoever has had it open for long may read what was sealed under one that came since.
+    pub(crate) async fn epoch(&self, epoch: EpochId) -> Result<EpochRecord, ClientError> {
+        let known = |epochs: &[EpochRecord]| epochs.iter().find(|known| known.epoch == epoch).cloned();
+        if let Some(found) = known(&self.info.epochs).or_else(|| known(&self.later.borrow())) {
+            return Ok(found);
+        }
+        let info = self.client.resolve(&self.name()).await?;
+        let found = known(&info.epochs).filter(|_| info.descriptor.log == self.id());
+        self.later.replace(info.epochs);
+        found.ok_or_else(|| ClientError::Failed("an object uses a key epoch that its log never announced".into()))
     }
 
     pub(crate) fn target(&self) -> Target {

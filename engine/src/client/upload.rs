@@ -121,10 +121,10 @@ struct Sealer {
 }
 
 impl Log {
-    fn sealer(&self) -> Result<Sealer, ClientError> {
+    async fn sealer(&self) -> Result<Sealer, ClientError> {
         let descriptor = &self.info.descriptor;
         let epoch = self.info.epochs.last().unwrap_or(&descriptor.first_epoch).clone();
-        let key = keys::check(&self.client, &descriptor.tenant_name, descriptor.tenant, &epoch)?;
+        let key = keys::check(&self.client, &descriptor.tenant_name, descriptor.tenant, &epoch).await?;
         let digests = match descriptor.policy.deduplication {
             Deduplication::Off => None,
             Deduplication::Log => Some(key.digest_key(&descriptor.log.0)),
@@ -148,7 +148,7 @@ impl Log {
                 upload.name.len()
             )));
         }
-        let sealer = self.sealer()?;
+        let sealer = self.sealer().await?;
         let contents = match upload.body {
             UploadBody::None => Contents::default(),
             UploadBody::Bytes(bytes) => {

@@ -1,39 +1,101 @@
 //! A tenant's key management, as clients reach it. Nodes never do.
 //!
-//! The KMS computes a MAC; the tenant data key is that MAC and is stored nowhere. This build speaks to a directory of
-//! keys (`file:DIR`), which stands in for a tenant's KMS on one machine: whoever reads that directory has every key.
+//! The KMS computes a MAC; the tenant data key is that MAC and is stored nowhere. Each kind of KMS is one file beside this
+//! one and implements [`TenantKms`]; the URL says which. Keys have versions, counted from 1; rotating makes the next one,
+//! and every version that some data was sealed under has to stay.
+//!
+//! A URL is kept in a text file beside the client's context, so it never holds a secret: it names the files that do.
 
-use crate::framed::{self, FileKind, FramedFileError};
-use farside_codec::ids::Label;
-use farside_io::entropy::{Entropy, random};
-use std::fs::DirBuilder;
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+mod file;
+mod parameters;
+mod pkcs11;
+mod vault;
+
+pub use file::FileKms;
+pub use pkcs11::Pkcs11Kms;
+pub use vault::VaultKms;
+
+use crate::framed::FramedFileError;
+use farside_io::entropy::{Entropy, SystemEntropy};
+use futures_util::future::LocalBoxFuture;
+use std::path::PathBuf;
+use std::rc::Rc;
 use zeroize::Zeroizing;
+
+/// Longest URL of a KMS.
+pub const MAX_URL_BYTES: usize = 4096;
 
 /// Why a KMS gave no key.
 #[derive(Debug)]
 pub enum KmsError {
-    /// The URL is none that this build speaks.
-    Url(String),
+    /// The URL names no KMS that this build speaks to, or something in it is wrong.
+    Url {
+        /// As it was given.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
     /// There is no such key, or it was destroyed.
-    NoKey(PathBuf),
-    /// The key's file is damaged.
+    NoKey {
+        /// Which KMS.
+        kms: String,
+        /// Name and version of the key.
+        key: String,
+    },
+    /// The key is there, and the KMS does not let it be used: it was revoked, disabled, or is too old by its policy.
+    Revoked {
+        /// Which KMS.
+        kms: String,
+        /// Name and version of the key.
+        key: String,
+        /// What the KMS says.
+        why: String,
+    },
+    /// The KMS does not accept this client's credentials, or they don't allow this.
+    Denied {
+        /// Which KMS.
+        kms: String,
+        /// What the KMS says.
+        why: String,
+    },
+    /// The KMS is sealed: its operators have to unseal it.
+    Sealed {
+        /// Which KMS.
+        kms: String,
+    },
+    /// It could not be reached, or did not answer in time, as often as it was tried.
+    Unreachable {
+        /// Which KMS.
+        kms: String,
+        /// What happened last.
+        why: String,
+    },
+    /// It answered something that can't be used.
+    Failed {
+        /// Which KMS.
+        kms: String,
+        /// What was wrong.
+        why: String,
+    },
+    /// A file of keys is damaged.
     Damaged(FramedFileError),
-    /// The operating system refused.
+    /// The operating system refused a file that the URL names.
     Io(PathBuf, std::io::Error),
 }
 
 impl std::fmt::Display for KmsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Url(url) => write!(f, "{url} is no KMS that this build speaks to; it speaks to file:DIR"),
-            Self::NoKey(path) => write!(
+            Self::Url { url, why } => write!(f, "{url} is no KMS: {why}"),
+            Self::NoKey { kms, key } => write!(
                 f,
-                "the KMS has no key {}: without it the tenant's data can't be read, here or anywhere",
-                path.display()
+                "the KMS {kms} has no key {key}: without it the tenant's data can't be read, here or anywhere"
             ),
+            Self::Revoked { kms, key, why } => write!(f, "the KMS {kms} lets nobody use key {key}: {why}"),
+            Self::Denied { kms, why } => write!(f, "the KMS {kms} denies this client: {why}"),
+            Self::Sealed { kms } => write!(f, "the KMS {kms} is sealed"),
+            Self::Unreachable { kms, why } => write!(f, "the KMS {kms} does not answer: {why}"),
+            Self::Failed { kms, why } => write!(f, "the KMS {kms}: {why}"),
             Self::Damaged(error) => error.fmt(f),
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
         }
@@ -42,94 +104,60 @@ impl std::fmt::Display for KmsError {
 
 impl std::error::Error for KmsError {}
 
-impl KmsError {
-    fn of_file(error: FramedFileError) -> Self {
-        match error {
-            FramedFileError::Io(path, error) => Self::Io(path, error),
-            other => Self::Damaged(other),
-        }
-    }
-}
+/// One kind of KMS: computes MACs under keys that never leave it.
+pub trait TenantKms: std::fmt::Debug {
+    /// The URL that opens it again, wherever the process runs. It holds no secret.
+    fn url(&self) -> String;
 
-/// What came into being with a key.
-#[derive(Debug, Default)]
-pub struct CreatedKey {
-    directory: Option<PathBuf>,
-    key: Option<PathBuf>,
-}
+    /// Makes version 1 of a key for HMAC-SHA256 unless the KMS has a key of that name.
+    fn create_key<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<Created, KmsError>>;
 
-impl CreatedKey {
-    /// Takes it back. Only for a key that nothing can have been sealed with.
-    pub fn undo(self) {
-        // What can't be removed is litter, and the reason why it is not needed matters more.
-        let _ = self.key.map(std::fs::remove_file);
-        let _ = self.directory.map(std::fs::remove_dir);
-    }
-}
+    /// Takes back what [`TenantKms::create_key`] made, for a key under which nothing can have been sealed. Does what it
+    /// can: what is left is litter, and the reason why the key is not needed matters more.
+    fn take_back<'a>(&'a self, key: &'a str, created: Created) -> LocalBoxFuture<'a, ()>;
 
-/// A directory of keys.
-#[derive(Debug, Clone)]
-pub struct FileKms(PathBuf);
-
-impl FileKms {
-    /// Reads `file:DIR`. A relative DIR is taken from the current directory, once and for all.
-    pub fn parse(url: &str) -> Result<Self, KmsError> {
-        match url.strip_prefix("file:") {
-            Some(directory) if !directory.is_empty() => {
-                let path = std::path::absolute(directory).map_err(|error| KmsError::Io(directory.into(), error))?;
-                Ok(Self(path))
-            }
-            _ => Err(KmsError::Url(url.to_owned())),
-        }
-    }
-
-    /// What [`FileKms::parse`] reads wherever the process runs.
-    pub fn url(&self) -> String {
-        format!("file:{}", self.0.display())
-    }
-
-    fn path(&self, key: &str, version: u32) -> PathBuf {
-        self.0.join(format!("{key}.v{version}.key"))
-    }
-
-    /// Makes version 1 of a key, unless it is there, and the directory, but not its parents: a mistyped path should
-    /// fail. Answers what was made, for whoever finds that it is not needed.
-    pub fn create_key(&self, key: &Label, entropy: &dyn Entropy) -> Result<CreatedKey, KmsError> {
-        let mut created = CreatedKey::default();
-        match DirBuilder::new().mode(0o700).create(&self.0) {
-            Ok(()) => created.directory = Some(self.0.clone()),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(KmsError::Io(self.0.clone(), error)),
-        }
-        let path = self.path(key.as_str(), 1);
-        if path.exists() {
-            return Ok(created);
-        }
-        let secret: Zeroizing<[u8; 32]> = Zeroizing::new(random(entropy));
-        framed::write(&path, FileKind::TenantKey, &secret[..]).map_err(KmsError::of_file)?;
-        created.key = Some(path);
-        Ok(created)
-    }
+    /// Makes the next version of a key, and answers its number.
+    fn rotate<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<u32, KmsError>>;
 
     /// HMAC-SHA256 of `label` under a version of a key.
-    pub fn mac(&self, key: &str, version: u32, label: &[u8]) -> Result<Zeroizing<[u8; 32]>, KmsError> {
-        let path = self.path(key, version);
-        if Label::parse(key).is_none() {
-            // A log's epochs come from its site: a name that is none must not lead out of the directory.
-            return Err(KmsError::NoKey(path));
-        }
-        let bytes = match framed::read(&path, FileKind::TenantKey) {
-            Err(FramedFileError::Missing(path)) => return Err(KmsError::NoKey(path)),
-            other => other.map_err(KmsError::of_file)?,
-        };
-        let signing = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &bytes);
-        let mut mac = Zeroizing::new([0; 32]);
-        mac.copy_from_slice(aws_lc_rs::hmac::sign(&signing, label).as_ref());
-        Ok(mac)
-    }
+    fn mac<'a>(&'a self, key: &'a str, version: u32, label: &'a [u8]) -> LocalBoxFuture<'a, Result<Mac, KmsError>>;
+}
 
-    /// Where it is.
-    pub fn directory(&self) -> &Path {
-        &self.0
+/// A MAC, wiped from memory when it is no longer needed.
+pub type Mac = Zeroizing<[u8; 32]>;
+
+/// What came into being with a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Created {
+    /// The key was made; otherwise it was there.
+    pub key: bool,
+    /// So was the place that holds it.
+    pub place: bool,
+}
+
+/// Opens the KMS that a URL names: `file:DIR`, `vault:https://HOST[:PORT]?..`, `pkcs11:token=NAME?..`. Nothing is asked yet.
+pub fn open(url: &str, entropy: &Rc<dyn Entropy>) -> Result<Rc<dyn TenantKms>, KmsError> {
+    let refuse = |why: &str| Err(KmsError::Url { url: url.chars().take(200).collect(), why: why.into() });
+    if url.len() > MAX_URL_BYTES {
+        return refuse("it is longer than any URL of a KMS");
     }
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("file") => Ok(Rc::new(FileKms::parse(url, entropy.clone())?)),
+        Some("pkcs11") => Ok(Rc::new(Pkcs11Kms::open(url)?)),
+        Some("vault") => Ok(Rc::new(VaultKms::parse(url, entropy.clone())?)),
+        _ => refuse("this build speaks to file:DIR, vault:https://HOST and pkcs11:token=NAME"),
+    }
+}
+
+/// What [`open`] reads wherever the process runs, of a URL as somebody typed it here.
+pub fn absolute_url(url: &str) -> Result<String, KmsError> {
+    let entropy: Rc<dyn Entropy> = Rc::new(SystemEntropy);
+    open(url, &entropy).map(|kms| kms.url())
+}
+
+/// A key's name and version, for people.
+fn name_of(key: &str, version: u32) -> String {
+    // A name that comes from a site may be anything.
+    let name: String = key.chars().map(|c| if c.is_control() { '?' } else { c }).take(80).collect();
+    format!("{name}, version {version}")
 }

@@ -5,16 +5,18 @@ use super::Seed;
 use farside::cli;
 use farside::cli::sizes::{parse_bytes, parse_seconds, parse_time, show_bytes, show_time};
 use farside::client::{parse_label, parse_log_name};
-use farside::kms::FileKms;
+use farside::kms::{self, FileKms};
 use farside::node::token_site;
 use farside::tree;
 use farside_codec::Field;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, Hlc, Label, SiteId};
+use farside_io::entropy::{Entropy, SystemEntropy};
 use farside_transport::Caller;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::rc::Rc;
 
 /// The last millisecond of the year 9999, the last that is written in four digits.
 const LAST_MS: u64 = 253_402_300_799_999;
@@ -30,13 +32,16 @@ pub fn text(bytes: &[u8]) {
         let shown = show_time(time);
         assert_eq!(parse_time(&shown), Ok(time), "{text} is shown as {shown}");
     }
-    if let Ok(kms) = FileKms::parse(text) {
+    let entropy: Rc<dyn Entropy> = Rc::new(SystemEntropy);
+    if let Ok(kms) = FileKms::parse(text, entropy.clone()) {
         assert!(kms.directory().is_absolute());
-        let again = FileKms::parse(&kms.url()).expect("its own URL");
-        assert_eq!(again.directory(), kms.directory(), "it is found from anywhere");
         // A log's epochs name the key, so the name comes from a site.
         let key = text.trim_start_matches("file:");
-        assert!(Label::parse(key).is_some() || kms.mac(key, 1, b"label").is_err());
+        assert!(Label::parse(key).is_some() || kms.compute(key, 1, b"label").is_err());
+    }
+    if let Ok(kms) = kms::open(text, &entropy) {
+        let again = kms::open(&kms.url(), &entropy).expect("its own URL");
+        assert_eq!(again.url(), kms.url(), "it is found from anywhere");
     }
     if let Some(caller) = Caller::parse(text) {
         assert!(caller.uri().eq_ignore_ascii_case(text));
@@ -107,6 +112,9 @@ pub fn text_seeds() -> Vec<Seed> {
         ("time-two-zones", "2026-01-31T12:00:00Z05:00"),
         ("kms", "file:keys/acme"),
         ("kms-up", "file:../../etc/passwd"),
+        ("vault", "vault:https://bao.acme.example:8200?mount=team/transit&namespace=a/b&ca=ca.pem&token-file=%2Ftoken"),
+        ("vault-approle", "vault:https://[::1]:8200/?auth=approle&role-id=r%20%26&secret-id-file=s&auth-mount=roles"),
+        ("vault-cert", "vault:http://127.0.0.1:8200?auth=cert&cert=c.pem&key=k.pem&role=farside"),
         ("address", "127.0.0.1:7400"),
         ("caller", "farside://0123456789abcdef0123456789abcdef/peer/node-1"),
         ("token", "farside-peer-1.00112233445566778899aabbccddeeff"),

@@ -3,7 +3,9 @@
 use super::World;
 use crate::sim::faults::Kms;
 use farside::kms::FileKms;
+use farside_io::entropy::SeededEntropy;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 impl World {
     /// Puts the good KMS aside, the first time, and what is to be met instead in its place.
@@ -17,9 +19,12 @@ impl World {
         let _ = std::fs::remove_dir_all(kms);
         let spoilt = match trouble {
             Kms::Away => Ok(()),
-            Kms::Lies => FileKms::parse(&format!("file:{}", kms.display()))
-                .and_then(|other| other.create_key(&self.0.shared.tenant, &self.0.random).map(drop))
-                .map_err(|error| std::io::Error::other(error.to_string())),
+            Kms::Lies => {
+                let random = Rc::new(SeededEntropy::new(self.0.random.next_u64()));
+                FileKms::parse(&format!("file:{}", kms.display()), random)
+                    .and_then(|other| other.create(self.0.shared.tenant.as_str()).map(drop))
+                    .map_err(|error| std::io::Error::other(error.to_string()))
+            }
             Kms::Damaged => damage_all(&away(kms), kms, self.0.random.next_u64()),
         };
         self.expect_kms(spoilt);

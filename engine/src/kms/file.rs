@@ -1,0 +1,155 @@
+//! A directory of keys (`file:DIR`), which stands in for a tenant's KMS on one machine: whoever reads that directory has
+//! every key.
+
+use super::{Created, KmsError, Mac, TenantKms, name_of};
+use crate::framed::{self, FileKind, FramedFileError};
+use farside_codec::ids::Label;
+use farside_io::entropy::{Entropy, random};
+use futures_util::future::LocalBoxFuture;
+use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use zeroize::Zeroizing;
+
+/// Versions that a directory may hold: looking for the newest one looks at each.
+const MAX_VERSIONS: u32 = 100_000;
+
+/// A directory of keys.
+#[derive(Clone)]
+pub struct FileKms {
+    directory: PathBuf,
+    entropy: Rc<dyn Entropy>,
+}
+
+impl std::fmt::Debug for FileKms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.url())
+    }
+}
+
+fn of_file(error: FramedFileError) -> KmsError {
+    match error {
+        FramedFileError::Io(path, error) => KmsError::Io(path, error),
+        other => KmsError::Damaged(other),
+    }
+}
+
+impl FileKms {
+    /// Reads `file:DIR`. A relative DIR is taken from the current directory, once and for all.
+    pub fn parse(url: &str, entropy: Rc<dyn Entropy>) -> Result<Self, KmsError> {
+        match url.strip_prefix("file:") {
+            Some(directory) if !directory.is_empty() => {
+                let path = std::path::absolute(directory).map_err(|error| KmsError::Io(directory.into(), error))?;
+                Ok(Self { directory: path, entropy })
+            }
+            _ => Err(KmsError::Url { url: url.to_owned(), why: "give a directory of keys, as in file:DIR".into() }),
+        }
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn path(&self, key: &str, version: u32) -> PathBuf {
+        self.directory.join(format!("{key}.v{version}.key"))
+    }
+
+    fn no_key(&self, key: &str, version: u32) -> KmsError {
+        KmsError::NoKey { kms: self.url(), key: name_of(key, version) }
+    }
+
+    /// Names come from a site: one that is none must not lead out of the directory.
+    fn check(&self, key: &str, version: u32) -> Result<(), KmsError> {
+        Label::parse(key).map(drop).ok_or_else(|| self.no_key(key, version))
+    }
+
+    /// Makes a version unless it is there. Two who make it at once must not replace each other's: something may have been
+    /// sealed under the first one by then.
+    fn make(&self, key: &str, version: u32) -> Result<bool, KmsError> {
+        let path = self.path(key, version);
+        let mark = u64::from_le_bytes(random(self.entropy.as_ref()));
+        let draft = self.directory.join(format!(".{key}.v{version}.{mark:016x}"));
+        let secret: Zeroizing<[u8; 32]> = Zeroizing::new(random(self.entropy.as_ref()));
+        let written = framed::write(&draft, FileKind::TenantKey, &secret[..]).map_err(of_file);
+        let linked = written.and_then(|()| match std::fs::hard_link(&draft, &path) {
+            Ok(()) => File::open(&self.directory)
+                .and_then(|directory| directory.sync_all())
+                .map(|()| true)
+                .map_err(|error| KmsError::Io(self.directory.clone(), error)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(KmsError::Io(path, error)),
+        });
+        // What can't be removed is litter that nothing refers to.
+        let _ = std::fs::remove_file(&draft);
+        linked
+    }
+
+    /// Makes version 1 of a key, unless it is there, and the directory, but not its parents: a mistyped path should fail.
+    pub fn create(&self, key: &str) -> Result<Created, KmsError> {
+        self.check(key, 1)?;
+        let place = match DirBuilder::new().mode(0o700).create(&self.directory) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(KmsError::Io(self.directory.clone(), error)),
+        };
+        if self.path(key, 1).exists() {
+            return Ok(Created { key: false, place });
+        }
+        Ok(Created { key: self.make(key, 1)?, place })
+    }
+
+    fn next_version(&self, key: &str) -> Result<u32, KmsError> {
+        self.check(key, 1)?;
+        let newest = (1..MAX_VERSIONS).take_while(|version| self.path(key, *version).exists()).last();
+        let next = newest.ok_or_else(|| self.no_key(key, 1))? + 1;
+        // Whoever was quicker has made a new version, and that is what was asked for.
+        self.make(key, next)?;
+        Ok(next)
+    }
+
+    /// HMAC-SHA256 of `label` under a version of a key.
+    pub fn compute(&self, key: &str, version: u32, label: &[u8]) -> Result<Mac, KmsError> {
+        self.check(key, version)?;
+        let bytes = match framed::read(&self.path(key, version), FileKind::TenantKey) {
+            Err(FramedFileError::Missing(_)) => return Err(self.no_key(key, version)),
+            other => other.map_err(of_file)?,
+        };
+        let signing = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &bytes);
+        let mut mac = Zeroizing::new([0; 32]);
+        mac.copy_from_slice(aws_lc_rs::hmac::sign(&signing, label).as_ref());
+        Ok(mac)
+    }
+}
+
+impl TenantKms for FileKms {
+    fn url(&self) -> String {
+        format!("file:{}", self.directory.display())
+    }
+
+    fn create_key<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<Created, KmsError>> {
+        Box::pin(async move { self.create(key) })
+    }
+
+    fn take_back<'a>(&'a self, key: &'a str, created: Created) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async move {
+            // What can't be removed is litter.
+            if created.key && self.check(key, 1).is_ok() {
+                let _ = std::fs::remove_file(self.path(key, 1));
+            }
+            if created.place {
+                let _ = std::fs::remove_dir(&self.directory);
+            }
+        })
+    }
+
+    fn rotate<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
+        Box::pin(async move { self.next_version(key) })
+    }
+
+    fn mac<'a>(&'a self, key: &'a str, version: u32, label: &'a [u8]) -> LocalBoxFuture<'a, Result<Mac, KmsError>> {
+        Box::pin(async move { self.compute(key, version, label) })
+    }
+}
