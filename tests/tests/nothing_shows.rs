@@ -16,6 +16,7 @@ use farside_transport::{Class, Connection, Endpoint, Expect, Settings};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use tokio::task::LocalSet;
 
 const MARKER: &[u8] = b"MARKER-plaintext-7f3a91c2";
@@ -165,13 +166,13 @@ fn plant(site: &Site) {
 fn tenant_keys(site: &Site, kms: &Path) -> Vec<Vec<u8>> {
     let answered = as_admin(site, async |connection| connection.call(&Request::ListTenants, None).await);
     let Reply::Tenants(tenants) = answered.expect("an answer").0 else { panic!("these are no tenants") };
-    let kms = FileKms::parse(&format!("file:{}", kms.display())).expect("a KMS");
+    let kms = FileKms::parse(&format!("file:{}", kms.display()), Rc::new(SystemEntropy)).expect("a KMS");
     let file = std::fs::read(kms.directory().join("acme.v1.key")).expect("the tenant's key");
     let mut keys = vec![file[farside_codec::frame::HEADER_BYTES..].to_vec()];
     for tenant in &tenants {
         for epoch in &tenant.epochs {
             let label = kms_label(tenant.tenant, epoch.epoch, &epoch.salt);
-            keys.push(kms.mac(&epoch.key_name, epoch.key_version, &label).expect("a data key").to_vec());
+            keys.push(kms.compute(&epoch.key_name, epoch.key_version, &label).expect("a data key").to_vec());
         }
     }
     assert!(keys.len() >= 2 && keys.iter().all(|key| key.len() == 32), "a key of the KMS and a data key");

@@ -368,7 +368,7 @@ pub(super) enum TenantCommand {
     Create {
         /// Its name
         name: String,
-        /// Its KMS: file:DIR, vault:https://HOST.. or pkcs11:token=NAME... DIR is made if its parent is there
+        /// Its KMS: file:DIR, vault:https://HOST.., pkcs11:token=NAME.. or kmip://HOST... DIR is made if its parent is there
         #[arg(long, value_name = "URL")]
         kms: String,
     },
@@ -386,7 +386,7 @@ pub(super) enum TenantCommand {
     Kms {
         /// Its name
         name: String,
-        /// Its KMS: file:DIR, vault:https://HOST.. or pkcs11:token=NAME..
+        /// Its KMS: file:DIR, vault:https://HOST.., pkcs11:token=NAME.. or kmip://HOST..
         url: String,
     },
     /// Checks that a tenant's keys were destroyed in its KMS, so that its data can be read nowhere

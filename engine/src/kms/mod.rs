@@ -7,11 +7,14 @@
 //! A URL is kept in a text file beside the client's context, so it never holds a secret: it names the files that do.
 
 mod file;
+mod kmip;
 mod parameters;
 mod pkcs11;
+pub mod ttlv;
 mod vault;
 
 pub use file::FileKms;
+pub use kmip::KmipKms;
 pub use pkcs11::Pkcs11Kms;
 pub use vault::VaultKms;
 
@@ -135,7 +138,8 @@ pub struct Created {
     pub place: bool,
 }
 
-/// Opens the KMS that a URL names: `file:DIR`, `vault:https://HOST[:PORT]?..`, `pkcs11:token=NAME?..`. Nothing is asked yet.
+/// Opens the KMS that a URL names: `file:DIR`, `vault:https://HOST[:PORT]?..`, `pkcs11:token=NAME?..`,
+/// `kmip://HOST[:PORT]?..`. Nothing is asked yet.
 pub fn open(url: &str, entropy: &Rc<dyn Entropy>) -> Result<Rc<dyn TenantKms>, KmsError> {
     let refuse = |why: &str| Err(KmsError::Url { url: url.chars().take(200).collect(), why: why.into() });
     if url.len() > MAX_URL_BYTES {
@@ -143,9 +147,10 @@ pub fn open(url: &str, entropy: &Rc<dyn Entropy>) -> Result<Rc<dyn TenantKms>, K
     }
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("file") => Ok(Rc::new(FileKms::parse(url, entropy.clone())?)),
+        Some("kmip") => Ok(Rc::new(KmipKms::open(url)?)),
         Some("pkcs11") => Ok(Rc::new(Pkcs11Kms::open(url)?)),
         Some("vault") => Ok(Rc::new(VaultKms::parse(url, entropy.clone())?)),
-        _ => refuse("this build speaks to file:DIR, vault:https://HOST and pkcs11:token=NAME"),
+        _ => refuse("this build speaks to file:DIR, vault:https://HOST, pkcs11:token=NAME and kmip://HOST"),
     }
 }
 

@@ -115,6 +115,7 @@ pub fn text_seeds() -> Vec<Seed> {
         ("vault", "vault:https://bao.acme.example:8200?mount=team/transit&namespace=a/b&ca=ca.pem&token-file=%2Ftoken"),
         ("vault-approle", "vault:https://[::1]:8200/?auth=approle&role-id=r%20%26&secret-id-file=s&auth-mount=roles"),
         ("vault-cert", "vault:http://127.0.0.1:8200?auth=cert&cert=c.pem&key=k.pem&role=farside"),
+        ("kmip", "kmip:[::1]:5697?ca=a.pem&cert=%C3%A4.pem&key=c.pem&server-name=kms.acme.example"),
         ("address", "127.0.0.1:7400"),
         ("caller", "farside://0123456789abcdef0123456789abcdef/peer/node-1"),
         ("token", "farside-peer-1.00112233445566778899aabbccddeeff"),

@@ -3,10 +3,12 @@
 
 mod authority;
 mod openbao;
+mod pykmip;
 mod softhsm;
 
 pub use authority::{Authority, Pair};
 pub use openbao::OpenBao;
+pub use pykmip::{KmipAuthority, PyKmip, kmip_url};
 pub use softhsm::SoftHsm;
 
 use std::fs::File;
@@ -24,8 +26,8 @@ fn home() -> PathBuf {
     target.unwrap_or_else(std::env::temp_dir).join("lab")
 }
 
-/// A program of a Python package, in an environment of its own; why not, where it can't be had.
-fn python_program(package: &str, program: &str) -> Result<PathBuf, String> {
+/// A program of Python packages, in an environment of its own; why not, where it can't be had.
+fn python_program(package: &str, packages: &[&str], program: &str) -> Result<PathBuf, String> {
     let place = home().join(package);
     let path = place.join("bin").join(program);
     std::fs::create_dir_all(home()).map_err(|error| error.to_string())?;
@@ -37,7 +39,8 @@ fn python_program(package: &str, program: &str) -> Result<PathBuf, String> {
         return Ok(path);
     }
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&place))?;
-    run(Command::new(place.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", package]))?;
+    let pip = place.join("bin/pip");
+    run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
     std::fs::write(installed, "").map_err(|error| error.to_string())?;
     Ok(path)
 }

