@@ -11,6 +11,7 @@ pub mod erasure;
 pub mod federation;
 mod feed;
 pub mod files;
+pub mod kmip;
 pub mod mutation;
 pub mod sealing;
 mod sites;
@@ -60,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     target("text", text::text, text::text_seeds, 20000),
     target("command_line", text::command_line, text::command_line_seeds, 1000),
     target("tree_name", text::tree_name, text::tree_name_seeds, 20000),
+    target("ttlv", kmip::ttlv, kmip::ttlv_seeds, 20000),
     target("settings", files::settings, files::settings_seeds, 10000),
     target("framed_file", files::framed_file, files::framed_file_seeds, 10000),
     target("certificate", transport::certificate, transport::certificate_seeds, 10000),
