@@ -142,12 +142,13 @@ fn show_shred(tenant: &Label, states: Vec<(EpochRecord, KeyState)>, common: &Com
     match left {
         0 => {
             note(format!(
-                "{tenant} is shredded: nothing of it can be read, at any site. A client may keep a key for a minute"
+                "{tenant} is shredded: its KMS, as it answers these credentials, has none of the keys that this site knows \
+                 of. A client may keep one for a minute more"
             ));
             Ok(())
         }
         left => {
-            note(format!("{tenant} is not shredded: {left} of its keys are left; have them destroyed in the KMS"));
+            note(format!("{tenant} is not shredded: {left} of its keys are not gone; have them destroyed in its KMS"));
             Err(CliError::Told(3))
         }
     }

@@ -4,7 +4,9 @@ use super::error::ClientError;
 use crate::machine::Machine;
 use farside_codec::Field;
 use farside_codec::message::{Hello, Reply, Request};
-use farside_transport::{CallError, Class, ConnectError, Credentials, Dialer, Endpoint, Expect, StreamError};
+use farside_transport::{
+    CallError, Class, ConnectError, Connection, Credentials, Dialer, Endpoint, Expect, StreamError,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -60,6 +62,11 @@ impl Node {
             Rc::new(Dialer::new(endpoint, credentials, address, expect.clone(), class, entropy))
         };
         Ok(self.dialers.borrow_mut().entry((shard, class)).or_insert_with(make).clone())
+    }
+
+    /// The connection on which it answered a greeting, if that is still there.
+    pub(super) async fn greeted_on(&self) -> Option<Connection> {
+        self.dialer(0, Class::Request).ok()?.connection().await.ok()
     }
 
     /// Greets the node, and remembers what it says.

@@ -43,7 +43,7 @@ pub enum KeyState {
     Forbidden(KmsError),
     /// The KMS computes with it.
     There,
-    /// The KMS computes something else under its name: it was replaced, and is gone.
+    /// The KMS computes something else under its name: it was replaced, or this is another KMS.
     Replaced,
     /// The KMS does not say.
     Unknown(KmsError),
@@ -52,7 +52,7 @@ pub enum KeyState {
 impl KeyState {
     /// Whether what was sealed under it is lost for good, as far as the KMS can be believed.
     pub fn is_gone(&self) -> bool {
-        matches!(self, Self::Destroyed | Self::Replaced)
+        matches!(self, Self::Destroyed)
     }
 }
 
@@ -77,8 +77,9 @@ impl Client {
         let epoch = keys::new_epoch(kms.as_ref(), id, name.as_str(), 1, self.machine.entropy.as_ref()).await?;
         let tenant = Tenant { tenant: id, name: name.clone(), epochs: vec![epoch], created: Hlc::default() };
         let reply = self.control(&Request::CreateTenant(tenant)).await;
-        if matches!(&reply, Err(ClientError::Refused(refusal)) if is_conclusive(&refusal.code))
-            && !self.may_need(name, kms.as_ref()).await
+        if let Err(ClientError::Refused(refusal)) = &reply
+            && is_conclusive(&refusal.code)
+            && !self.may_need(name, kms.as_ref(), refusal.code == RefusalCode::Exists).await
         {
             kms.take_back(name.as_str(), created).await;
         }
@@ -96,14 +97,14 @@ impl Client {
         }
     }
 
-    /// Whether a tenant of this name uses the key of that name: somebody may have made it at the same time, and found the
-    /// key that was made here.
-    async fn may_need(&self, name: &Label, kms: &dyn TenantKms) -> bool {
+    /// Whether a tenant of this name may use the key of that name: somebody may have made it at the same time, and found
+    /// the key that was made here. `exists`: there is one, whether or not this client is shown it.
+    async fn may_need(&self, name: &Label, kms: &dyn TenantKms, exists: bool) -> bool {
         let found = match self.tenants().await {
             Ok(tenants) => tenants.into_iter().find(|tenant| tenant.name == *name),
             Err(_) => return true,
         };
-        let Some(tenant) = found else { return false };
+        let Some(tenant) = found else { return exists };
         for epoch in &tenant.epochs {
             if keys::computes(kms, tenant.tenant, epoch).await.unwrap_or(true) {
                 return true;
@@ -130,18 +131,24 @@ impl Client {
     pub async fn set_kms(&self, name: &Label, url: &str) -> Result<(), ClientError> {
         let kms = kms::open(url, &self.machine.entropy)?;
         let tenant = self.tenant(name).await?;
-        let before = self.settings.borrow().kms(name).map(str::to_owned);
-        self.settings.borrow_mut().set_kms(name, &kms.url());
-        // What another KMS computed proves nothing about this one.
-        self.keys.forget(tenant.epochs.iter().map(|epoch| epoch.epoch));
+        let (mut proved, mut missing) = (false, None);
         for epoch in &tenant.epochs {
-            if let Err(error) = keys::check(self, name, tenant.tenant, epoch).await {
-                if let Some(before) = before {
-                    self.settings.borrow_mut().set_kms(name, &before);
+            match keys::computes(kms.as_ref(), tenant.tenant, epoch).await {
+                Ok(true) if self.settings.borrow_mut().pin(name, epoch.epoch, &epoch.check) => proved = true,
+                Ok(_) => return Err(ClientError::WrongKms { tenant: name.to_string() }),
+                // An old version may be gone, or forbidden, and the others good.
+                Err(error @ ClientError::Kms(KmsError::NoKey { .. } | KmsError::Revoked { .. })) => {
+                    missing.get_or_insert(error);
                 }
-                return Err(error);
+                Err(error) => return Err(error),
             }
         }
+        match missing {
+            Some(error) if !proved => return Err(error),
+            _ => self.settings.borrow_mut().set_kms(name, &kms.url()),
+        }
+        // What another KMS computed is not asked of this one otherwise.
+        self.keys.forget(tenant.epochs.iter().map(|epoch| epoch.epoch));
         Ok(())
     }
 
@@ -156,9 +163,8 @@ impl Client {
         // A wrong KMS must not be given a new version, nor the tenant an epoch under it.
         self.keys.forget([last.epoch]);
         keys::check(self, name, tenant.tenant, &last).await?;
-        let logs: Vec<LogInfo> =
-            self.logs().await?.into_iter().filter(|log| log.descriptor.tenant == tenant.tenant).collect();
-        let version = kms.rotate(&last.key_name).await?;
+        let above = tenant.epochs.iter().filter(|epoch| epoch.key_name == last.key_name).map(|epoch| epoch.key_version);
+        let version = kms.rotate(&last.key_name, above.max().unwrap_or(0)).await?;
         let entropy = self.machine.entropy.as_ref();
         let epoch = keys::new_epoch(kms.as_ref(), tenant.tenant, &last.key_name, version, entropy).await?;
         let more = Tenant { epochs: vec![epoch.clone()], ..tenant.clone() };
@@ -167,10 +173,19 @@ impl Client {
             reply => return Err(unexpected(&reply)),
         }
         keys::check(self, name, tenant.tenant, &epoch).await?;
-        let mut rotated = Vec::new();
-        for log in logs {
-            let outcome = self.announce(&log, &epoch).await;
-            rotated.push((log, outcome));
+        // Logs that are made from now on begin under the new epoch; one that was being made is found by the second look.
+        let mut rotated: Vec<(LogInfo, Rotated)> = Vec::new();
+        for _ in 0..2 {
+            let logs = self.logs().await?;
+            let left = logs.into_iter().filter(|log| {
+                log.descriptor.tenant == tenant.tenant
+                    && !log.epochs.iter().any(|known| known.epoch == epoch.epoch)
+                    && !rotated.iter().any(|(done, _)| done.descriptor.log == log.descriptor.log)
+            });
+            for log in left.collect::<Vec<_>>() {
+                let outcome = self.announce(&log, &epoch).await;
+                rotated.push((log, outcome));
+            }
         }
         Ok(Rotation { epoch, logs: rotated })
     }

@@ -123,7 +123,10 @@ struct Sealer {
 impl Log {
     async fn sealer(&self) -> Result<Sealer, ClientError> {
         let descriptor = &self.info.descriptor;
-        let epoch = self.info.epochs.last().unwrap_or(&descriptor.first_epoch).clone();
+        // The newest version of the key, whatever the order in which epochs came: one that was set aside and is applied
+        // again does not undo a rotation.
+        let newest = self.info.epochs.iter().max_by_key(|epoch| epoch.key_version);
+        let epoch = newest.unwrap_or(&descriptor.first_epoch).clone();
         let key = keys::check(&self.client, &descriptor.tenant_name, descriptor.tenant, &epoch).await?;
         let digests = match descriptor.policy.deduplication {
             Deduplication::Off => None,

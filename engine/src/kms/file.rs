@@ -13,9 +13,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use zeroize::Zeroizing;
 
-/// Versions that a directory may hold: looking for the newest one looks at each.
-const MAX_VERSIONS: u32 = 100_000;
-
 /// A directory of keys.
 #[derive(Clone)]
 pub struct FileKms {
@@ -75,16 +72,38 @@ impl FileKms {
         let secret: Zeroizing<[u8; 32]> = Zeroizing::new(random(self.entropy.as_ref()));
         let written = framed::write(&draft, FileKind::TenantKey, &secret[..]).map_err(of_file);
         let linked = written.and_then(|()| match std::fs::hard_link(&draft, &path) {
-            Ok(()) => File::open(&self.directory)
-                .and_then(|directory| directory.sync_all())
-                .map(|()| true)
-                .map_err(|error| KmsError::Io(self.directory.clone(), error)),
+            Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(KmsError::Io(path, error)),
         });
         // What can't be removed is litter that nothing refers to.
         let _ = std::fs::remove_file(&draft);
-        linked
+        let made = linked?;
+        self.settle()?;
+        Ok(made)
+    }
+
+    /// Makes durable that what is in the directory is there, and so is the directory: whoever made it may have died before
+    /// it got so far.
+    fn settle(&self) -> Result<(), KmsError> {
+        for directory in [Some(self.directory.as_path()), self.directory.parent()].into_iter().flatten() {
+            let synced = File::open(directory).and_then(|directory| directory.sync_all());
+            synced.map_err(|error| KmsError::Io(directory.to_owned(), error))?;
+        }
+        Ok(())
+    }
+
+    /// The highest version that is there; 0 for none.
+    fn newest(&self, key: &str) -> Result<u32, KmsError> {
+        let fail = |error| KmsError::Io(self.directory.clone(), error);
+        let mut newest = 0;
+        for entry in std::fs::read_dir(&self.directory).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            let number =
+                name.to_str().and_then(|name| name.strip_prefix(key)?.strip_prefix(".v")?.strip_suffix(".key"));
+            newest = newest.max(number.and_then(|number| number.parse().ok()).unwrap_or(0));
+        }
+        Ok(newest)
     }
 
     /// Makes version 1 of a key, unless it is there, and the directory, but not its parents: a mistyped path should fail.
@@ -95,16 +114,20 @@ impl FileKms {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
             Err(error) => return Err(KmsError::Io(self.directory.clone(), error)),
         };
-        if self.path(key, 1).exists() {
+        if self.newest(key)? > 0 {
+            self.settle()?;
             return Ok(Created { key: false, place });
         }
         Ok(Created { key: self.make(key, 1)?, place })
     }
 
-    fn next_version(&self, key: &str) -> Result<u32, KmsError> {
+    fn next_version(&self, key: &str, above: u32) -> Result<u32, KmsError> {
         self.check(key, 1)?;
-        let newest = (1..MAX_VERSIONS).take_while(|version| self.path(key, *version).exists()).last();
-        let next = newest.ok_or_else(|| self.no_key(key, 1))? + 1;
+        let newest = self.newest(key)?;
+        if newest == 0 {
+            return Err(self.no_key(key, 1));
+        }
+        let next = newest.max(above).checked_add(1).ok_or_else(|| self.no_key(key, u32::MAX))?;
         // Whoever was quicker has made a new version, and that is what was asked for.
         self.make(key, next)?;
         Ok(next)
@@ -114,6 +137,10 @@ impl FileKms {
     pub fn compute(&self, key: &str, version: u32, label: &[u8]) -> Result<Mac, KmsError> {
         self.check(key, version)?;
         let bytes = match framed::read(&self.path(key, version), FileKind::TenantKey) {
+            // A directory that is not there, or not mounted, says nothing of what is in it.
+            Err(FramedFileError::Missing(_)) if !self.directory.is_dir() => {
+                return Err(KmsError::Io(self.directory.clone(), ErrorKind::NotFound.into()));
+            }
             Err(FramedFileError::Missing(_)) => return Err(self.no_key(key, version)),
             other => other.map_err(of_file)?,
         };
@@ -145,8 +172,8 @@ impl TenantKms for FileKms {
         })
     }
 
-    fn rotate<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
-        Box::pin(async move { self.next_version(key) })
+    fn rotate<'a>(&'a self, key: &'a str, above: u32) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
+        Box::pin(async move { self.next_version(key, above) })
     }
 
     fn mac<'a>(&'a self, key: &'a str, version: u32, label: &'a [u8]) -> LocalBoxFuture<'a, Result<Mac, KmsError>> {

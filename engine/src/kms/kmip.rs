@@ -63,8 +63,6 @@ pub struct KmipKms {
     kept: Cell<Option<Connection>>,
     /// The identifiers of objects by name. Servers never give an identifier to a second object.
     identifiers: RefCell<HashMap<String, String>>,
-    /// The identifiers of the keys that this process made, by key: what may be taken back.
-    made: RefCell<HashMap<String, String>>,
 }
 
 impl std::fmt::Debug for KmipKms {
@@ -84,12 +82,7 @@ struct KeyVersion {
 impl KmipKms {
     /// Reads the URL of a server. Neither the server nor the files are looked at before the first question.
     pub fn open(url: &str) -> Result<Self, KmsError> {
-        Ok(Self {
-            address: Address::parse(url)?,
-            kept: Cell::default(),
-            identifiers: RefCell::default(),
-            made: RefCell::default(),
-        })
+        Ok(Self { address: Address::parse(url)?, kept: Cell::default(), identifiers: RefCell::default() })
     }
 }
 
@@ -102,13 +95,9 @@ impl TenantKms for KmipKms {
         Box::pin(async move { Ok(Created { key: self.create_first_version(key).await?, place: false }) })
     }
 
-    fn take_back<'a>(&'a self, key: &'a str, _: Created) -> LocalBoxFuture<'a, ()> {
-        Box::pin(self.destroy_if_made_here(key))
-    }
-
-    fn rotate<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
+    fn rotate<'a>(&'a self, key: &'a str, above: u32) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
         Box::pin(async move {
-            let next = self.newest_version(key).await?.saturating_add(1);
+            let next = self.newest_version(key).await?.max(above).saturating_add(1);
             // If another client has made it since, the key was rotated all the same.
             self.make(&self.version(key, next)?).await?;
             Ok(next)
@@ -133,22 +122,7 @@ impl KmipKms {
         if self.locate(&first).await?.is_some() || self.locate(&self.version(key, 2)?).await?.is_some() {
             return Ok(false);
         }
-        let made = self.make(&first).await?;
-        if let Made::Here(identifier) = &made {
-            self.made.borrow_mut().insert(key.to_owned(), identifier.clone());
-        }
-        Ok(!matches!(made, Made::Elsewhere))
-    }
-
-    /// Takes back only what this process certainly made. The URL and the name alone don't tell whether another client
-    /// made the key and has sealed under it.
-    async fn destroy_if_made_here(&self, key: &str) {
-        let Some(identifier) = self.made.borrow_mut().remove(key) else { return };
-        self.identifiers.borrow_mut().retain(|_, known| *known != identifier);
-        // A server destroys no active key, so it is revoked first. One that was never activated can't be revoked and can
-        // be destroyed, so the second is tried whatever became of the first.
-        let _ = self.ask(ATTEMPTS, operation::REVOKE, message::revoke(&identifier), |_| Ok(())).await;
-        let _ = self.ask(ATTEMPTS, operation::DESTROY, message::of_object(&identifier), |_| Ok(())).await;
+        self.make(&first).await
     }
 
     /// The newest version of a key.
@@ -196,32 +170,22 @@ impl KmipKms {
     }
 }
 
-/// Who made a version.
-enum Made {
-    /// This call did; the identifier of the key.
-    Here(String),
-    /// This call asked for it and lost the answer; then it was there.
-    PerhapsHere,
-    /// It was there.
-    Elsewhere,
-}
-
 /// The steps of which that consists.
 impl KmipKms {
-    /// Makes a version unless it is there. A Create whose answer was lost is not repeated before a Locate has shown
+    /// Makes a version unless it is there; answers whether it did, as far as it knows. A Create whose answer was lost is not repeated before a Locate has shown
     /// that it came to nothing.
-    async fn make(&self, version: &KeyVersion) -> Result<Made, KmsError> {
+    async fn make(&self, version: &KeyVersion) -> Result<bool, KmsError> {
         let mut lost = false;
         for attempt in 1..=ATTEMPTS {
             if let Some(identifier) = self.locate(version).await? {
                 if !lost {
-                    return Ok(Made::Elsewhere);
+                    return Ok(false);
                 }
                 self.activate(version, &identifier).await?;
-                return Ok(Made::PerhapsHere);
+                return Ok(true);
             }
             match self.create(version).await {
-                Ok(identifier) if self.settle(version, &identifier).await? => return Ok(Made::Here(identifier)),
+                Ok(identifier) if self.settle(version, &identifier).await? => return Ok(true),
                 // What the other client makes is found next. If it withdrew as well, the pauses set them apart.
                 Ok(_) => {}
                 Err(Trouble::Link(LinkError::Broken(_))) if attempt < ATTEMPTS => lost = true,

@@ -115,12 +115,16 @@ pub trait TenantKms: std::fmt::Debug {
     /// Makes version 1 of a key for HMAC-SHA256 unless the KMS has a key of that name.
     fn create_key<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<Created, KmsError>>;
 
-    /// Takes back what [`TenantKms::create_key`] made, for a key under which nothing can have been sealed. Does what it
-    /// can: what is left is litter, and the reason why the key is not needed matters more.
-    fn take_back<'a>(&'a self, key: &'a str, created: Created) -> LocalBoxFuture<'a, ()>;
+    /// Takes back what [`TenantKms::create_key`] made. A KMS that others share keeps it, as this does: a key that nobody
+    /// needs is litter, and nobody here can know that none has sealed under it meanwhile.
+    fn take_back<'a>(&'a self, key: &'a str, created: Created) -> LocalBoxFuture<'a, ()> {
+        let _ = (key, created);
+        Box::pin(std::future::ready(()))
+    }
 
-    /// Makes the next version of a key, and answers its number.
-    fn rotate<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<u32, KmsError>>;
+    /// Makes the next version of a key, and answers its number, which is greater than `above`: versions that were used
+    /// and are gone must not come back as others.
+    fn rotate<'a>(&'a self, key: &'a str, above: u32) -> LocalBoxFuture<'a, Result<u32, KmsError>>;
 
     /// HMAC-SHA256 of `label` under a version of a key.
     fn mac<'a>(&'a self, key: &'a str, version: u32, label: &'a [u8]) -> LocalBoxFuture<'a, Result<Mac, KmsError>>;
@@ -141,7 +145,29 @@ pub struct Created {
 /// Opens the KMS that a URL names: `file:DIR`, `vault:https://HOST[:PORT]?..`, `pkcs11:token=NAME?..`,
 /// `kmip://HOST[:PORT]?..`. Nothing is asked yet.
 pub fn open(url: &str, entropy: &Rc<dyn Entropy>) -> Result<Rc<dyn TenantKms>, KmsError> {
-    let refuse = |why: &str| Err(KmsError::Url { url: url.chars().take(200).collect(), why: why.into() });
+    let opened = open_as_given(url, entropy);
+    // The message may be kept somewhere, and somebody may have put a secret where none belongs.
+    opened.map_err(|error| match error {
+        KmsError::Url { url, why } => KmsError::Url { url: without_secrets(&url), why },
+        other => other,
+    })
+}
+
+/// A URL as far as it names a place: without users, passwords and parameters.
+fn without_secrets(url: &str) -> String {
+    let place = url.split(['?', ';', '#']).next().unwrap_or_default();
+    let place = match (place.find("//"), place.rfind('@')) {
+        (Some(slashes), Some(at)) if slashes < at => format!("{}//{}", &place[..slashes], &place[at + 1..]),
+        (None, Some(at)) => place[at + 1..].to_owned(),
+        _ => place.to_owned(),
+    };
+    let cut = place.len() < url.len();
+    let place: String = place.chars().map(|c| if c.is_control() { '?' } else { c }).take(200).collect();
+    if cut { format!("{place}..") } else { place }
+}
+
+fn open_as_given(url: &str, entropy: &Rc<dyn Entropy>) -> Result<Rc<dyn TenantKms>, KmsError> {
+    let refuse = |why: &str| Err(KmsError::Url { url: url.to_owned(), why: why.into() });
     if url.len() > MAX_URL_BYTES {
         return refuse("it is longer than any URL of a KMS");
     }

@@ -6,7 +6,7 @@
 //!
 //! PKCS#11 can't make an object only if its label is free. So two creators may both make one; nobody can tell under
 //! which of them data was sealed meanwhile, and this module neither chooses nor destroys: it refuses the label until
-//! the token's operator has removed one. Left out as well: PINs in the URL, PIN pads, and finding keys in any other way
+//! the token's operator has given one of them another. Left out as well: PINs in the URL, PIN pads, and finding keys in any other way
 //! than by label. Making a version reads the label of every secret key in the token, since PKCS#11 has no search by prefix.
 
 mod address;
@@ -67,8 +67,8 @@ impl Connection {
 
     fn ambiguous(&self, label: &str) -> Refusal {
         Refusal::Final(self.address.failed(format!(
-            "several keys bear the label {label}, and nobody can tell which one counts: remove those that nothing was \
-             sealed under"
+            "several keys bear the label {label}: give all but one another label, and the other one in turn if clients \
+             then say that the KMS computes another key; remove none"
         )))
     }
 
@@ -114,7 +114,6 @@ impl Connection {
                 let why = "the token does not let it sign: CKR_KEY_FUNCTION_NOT_PERMITTED".to_owned();
                 return Err(Refusal::Final(KmsError::Revoked { kms, key, why }));
             }
-            Err(Error::Pkcs11(RvError::KeyHandleInvalid | RvError::ObjectHandleInvalid, _)) => return Err(no_key()),
             answer => Zeroizing::new(answer?),
         };
         let mut mac = Zeroizing::new([0; KEY_BYTES]);
@@ -126,18 +125,11 @@ impl Connection {
         Ok(mac)
     }
 
-    fn rotate(&self, key: &str) -> Result<u32, Refusal> {
+    fn rotate(&self, key: &str, above: u32) -> Result<u32, Refusal> {
         let newest = self.newest(key)?.ok_or_else(|| Refusal::Final(self.address.no_key(key.to_owned())))?;
         let too_many = || Refusal::Final(self.address.failed(format!("{key} has as many versions as can be counted")));
-        let next = newest.checked_add(1).ok_or_else(too_many)?;
+        let next = newest.max(above).checked_add(1).ok_or_else(too_many)?;
         self.make(key, next).map(|()| next)
-    }
-
-    fn destroy(&self, label: &str) -> Result<(), Refusal> {
-        match self.only(label)? {
-            Some(object) => Ok(self.library.open_rw_session(self.slot)?.destroy_object(object)?),
-            None => Ok(()),
-        }
     }
 }
 
@@ -190,7 +182,8 @@ impl Pkcs11Kms {
     /// Reads an RFC 7512 URL: a token (by `token`, `serial`, `manufacturer`, `model` and `slot-id`), the `module-path`
     /// of the library that speaks to it, and as `pin-source` the file that holds its PIN.
     pub fn open(url: &str) -> Result<Self, KmsError> {
-        let address = Address::parse(url).map_err(|why| KmsError::Url { url: address::without_pin(url), why })?;
+        let mut address = Address::parse(url).map_err(|why| KmsError::Url { url: address::without_pin(url), why })?;
+        address.read_pin()?;
         Ok(Self { address: Arc::new(address), connection: Arc::default() })
     }
 
@@ -259,20 +252,10 @@ impl TenantKms for Pkcs11Kms {
         })
     }
 
-    fn take_back<'a>(&'a self, key: &'a str, created: Created) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async move {
-            if created.key && self.checked(key).is_ok() {
-                let label = label_of(key, 1);
-                // The trait says why nobody hears of a key that stays.
-                let _ = self.run(move |connection| connection.destroy(&label)).await;
-            }
-        })
-    }
-
-    fn rotate<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
+    fn rotate<'a>(&'a self, key: &'a str, above: u32) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
         Box::pin(async move {
             let name = self.checked(key)?;
-            self.run(move |connection| connection.rotate(&name)).await
+            self.run(move |connection| connection.rotate(&name, above)).await
         })
     }
 

@@ -112,7 +112,7 @@ impl VaultKms {
         let refuse = |why: String| KmsError::Url { url: url.to_owned(), why };
         let rest = url.strip_prefix("vault:").unwrap_or_default();
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let base = Url::parse(address).map_err(|error| refuse(format!("{address:?} is no address: {error}")))?;
+        let base = Url::parse(address).map_err(|error| refuse(format!("it has no address: {error}")))?;
         let is_local = matches!(base.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         match base.scheme() {
             "https" => {}
@@ -165,8 +165,13 @@ impl VaultKms {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_PATIENCE)
             .timeout(PATIENCE)
-            .redirect(reqwest::redirect::Policy::limited(2))
+            // A token would go along wherever a redirect leads.
+            .redirect(reqwest::redirect::Policy::none())
             .https_only(self.base.scheme() == "https");
+        if self.base.scheme() == "http" {
+            // Nor does a proxy hear what may not leave this machine.
+            builder = builder.no_proxy();
+        }
         let bad = |path: &Path, what: &str| self.failed(format!("{} holds no {what}", path.display()));
         if let Some(path) = self.parameters.path("ca") {
             let certificates = reqwest::Certificate::from_pem_bundle(&read(&path)?);
@@ -251,9 +256,11 @@ impl VaultKms {
     /// A certificate that is not trusted is no matter of time.
     fn transport(&self, error: &reqwest::Error) -> KmsError {
         let text = told(error);
-        match text.contains("certificate") || text.contains("CertificateUnknown") {
-            true => self.failed(text),
-            false => self.unreachable(text),
+        match text {
+            // The server's alert (RFC 8446, section 6) is about what this client has shown.
+            _ if text.contains("fatal alert") => KmsError::Denied { kms: self.place(), why: text },
+            _ if text.contains("certificate") => self.failed(text),
+            _ => self.unreachable(text),
         }
     }
 
@@ -304,17 +311,22 @@ impl VaultKms {
         }
     }
 
-    /// Asks with a token. One that this client got by itself may have expired: it gets another one, once.
+    /// Asks with a token. One that was good before may have expired since, or been renewed where it is kept: another one
+    /// is got, once.
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Reply, KmsError> {
-        let known = self.token.borrow().is_some();
+        let mut is_old = self.token.borrow().is_some();
         loop {
             let token = self.log_in().await?;
             let reply = self.request(method.clone(), path, Some(&token), body).await?;
             if reply.status != StatusCode::FORBIDDEN {
                 return Ok(reply);
             }
-            let had_it = self.token.borrow_mut().take().is_some();
-            if !known || !had_it || matches!(self.login, Login::Token(_)) {
+            // Unless somebody else has replaced it already.
+            let mut held = self.token.borrow_mut();
+            if held.as_ref().is_some_and(|held| Rc::ptr_eq(held, &token)) {
+                held.take();
+            }
+            if !std::mem::take(&mut is_old) {
                 return Err(KmsError::Denied { kms: self.place(), why: reply.objection() });
             }
         }
@@ -354,7 +366,7 @@ impl VaultKms {
         }
     }
 
-    async fn next_version(&self, key: &str) -> Result<u32, KmsError> {
+    async fn next_version(&self, key: &str, above: u32) -> Result<u32, KmsError> {
         self.check(key, 1)?;
         let before = self.latest(key).await?;
         let before = before.ok_or_else(|| KmsError::NoKey { kms: self.place(), key: name_of(key, 1) })?;
@@ -364,9 +376,12 @@ impl VaultKms {
         }
         // Vault answers nothing, OpenBao the key.
         let after = self.latest(key).await?.unwrap_or(0);
-        match after > before {
-            true => Ok(after),
-            false => Err(self.failed(format!("key {key} has no new version after it was rotated"))),
+        match after {
+            _ if after <= before => Err(self.failed(format!("key {key} has no new version after it was rotated"))),
+            _ if after <= above => {
+                Err(self.failed(format!("key {key} has {after} versions, and {above} were used: it was made anew")))
+            }
+            _ => Ok(after),
         }
     }
 
@@ -445,9 +460,10 @@ fn is_path(text: &str) -> bool {
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KmsError> {
     let fail = |error| KmsError::Io(path.to_owned(), error);
-    let length = std::fs::metadata(path).map_err(fail)?.len();
-    if length > MAX_SECRET_BYTES {
-        return Err(fail(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is far too long for what it holds")));
+    let about = std::fs::metadata(path).map_err(fail)?;
+    if !about.is_file() || about.len() > MAX_SECRET_BYTES {
+        let what = "it is no file that holds a secret or a certificate";
+        return Err(fail(std::io::Error::new(std::io::ErrorKind::InvalidData, what)));
     }
     std::fs::read(path).map(Zeroizing::new).map_err(fail)
 }
@@ -485,20 +501,8 @@ impl TenantKms for VaultKms {
         Box::pin(self.create(key))
     }
 
-    fn take_back<'a>(&'a self, key: &'a str, created: Created) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async move {
-            if created.key && self.check(key, 1).is_ok() {
-                let path = format!("{}/keys/{key}", self.mount);
-                // What the token does not allow is left behind.
-                let allowed = json!({ "deletion_allowed": true });
-                let _ = self.ask(Method::POST, &format!("{path}/config"), Some(&allowed)).await;
-                let _ = self.ask(Method::DELETE, &path, None).await;
-            }
-        })
-    }
-
-    fn rotate<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
-        Box::pin(self.next_version(key))
+    fn rotate<'a>(&'a self, key: &'a str, above: u32) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
+        Box::pin(self.next_version(key, above))
     }
 
     fn mac<'a>(&'a self, key: &'a str, version: u32, label: &'a [u8]) -> LocalBoxFuture<'a, Result<Mac, KmsError>> {

@@ -45,7 +45,7 @@ pub const LISTEN_ASK: u32 = 6;
 /// within 25 ms (RFC 9000, 18.2), so this is for nodes that are starved of their processor, not for distance. A put may
 /// meet this three times one after the other while its group elects a leader beside it: writers are held up for less than
 /// three seconds.
-pub const LISTEN_MOST: u32 = 14;
+pub const LISTEN_MOST: u32 = 18;
 /// Silence after which a connection to a node is given up, long before QUIC does: whoever died and came back at the same
 /// address does not know it.
 pub const HANG_UP: Duration = Duration::from_millis(1500);

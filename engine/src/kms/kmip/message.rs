@@ -19,6 +19,7 @@ pub(super) mod tag {
     pub(super) const CRYPTOGRAPHIC_ALGORITHM: u32 = 0x42_0028;
     pub(super) const CRYPTOGRAPHIC_PARAMETERS: u32 = 0x42_002b;
     pub(super) const MAXIMUM_ITEMS: u32 = 0x42_004f;
+    pub(super) const STORAGE_STATUS_MASK: u32 = 0x42_008e;
     pub(super) const MAXIMUM_RESPONSE_SIZE: u32 = 0x42_0050;
     pub(super) const NAME_TYPE: u32 = 0x42_0054;
     pub(super) const NAME_VALUE: u32 = 0x42_0055;
@@ -35,8 +36,6 @@ pub(super) mod tag {
     pub(super) const RESULT_MESSAGE: u32 = 0x42_007d;
     pub(super) const RESULT_REASON: u32 = 0x42_007e;
     pub(super) const RESULT_STATUS: u32 = 0x42_007f;
-    pub(super) const REVOCATION_REASON: u32 = 0x42_0081;
-    pub(super) const REVOCATION_REASON_CODE: u32 = 0x42_0082;
     pub(super) const TEMPLATE_ATTRIBUTE: u32 = 0x42_0091;
     pub(super) const UNIQUE_IDENTIFIER: u32 = 0x42_0094;
     pub(super) const DATA: u32 = 0x42_00c2;
@@ -49,7 +48,6 @@ pub(super) mod operation {
     pub(in crate::kms::kmip) const LOCATE: u32 = 0x08;
     pub(in crate::kms::kmip) const GET_ATTRIBUTES: u32 = 0x0b;
     pub(in crate::kms::kmip) const ACTIVATE: u32 = 0x12;
-    pub(in crate::kms::kmip) const REVOKE: u32 = 0x13;
     pub(in crate::kms::kmip) const DESTROY: u32 = 0x14;
     pub(in crate::kms::kmip) const MAC: u32 = 0x23;
 }
@@ -98,9 +96,6 @@ const KEY_BITS: i32 = 256;
 
 /// Uninterpreted Text String among the types of names, section 9.1.3.2.11.
 const UNINTERPRETED_TEXT: u32 = 1;
-
-/// Cessation of Operation among the reasons to revoke, section 9.1.3.2.19.
-const CESSATION_OF_OPERATION: u32 = 6;
 
 /// How much of a server's message is shown.
 const SHOWN_CHARACTERS: usize = 300;
@@ -198,9 +193,16 @@ pub(super) fn reason_in_words(reason: u32) -> String {
     words.to_owned()
 }
 
+/// Storage Status Mask (section 9.1.3.3.2): an archived key is not destroyed, and its name is not free.
+const ON_LINE_AND_ARCHIVED: i32 = 3;
+
 /// The payload of Locate: every object of exactly this name, but no more than two, which is one too many.
 pub(super) fn locate(name: &str) -> Vec<Item<'_>> {
-    vec![Item::integer(tag::MAXIMUM_ITEMS, 2), name_attribute(name)]
+    vec![
+        Item::integer(tag::MAXIMUM_ITEMS, 2),
+        Item::integer(tag::STORAGE_STATUS_MASK, ON_LINE_AND_ARCHIVED),
+        name_attribute(name),
+    ]
 }
 
 /// The identifiers in the answer to Locate.
@@ -229,12 +231,6 @@ pub(super) fn created(payload: &Item<'_>) -> Result<String, String> {
 /// The payload of Activate and of Destroy.
 pub(super) fn of_object(identifier: &str) -> Vec<Item<'_>> {
     vec![Item::text(tag::UNIQUE_IDENTIFIER, identifier)]
-}
-
-/// The payload of Revoke, for a key that is not needed.
-pub(super) fn revoke(identifier: &str) -> Vec<Item<'_>> {
-    let code = Item::enumeration(tag::REVOCATION_REASON_CODE, CESSATION_OF_OPERATION);
-    vec![Item::text(tag::UNIQUE_IDENTIFIER, identifier), Item::structure(tag::REVOCATION_REASON, vec![code])]
 }
 
 /// The payload of Get Attributes that asks for the state.

@@ -3,6 +3,7 @@
 //! Left out on purpose: attributes that name objects, which are found by label alone, and every one that a vendor made
 //! up. An attribute that is not understood is refused, since whoever wrote it meant something by it.
 
+use crate::kms::KmsError;
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -16,6 +17,8 @@ use zeroize::Zeroizing;
 const PATH_ATTRIBUTES: [&str; 5] = ["token", "manufacturer", "serial", "model", "slot-id"];
 /// The attributes behind it.
 const QUERY_ATTRIBUTES: [&str; 2] = ["module-path", "pin-source"];
+/// No token takes a PIN that is longer than this.
+const LONGEST_PIN_FILE: u64 = 4096;
 /// Why a PIN must not stand in the URL.
 const PIN_IN_URL: &str =
     "the URL is kept on disk and holds no secret: put the PIN into a file and name it as pin-source";
@@ -55,12 +58,18 @@ impl Address {
             return Err("module-path is not absolute".to_owned());
         }
         let pin_file = pin_file(&query.remove("pin-source").ok_or("pin-source is missing")?)?;
-        let pin = read_pin(&pin_file)?;
-        let pin_mark = PIN_MARKS.hash_one(&*pin);
-        let pin = AuthPin::from(pin.as_str());
-        let mut address = Self { url: String::new(), token, module, pin_file, pin, pin_mark };
+        let pin = AuthPin::from("");
+        let mut address = Self { url: String::new(), token, module, pin_file, pin, pin_mark: 0 };
         address.url = address.canonical_url();
         Ok(address)
+    }
+
+    /// Takes the PIN out of its file.
+    pub(super) fn read_pin(&mut self) -> Result<(), KmsError> {
+        let pin = read_pin(&self.pin_file).map_err(|error| KmsError::Io(self.pin_file.clone(), error))?;
+        self.pin_mark = PIN_MARKS.hash_one(&*pin);
+        self.pin = AuthPin::from(pin.as_str());
+        Ok(())
     }
 
     /// The URL that opens the same token from any directory.
@@ -146,11 +155,15 @@ fn pin_file(source: &str) -> Result<PathBuf, String> {
 }
 
 /// Reads a PIN. An empty one is refused here, since the token would count it as a wrong one.
-fn read_pin(file: &Path) -> Result<Zeroizing<String>, String> {
-    let text = std::fs::read_to_string(file).map(Zeroizing::new);
-    let text = text.map_err(|error| format!("the PIN file {} can't be read: {error}", file.display()))?;
+fn read_pin(file: &Path) -> std::io::Result<Zeroizing<String>> {
+    let no_pin = |why| Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
+    let about = std::fs::metadata(file)?;
+    if !about.is_file() || about.len() > LONGEST_PIN_FILE {
+        return no_pin("it is no file that holds a PIN");
+    }
+    let text = Zeroizing::new(std::fs::read_to_string(file)?);
     match text.trim_end_matches(['\r', '\n']) {
-        "" => Err(format!("the PIN file {} is empty", file.display())),
+        "" => no_pin("it holds no PIN"),
         pin => Ok(Zeroizing::new(pin.to_owned())),
     }
 }

@@ -69,11 +69,21 @@ impl From<Error> for Refusal {
 }
 
 impl Refusal {
-    /// Whether a new session may help. An operation that is still active was left behind by one that failed.
+    /// Whether a new session may help. An operation that is still active was left behind by one that failed; handles
+    /// change where a token in the network fails over.
     pub(super) fn is_of_session(&self) -> bool {
         use RvError::*;
         let Self::Token(Error::Pkcs11(code, _)) = self else { return false };
-        matches!(code, SessionHandleInvalid | SessionClosed | DeviceRemoved | UserNotLoggedIn | OperationActive)
+        matches!(
+            code,
+            SessionHandleInvalid
+                | SessionClosed
+                | DeviceRemoved
+                | UserNotLoggedIn
+                | OperationActive
+                | KeyHandleInvalid
+                | ObjectHandleInvalid
+        )
     }
 }
 
