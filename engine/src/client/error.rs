@@ -67,7 +67,7 @@ impl ClientError {
                 KmsError::Url { .. } => 2,
                 KmsError::Denied { .. } | KmsError::Revoked { .. } => 3,
                 KmsError::Sealed { .. } | KmsError::Unreachable { .. } => 4,
-                KmsError::NoKey { .. } => 5,
+                KmsError::NoKey { .. } | KmsError::NoPlace(_) => 5,
                 KmsError::Damaged(_) => 6,
                 KmsError::Failed { .. } | KmsError::Io(..) => 1,
             },
@@ -136,6 +136,7 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
 fn kms_hint(error: &KmsError) -> Option<String> {
     let hint = match error {
         KmsError::Url { .. } => "docs/kms.md says how each kind of KMS is named",
+        KmsError::NoPlace(_) => "mount it, or point `farside tenant kms` at the directory that holds the tenant's key",
         KmsError::NoKey { .. } => "point `farside tenant kms` at the KMS that holds the tenant's key",
         KmsError::Revoked { .. } => "whoever runs the KMS can allow the key again, unless that was meant",
         KmsError::Denied { .. } => "renew the credentials that the URL names, or have them allowed to use the key",

@@ -139,7 +139,7 @@ impl FileKms {
         let bytes = match framed::read(&self.path(key, version), FileKind::TenantKey) {
             // A directory that is not there, or not mounted, says nothing of what is in it.
             Err(FramedFileError::Missing(_)) if !self.directory.is_dir() => {
-                return Err(KmsError::Io(self.directory.clone(), ErrorKind::NotFound.into()));
+                return Err(KmsError::NoPlace(self.directory.clone()));
             }
             Err(FramedFileError::Missing(_)) => return Err(self.no_key(key, version)),
             other => other.map_err(of_file)?,

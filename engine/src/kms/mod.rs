@@ -80,6 +80,8 @@ pub enum KmsError {
         /// What was wrong.
         why: String,
     },
+    /// The place that holds the keys is not there, or not mounted: nobody can say which it has.
+    NoPlace(PathBuf),
     /// A file of keys is damaged.
     Damaged(FramedFileError),
     /// The operating system refused a file that the URL names.
@@ -99,6 +101,7 @@ impl std::fmt::Display for KmsError {
             Self::Sealed { kms } => write!(f, "the KMS {kms} is sealed"),
             Self::Unreachable { kms, why } => write!(f, "the KMS {kms} does not answer: {why}"),
             Self::Failed { kms, why } => write!(f, "the KMS {kms}: {why}"),
+            Self::NoPlace(path) => write!(f, "the directory of keys {} is not there", path.display()),
             Self::Damaged(error) => error.fmt(f),
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
         }
