@@ -80,7 +80,12 @@ pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
 
 /// Runs `farside` with these arguments.
 pub fn farside<S: AsRef<OsStr>>(arguments: &[S]) -> Outcome {
-    let output = command(arguments).output().expect("the binary runs");
+    outcome(&mut command(arguments))
+}
+
+/// Runs a command to its end.
+pub fn outcome(command: &mut Command) -> Outcome {
+    let output = command.output().expect("the binary runs");
     Outcome {
         code: output.status.code().unwrap_or(-1),
         stdout: output.stdout,

@@ -2,7 +2,7 @@
 //! out of reach, or say no, has its own message and exit code; rotation never stands in anybody's way.
 
 use farside_tests::lab::{Authority, OpenBao, SoftHsm};
-use farside_tests::{Outcome, Site, bytes, command, skip};
+use farside_tests::{Outcome, Site, bytes, command, outcome, skip};
 use std::path::Path;
 
 /// A site, and what is asked of it with a token of the KMS.
@@ -15,13 +15,7 @@ impl User<'_> {
     fn farside(&self, arguments: &[&str]) -> Outcome {
         let dir = self.site.directory.display().to_string();
         let mut command = command(&[arguments, &["--dir", &dir]].concat());
-        command.env_remove("BAO_TOKEN").env("VAULT_TOKEN", self.token).env("HOME", &dir);
-        let output = command.output().expect("it runs");
-        Outcome {
-            code: output.status.code().unwrap_or(-1),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        outcome(command.env_remove("BAO_TOKEN").env("VAULT_TOKEN", self.token).env("HOME", &dir))
     }
 
     fn put(&self, log: &str, name: &str, contents: &Path) -> Outcome {
@@ -153,11 +147,11 @@ fn a_client_proves_itself_by_a_role_or_a_certificate() {
     let (mine, others) =
         (Authority::new(&root.path().join("mine"), "mine"), Authority::new(&root.path().join("others"), "o"));
     bao.bao(&["auth", "enable", "cert"]);
-    let trusted = format!("certificate=@{}", mine.certificate.display());
+    let trusted = format!("certificate=@{}", mine.file().display());
     bao.bao(&["write", "auth/cert/certs/farside", "token_policies=acme", &trusted]);
     let by_certificate = |authority: &Authority| {
-        let pair = authority.issue("client");
-        bao.url(&format!("&auth=cert&cert={}&key={}", pair.certificate.display(), pair.key.display()))
+        let (certificate, key) = authority.issue_client("client");
+        bao.url(&format!("&auth=cert&cert={}&key={}", certificate.display(), key.display()))
     };
     nobody.farside(&["tenant", "kms", "acme", &by_certificate(&mine)]).ok();
     nobody.holds("acme/photos", "first", &contents);
@@ -166,7 +160,7 @@ fn a_client_proves_itself_by_a_role_or_a_certificate() {
     nobody.holds("acme/photos", "first", &contents);
 
     // Somebody else's server.
-    let wrong = format!("vault:{}?ca={}", bao.address(), others.certificate.display());
+    let wrong = format!("vault:{}?ca={}", bao.address(), others.file().display());
     owner.farside(&["tenant", "kms", "acme", &wrong]).fails(1, "ertificate");
     let nowhere = "vault:https://127.0.0.1:1";
     owner.farside(&["tenant", "kms", "acme", nowhere]).fails(4, "does not answer");
@@ -182,13 +176,7 @@ fn a_tenant_whose_keys_are_in_a_token() {
     let site = Site::start(root.path(), "near", &["--cores", "0"]);
     let dir = site.directory.display().to_string();
     let farside = |arguments: &[&str]| {
-        let output = command(&[arguments, &["--dir", &dir]].concat()).env("SOFTHSM2_CONF", &token.config).output();
-        let output = output.expect("it runs");
-        Outcome {
-            code: output.status.code().unwrap_or(-1),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        outcome(command(&[arguments, &["--dir", &dir]].concat()).env("SOFTHSM2_CONF", &token.config))
     };
     let (input, contents) = (root.path().join("in"), bytes(5, 400_000));
     std::fs::write(&input, &contents).expect("written");

@@ -5,7 +5,7 @@
 
 use farside::kms::ttlv::{self, Item, Value};
 use farside::kms::{KmipKms, KmsError, TenantKms};
-use farside_tests::lab::{KmipAuthority, kmip_url as url};
+use farside_tests::lab::{Authority, kmip_url as url};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::cell::RefCell;
@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 /// A server, and a KMS that is pointed at it.
 struct World {
     directory: TempDir,
-    authority: KmipAuthority,
+    authority: Authority,
     client: (PathBuf, PathBuf),
     listener: TcpListener,
 }
@@ -30,7 +30,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let authority = KmipAuthority::new(directory.path(), "authority");
+        let authority = Authority::new(directory.path(), "authority");
         let client = authority.issue_client("tenant");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self { directory, authority, client, listener }
@@ -42,7 +42,7 @@ impl World {
     }
 
     /// A TLS server that demands a client's certificate of an authority.
-    fn acceptor(&self, of_clients: &KmipAuthority, version: &'static rustls::SupportedProtocolVersion) -> TlsAcceptor {
+    fn acceptor(&self, of_clients: &Authority, version: &'static rustls::SupportedProtocolVersion) -> TlsAcceptor {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(of_clients.file()).unwrap()).unwrap();
@@ -173,7 +173,7 @@ async fn garbage_behind_tls() {
 #[tokio::test]
 async fn a_client_certificate_that_is_refused_after_the_handshake() {
     let world = World::new().await;
-    let elsewhere = KmipAuthority::new(world.directory.path(), "elsewhere");
+    let elsewhere = Authority::new(world.directory.path(), "elsewhere");
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let acceptor = world.acceptor(&elsewhere, version);
         let server = async {

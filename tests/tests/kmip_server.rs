@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use farside::kms::{Created, KmipKms, KmsError, TenantKms};
-use farside_tests::lab::{KmipAuthority, PyKmip, free_tcp_port as free_port, kmip_url as url};
+use farside_tests::lab::{Authority, PyKmip, free_tcp_port as free_port, kmip_url as url};
 use farside_tests::{Site, bytes, skip};
 use rcgen::ExtendedKeyUsagePurpose;
 use std::time::{Duration, Instant};
@@ -104,7 +104,7 @@ async fn keys_that_are_not_there() {
 async fn names_that_are_none_never_reach_the_server() {
     // Nothing listens there.
     let directory = tempfile::tempdir().unwrap();
-    let authority = KmipAuthority::new(directory.path(), "authority");
+    let authority = Authority::new(directory.path(), "authority");
     let kms = KmipKms::open(&url(free_port(), &authority.file(), &authority.issue_client("tenant"))).unwrap();
     for name in ["", "a b", "a/b", "a\nb", "ä", "a\0", "%41", &"a".repeat(65)] {
         assert_fails!(kms.mac(name, 1, b"label").await, KmsError::NoKey { .. });
@@ -233,7 +233,7 @@ async fn a_server_that_stops_and_comes_back() {
 #[tokio::test]
 async fn certificates_that_do_not_fit() {
     let Some(server) = started() else { return };
-    let elsewhere = KmipAuthority::new(server.home(), "elsewhere");
+    let elsewhere = Authority::new(server.home(), "elsewhere");
     let mask = |told: String| {
         println!("{told}");
         told

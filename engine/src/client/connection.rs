@@ -350,9 +350,9 @@ impl SiteLink {
             None => {
                 let greeted = tokio::time::timeout_at(patience.deadline.get(), node.greet()).await;
                 let late = || ClientError::Unreachable(format!("{} does not answer", node.address()));
-                let shape = greeted.unwrap_or_else(|_| Err(late())).map_err(Miss::Silent)?;
+                let (shape, connection) = greeted.unwrap_or_else(|_| Err(late())).map_err(Miss::Silent)?;
                 // It was heard. On a long way the next connection takes as long again.
-                line.replace(node.greeted_on().await);
+                line.replace(Some(connection));
                 shape
             }
         };

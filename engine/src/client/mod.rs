@@ -180,6 +180,14 @@ impl Client {
         }
     }
 
+    /// Proposes one delta, and remembers the head that its receipt shows.
+    async fn propose_one(&self, log: LogId, proposal: Proposal) -> Result<DeltaReceipt, ClientError> {
+        let receipt = self.propose(log, vec![proposal]).await?.into_iter().next();
+        let receipt = receipt.ok_or_else(|| ClientError::Failed("no receipt came back".into()))??;
+        self.settings.borrow_mut().saw(log, &receipt.cursor);
+        Ok(receipt)
+    }
+
     /// Closes connections and keeps the settings.
     pub async fn close(&self) -> Result<(), ClientError> {
         self.link.close().await;
@@ -230,9 +238,7 @@ impl Log {
         }
         let (operation, epoch) = (OperationId(self.client.random()), self.info.descriptor.first_epoch.epoch);
         let proposal = Proposal::without_chunks(operation, DeltaKind::Remove, self.blind(name), epoch);
-        let receipts = self.propose(vec![proposal]).await?;
-        let receipt = receipts.into_iter().next().ok_or(ClientError::Failed("no receipt came back".into()))?;
-        let receipt = receipt.map_err(ClientError::from)?;
+        let receipt = self.client.propose_one(self.id(), proposal).await?;
         Ok(PutReceipt { name: name.to_vec().into(), receipt, size_bytes: 0, chunks: 0, deduplicated_bytes: 0 })
     }
 

@@ -64,19 +64,14 @@ impl Node {
         Ok(self.dialers.borrow_mut().entry((shard, class)).or_insert_with(make).clone())
     }
 
-    /// The connection on which it answered a greeting, if that is still there.
-    pub(super) async fn greeted_on(&self) -> Option<Connection> {
-        self.dialer(0, Class::Request).ok()?.connection().await.ok()
-    }
-
-    /// Greets the node, and remembers what it says.
-    pub(super) async fn greet(&self) -> Result<Shape, ClientError> {
+    /// Greets the node, and remembers what it says. Answers that, and the connection on which it said so.
+    pub(super) async fn greet(&self) -> Result<(Shape, Connection), ClientError> {
         let connection = self.dialer(0, Class::Request)?.connection().await.map_err(connect_failed)?;
         match connection.call(&self.caller.hello, None).await {
             Ok((Reply::Hello(Hello { shards, groups, .. }), _)) if shards > 0 && groups > 0 => {
                 let shape = Shape { shards, groups };
                 self.shape.set(Some(shape));
-                Ok(shape)
+                Ok((shape, connection))
             }
             Ok((reply, _)) => {
                 let bytes = reply.to_bytes().len();

@@ -221,16 +221,8 @@ impl Client {
     async fn announce(&self, log: &LogInfo, epoch: &EpochRecord) -> Rotated {
         let (operation, kind) = (OperationId(self.random()), DeltaKind::Epoch(epoch.clone()));
         let proposal = Proposal::without_chunks(operation, kind, BlindName::default(), epoch.epoch);
-        let answer = self.propose(log.descriptor.log, vec![proposal]).await;
-        let answer = answer.and_then(|receipts| {
-            let receipt = receipts.into_iter().next();
-            receipt.ok_or_else(|| ClientError::Failed("no receipt came back".into()))?.map_err(ClientError::from)
-        });
-        match answer {
-            Ok(receipt) => {
-                self.settings.borrow_mut().saw(log.descriptor.log, &receipt.cursor);
-                Rotated::Announced
-            }
+        match self.propose_one(log.descriptor.log, proposal).await {
+            Ok(_) => Rotated::Announced,
             Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::NotHome => {
                 Rotated::Elsewhere(refusal.home.map(|home| home.to_string()).unwrap_or_default())
             }

@@ -1,9 +1,8 @@
 //! A directory of keys (`file:DIR`), which stands in for a tenant's KMS on one machine: whoever reads that directory has
 //! every key.
 
-use super::{Created, KmsError, Mac, TenantKms, name_of};
+use super::{Created, KmsError, Mac, TenantKms, is_key, name_of};
 use crate::framed::{self, FileKind, FramedFileError};
-use farside_codec::ids::Label;
 use farside_io::entropy::{Entropy, random};
 use futures_util::future::LocalBoxFuture;
 use std::fs::{DirBuilder, File};
@@ -58,9 +57,8 @@ impl FileKms {
         KmsError::NoKey { kms: self.url(), key: name_of(key, version) }
     }
 
-    /// Names come from a site: one that is none must not lead out of the directory.
     fn check(&self, key: &str, version: u32) -> Result<(), KmsError> {
-        Label::parse(key).map(drop).ok_or_else(|| self.no_key(key, version))
+        is_key(key, version).then_some(()).ok_or_else(|| self.no_key(key, version))
     }
 
     /// Makes a version unless it is there. Two who make it at once must not replace each other's: something may have been

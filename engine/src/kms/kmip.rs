@@ -1,7 +1,7 @@
 //! A tenant's keys in a KMIP server: `kmip://HOST[:PORT]?ca=FILE&cert=FILE&key=FILE[&server-name=NAME]`.
 //!
 //! Follows the KMIP specification 1.2, sections 4.1 (Create), 4.9 (Locate), 4.12 (Get Attributes), 4.19 (Activate),
-//! 4.20 (Revoke), 4.21 (Destroy) and 4.33 (MAC). TTLV is in `ttlv`, messages, connections and the URL are beside this.
+//! 4.21 (Destroy) and 4.33 (MAC). TTLV is in `ttlv`, messages, connections and the URL are beside this.
 //!
 //! Version N of key NAME is the symmetric key whose Name is `NAME.vN`: 256 random bits that the server draws, and that
 //! may be used to compute MACs and for nothing else. They never leave the server. The algorithm of a key is HMAC-SHA256.
@@ -32,7 +32,7 @@ mod connection;
 mod message;
 
 use crate::kms::ttlv::Item;
-use crate::kms::{Created, KmsError, TenantKms};
+use crate::kms::{Created, KmsError, Mac, TenantKms, is_key, name_of};
 use address::Address;
 use connection::{Connection, LinkError, pause};
 use futures_util::future::LocalBoxFuture;
@@ -43,9 +43,6 @@ use zeroize::Zeroizing;
 
 /// How often a question is put to a server whose connection breaks.
 const ATTEMPTS: u32 = 3;
-
-/// The longest key name in bytes.
-const LONGEST_NAME: usize = 64;
 
 /// How many identifiers are remembered. When there are more, all are forgotten: a Locate finds them again.
 const REMEMBERED: usize = 4096;
@@ -104,12 +101,7 @@ impl TenantKms for KmipKms {
         })
     }
 
-    fn mac<'a>(
-        &'a self,
-        key: &'a str,
-        version: u32,
-        label: &'a [u8],
-    ) -> LocalBoxFuture<'a, Result<Zeroizing<[u8; 32]>, KmsError>> {
+    fn mac<'a>(&'a self, key: &'a str, version: u32, label: &'a [u8]) -> LocalBoxFuture<'a, Result<Mac, KmsError>> {
         Box::pin(self.mac_under(key, version, label))
     }
 }
@@ -149,7 +141,7 @@ impl KmipKms {
         Ok(there)
     }
 
-    async fn mac_under(&self, key: &str, version: u32, label: &[u8]) -> Result<Zeroizing<[u8; MAC_BYTES]>, KmsError> {
+    async fn mac_under(&self, key: &str, version: u32, label: &[u8]) -> Result<Mac, KmsError> {
         let version = self.version(key, version)?;
         let known = self.identifiers.borrow().get(&version.name).cloned();
         if let Some(identifier) = known {
@@ -265,12 +257,7 @@ impl KmipKms {
 
     /// A MAC under a key that may not be active yet. Servers give all sorts of reasons why a key in the wrong state is
     /// not used, permission denied among them: only its state tells a revoked key from a client without rights.
-    async fn mac_or_activate(
-        &self,
-        version: &KeyVersion,
-        identifier: &str,
-        label: &[u8],
-    ) -> Result<Zeroizing<[u8; MAC_BYTES]>, KmsError> {
+    async fn mac_or_activate(&self, version: &KeyVersion, identifier: &str, label: &[u8]) -> Result<Mac, KmsError> {
         let trouble = match self.mac_once(identifier, label).await {
             Ok(mac) => return Ok(mac),
             Err(trouble) => trouble,
@@ -293,7 +280,7 @@ impl KmipKms {
         }
     }
 
-    async fn mac_once(&self, identifier: &str, label: &[u8]) -> Result<Zeroizing<[u8; MAC_BYTES]>, Trouble> {
+    async fn mac_once(&self, identifier: &str, label: &[u8]) -> Result<Mac, Trouble> {
         self.ask(ATTEMPTS, operation::MAC, message::mac(identifier, label), |payload| {
             let data = message::mac_data(payload)?;
             if data.len() != MAC_BYTES {
@@ -356,15 +343,9 @@ impl KmipKms {
 
 /// Names and errors.
 impl KmipKms {
-    /// Key names come from other sites: one that is no name must not reach the server, which might read more into it.
     fn version(&self, key: &str, version: u32) -> Result<KeyVersion, KmsError> {
-        let shown = super::name_of(key, version);
-        let letters = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-        let named = KeyVersion { name: format!("{key}.v{version}"), shown };
-        if !letters || key.is_empty() || key.len() > LONGEST_NAME || version == 0 {
-            return Err(self.no_key(&named));
-        }
-        Ok(named)
+        let named = KeyVersion { name: format!("{key}.v{version}"), shown: name_of(key, version) };
+        if is_key(key, version) { Ok(named) } else { Err(self.no_key(&named)) }
     }
 
     fn no_key(&self, version: &KeyVersion) -> KmsError {

@@ -19,6 +19,7 @@ pub use pkcs11::Pkcs11Kms;
 pub use vault::VaultKms;
 
 use crate::framed::FramedFileError;
+use farside_codec::ids::Label;
 use farside_io::entropy::{Entropy, SystemEntropy};
 use futures_util::future::LocalBoxFuture;
 use std::path::PathBuf;
@@ -28,12 +29,15 @@ use zeroize::Zeroizing;
 /// Longest URL of a KMS.
 pub const MAX_URL_BYTES: usize = 4096;
 
+/// How much is shown of what a stranger wrote.
+const SHOWN_CHARACTERS: usize = 300;
+
 /// Why a KMS gave no key.
 #[derive(Debug)]
 pub enum KmsError {
     /// The URL names no KMS that this build speaks to, or something in it is wrong.
     Url {
-        /// As it was given.
+        /// As far as it names a place; [`open`] leaves out the rest.
         url: String,
         /// What is wrong.
         why: String,
@@ -158,14 +162,14 @@ pub fn open(url: &str, entropy: &Rc<dyn Entropy>) -> Result<Rc<dyn TenantKms>, K
 
 /// A URL as far as it names a place: without users, passwords and parameters.
 fn without_secrets(url: &str) -> String {
-    let place = url.split(['?', ';', '#']).next().unwrap_or_default();
+    let place = url.split(['?', ';', '#', '=']).next().unwrap_or_default();
     let place = match (place.find("//"), place.rfind('@')) {
         (Some(slashes), Some(at)) if slashes < at => format!("{}//{}", &place[..slashes], &place[at + 1..]),
         (None, Some(at)) => place[at + 1..].to_owned(),
         _ => place.to_owned(),
     };
     let cut = place.len() < url.len();
-    let place: String = place.chars().map(|c| if c.is_control() { '?' } else { c }).take(200).collect();
+    let place = presentable(&place);
     if cut { format!("{place}..") } else { place }
 }
 
@@ -189,9 +193,23 @@ pub fn absolute_url(url: &str) -> Result<String, KmsError> {
     open(url, &entropy).map(|kms| kms.url())
 }
 
+/// Whether this can be a version of a tenant's key. Names come from a site: what is none must lead neither to another
+/// place in the KMS nor out of a directory.
+fn is_key(key: &str, version: u32) -> bool {
+    Label::parse(key).is_some() && version > 0
+}
+
 /// A key's name and version, for people.
 fn name_of(key: &str, version: u32) -> String {
-    // A name that comes from a site may be anything.
-    let name: String = key.chars().map(|c| if c.is_control() { '?' } else { c }).take(80).collect();
-    format!("{name}, version {version}")
+    format!("{}, version {version}", presentable(key))
+}
+
+/// What a stranger wrote, cut and without control characters, so that it can't fill or steer a terminal.
+fn presentable(text: &str) -> String {
+    let visible = |letter: char| match letter.is_control() {
+        true if letter.is_whitespace() => ' ',
+        true => char::REPLACEMENT_CHARACTER,
+        false => letter,
+    };
+    text.chars().take(SHOWN_CHARACTERS).map(visible).collect()
 }

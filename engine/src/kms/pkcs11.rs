@@ -14,7 +14,7 @@ mod login;
 
 use self::address::Address;
 use self::login::{Refusal, is_logged_in};
-use super::{Created, KmsError, Mac, TenantKms};
+use super::{Created, KmsError, Mac, TenantKms, is_key, name_of};
 use cryptoki::context::{Function, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
@@ -29,8 +29,6 @@ use zeroize::Zeroizing;
 
 /// How long one operation may take, logging in included. A token in the network answers in milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
-/// The longest name of a key. Labels have no limit of their own in PKCS#11, but many tokens have one not far above.
-const LONGEST_NAME: usize = 64;
 /// What a key holds, and what a MAC has: as many bytes as SHA-256 gives.
 const KEY_BYTES: usize = 32;
 
@@ -102,15 +100,15 @@ impl Connection {
             )) => generate(true)?,
             answer => answer?,
         };
-        self.only(&label)?.map(|_| ()).ok_or_else(|| Refusal::Final(self.address.no_key(named(key, version))))
+        self.only(&label)?.map(|_| ()).ok_or_else(|| Refusal::Final(self.address.no_key(name_of(key, version))))
     }
 
-    fn mac(&self, key: &str, version: u32, label: &[u8]) -> Result<Zeroizing<[u8; KEY_BYTES]>, Refusal> {
-        let no_key = || Refusal::Final(self.address.no_key(named(key, version)));
+    fn mac(&self, key: &str, version: u32, label: &[u8]) -> Result<Mac, Refusal> {
+        let no_key = || Refusal::Final(self.address.no_key(name_of(key, version)));
         let object = self.only(&label_of(key, version))?.ok_or_else(no_key)?;
         let answer = match self.session.sign(&Mechanism::Sha256Hmac, object, label) {
             Err(Error::Pkcs11(RvError::KeyFunctionNotPermitted, _)) => {
-                let (kms, key) = (self.address.url.clone(), named(key, version));
+                let (kms, key) = (self.address.url.clone(), name_of(key, version));
                 let why = "the token does not let it sign: CKR_KEY_FUNCTION_NOT_PERMITTED".to_owned();
                 return Err(Refusal::Final(KmsError::Revoked { kms, key, why }));
             }
@@ -135,11 +133,6 @@ impl Connection {
 
 fn label_of(key: &str, version: u32) -> String {
     format!("{key}.v{version}")
-}
-
-/// How messages call a version of a key.
-fn named(key: &str, version: u32) -> String {
-    super::name_of(key, version)
 }
 
 /// The version of a key that a label names. It has to be spelled as [`label_of`] spells it: no zeros, no sign.
@@ -182,18 +175,13 @@ impl Pkcs11Kms {
     /// Reads an RFC 7512 URL: a token (by `token`, `serial`, `manufacturer`, `model` and `slot-id`), the `module-path`
     /// of the library that speaks to it, and as `pin-source` the file that holds its PIN.
     pub fn open(url: &str) -> Result<Self, KmsError> {
-        let mut address = Address::parse(url).map_err(|why| KmsError::Url { url: address::without_pin(url), why })?;
+        let mut address = Address::parse(url).map_err(|why| KmsError::Url { url: url.to_owned(), why })?;
         address.read_pin()?;
         Ok(Self { address: Arc::new(address), connection: Arc::default() })
     }
 
-    /// Refuses a name that a site may have made up, before it gets into a label or, unescaped, into a message.
-    fn checked(&self, key: &str) -> Result<String, KmsError> {
-        let simple = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        if (1..=LONGEST_NAME).contains(&key.len()) && key.bytes().all(simple) {
-            return Ok(key.to_owned());
-        }
-        Err(self.address.no_key(key.chars().take(LONGEST_NAME).flat_map(char::escape_debug).collect()))
+    fn checked(&self, key: &str, version: u32) -> Result<String, KmsError> {
+        is_key(key, version).then(|| key.to_owned()).ok_or_else(|| self.address.no_key(name_of(key, version)))
     }
 
     /// Runs an operation in a thread that may block. One that outlives its time keeps the connection and is left
@@ -243,7 +231,7 @@ impl TenantKms for Pkcs11Kms {
 
     fn create_key<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<Created, KmsError>> {
         Box::pin(async move {
-            let name = self.checked(key)?;
+            let name = self.checked(key, 1)?;
             let create = move |connection: &Connection| match connection.newest(&name)? {
                 Some(_) => Ok(false),
                 None => connection.make(&name, 1).map(|()| true),
@@ -254,18 +242,14 @@ impl TenantKms for Pkcs11Kms {
 
     fn rotate<'a>(&'a self, key: &'a str, above: u32) -> LocalBoxFuture<'a, Result<u32, KmsError>> {
         Box::pin(async move {
-            let name = self.checked(key)?;
+            let name = self.checked(key, 1)?;
             self.run(move |connection| connection.rotate(&name, above)).await
         })
     }
 
     fn mac<'a>(&'a self, key: &'a str, version: u32, label: &'a [u8]) -> LocalBoxFuture<'a, Result<Mac, KmsError>> {
         Box::pin(async move {
-            let (name, label) = (self.checked(key)?, label.to_owned());
-            if version == 0 {
-                // Versions are counted from 1. An object of that label is none of ours.
-                return Err(self.address.no_key(named(key, version)));
-            }
+            let (name, label) = (self.checked(key, version)?, label.to_owned());
             self.run(move |connection| connection.mac(&name, version, &label)).await
         })
     }

@@ -8,10 +8,9 @@
 //! What the engine answers is text in a buffer of the HTTP library: such buffers are not wiped.
 
 use super::parameters::Parameters;
-use super::{Created, KmsError, Mac, TenantKms, name_of};
+use super::{Created, KmsError, Mac, TenantKms, is_key, name_of, presentable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use farside_codec::ids::Label;
 use farside_io::entropy::{Entropy, random};
 use futures_util::future::LocalBoxFuture;
 use reqwest::{Method, StatusCode, Url};
@@ -32,8 +31,6 @@ const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Answers are a few hundred bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
-/// What is told of an answer that explains a failure.
-const MAX_TOLD: usize = 300;
 /// A token or a secret id in a file.
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 
@@ -95,7 +92,7 @@ impl Reply {
             true => format!("it answers {}", self.status),
             false => text.join("; "),
         };
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TOLD).collect()
+        presentable(&text)
     }
 
     /// Whether the same may be answered in a moment.
@@ -347,10 +344,10 @@ impl VaultKms {
         version.filter(|version| *version > 0).ok_or_else(|| self.failed("it does not say which version is the newest"))
     }
 
-    /// Names come from a site: one that is none must not lead to another path of the KMS.
     fn check(&self, key: &str, version: u32) -> Result<(), KmsError> {
-        let is_key = Label::parse(key).is_some() && version > 0;
-        is_key.then_some(()).ok_or_else(|| KmsError::NoKey { kms: self.place(), key: name_of(key, version) })
+        is_key(key, version)
+            .then_some(())
+            .ok_or_else(|| KmsError::NoKey { kms: self.place(), key: name_of(key, version) })
     }
 
     async fn create(&self, key: &str) -> Result<Created, KmsError> {
@@ -489,7 +486,7 @@ fn told(error: &reqwest::Error) -> String {
     }
     let text = causes.pop().unwrap_or_else(|| error.to_string());
     let text = if error.is_timeout() { format!("no answer in time ({text})") } else { text };
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TOLD).collect()
+    presentable(&text)
 }
 
 impl TenantKms for VaultKms {

@@ -312,7 +312,9 @@ async fn ask_holders<D: Disk>(
     }
     holdings.silent.extend(waited);
     // Whoever is slow still hears which chunks were touched.
-    tokio::task::spawn_local(async move { while answers.next().await.is_some() {} });
+    if !answers.is_empty() {
+        tokio::task::spawn_local(async move { while answers.next().await.is_some() {} });
+    }
 }
 
 /// Asks every node of the site.

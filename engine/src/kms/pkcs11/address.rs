@@ -129,14 +129,6 @@ fn decode(name: &str, value: &str) -> Result<String, String> {
     }
 }
 
-/// The URL for an error, which may be printed and kept: without what follows a PIN that should not be there.
-pub(super) fn without_pin(url: &str) -> String {
-    match url.to_ascii_lowercase().find("pin-value") {
-        Some(at) => format!("{}pin-value...", &url[..at]),
-        None => url.to_owned(),
-    }
-}
-
 /// The file that `pin-source` names, as an absolute path: the URL has to open the same one from any directory.
 fn pin_file(source: &str) -> Result<PathBuf, String> {
     let path = match source.strip_prefix("file:") {
