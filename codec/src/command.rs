@@ -3,6 +3,7 @@
 
 use crate::cluster::{GroupRecord, NodeBeat, NodeJoin, NodeState};
 use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal};
+use crate::dump::{BackupTarget, HeldBackup};
 use crate::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId};
 use crate::message::{PeerAction, PeerRecord, Refusal, Tenant};
 use crate::{choice, record};
@@ -122,6 +123,20 @@ record!(
     }
 );
 
+record!(
+    /// Goes back to an earlier head, under a new generation of this site. What comes after it is set aside.
+    Rewind {
+        /// The log, which has its home here.
+        log: LogId,
+        /// The head to go back to.
+        sequence: u64,
+        /// Above every generation known here.
+        generation: Generation,
+        /// The leader's clock.
+        time: Hlc,
+    }
+);
+
 choice!(
     /// Commands of a log group.
     GroupCommand {
@@ -151,6 +166,8 @@ choice!(
         DiscardAside(DiscardAside) = 12,
         /// Hands a log over to another site.
         HandOver(HandOverLog) = 13,
+        /// Goes back to an earlier head under a new generation.
+        Rewind(Rewind) = 14,
     }
 );
 
@@ -234,6 +251,12 @@ choice!(
         SettleGroup((GroupId, Vec<NodeId>)) = 12,
         /// Limits repair on each node, in bytes a second; 0: not at all.
         LimitRepair(u64) = 13,
+        /// Keeps what a backup reads until the time that is named, or lets go of it where that is zero.
+        HoldBackup(HeldBackup) = 14,
+        /// Adds a place to which backups go, or says what was completed there.
+        PutBackupTarget(BackupTarget) = 15,
+        /// Forgets one.
+        ForgetBackupTarget(Label) = 16,
     }
 );
 

@@ -4,10 +4,12 @@
 //! [`message`] for what is said between machines, [`command`] for what Raft groups agree on.
 
 pub mod aside;
+pub mod backup;
 pub mod checksum;
 pub mod cluster;
 pub mod command;
 pub mod delta;
+pub mod dump;
 pub mod erasure;
 pub mod field;
 pub mod frame;

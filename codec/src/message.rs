@@ -9,6 +9,7 @@ use crate::cluster::{
     WalkedFragments,
 };
 use crate::delta::{ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Lineage, LogDescriptor, LogPolicy, Proposal};
+use crate::dump::{BackupHold, BackupTarget, DumpQuestion, DumpedPieces};
 use crate::frame;
 use crate::ids::{BlindName, ChunkId, GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 pub use crate::refusal::{Refusal, RefusalCode};
@@ -41,6 +42,10 @@ pub mod kind {
     pub const FILE: u16 = 261;
     /// A piece of a state machine's snapshot.
     pub const SNAPSHOT: u16 = 262;
+    /// A small object of an external backup.
+    pub const BACKUP_OBJECT: u16 = 263;
+    /// A pack of an external backup.
+    pub const BACKUP_PACK: u16 = 264;
 }
 
 record!(
@@ -420,6 +425,16 @@ choice!(
         Switchover(Switchover) = 101,
         /// Weighs a failover.
         Weigh(Weigh) = 102,
+        /// Keeps what a backup reads, or lets go of it.
+        BackupHold(BackupHold) = 103,
+        /// Reads a group's state for a backup.
+        Dump(DumpQuestion) = 104,
+        /// Lists where backups go.
+        BackupTargets = 105,
+        /// Adds such a place, or says what was completed there.
+        SetBackupTarget(BackupTarget) = 106,
+        /// Forgets such a place; what lies there stays.
+        ForgetBackupTarget(Label) = 107,
         /// Opens a federation link.
         FedHello(FedHello) = 112,
         /// Federates deltas.
@@ -519,6 +534,12 @@ choice!(
         SwitchedOver(SwitchedOver) = 101,
         /// Answers `Weigh`.
         Weighed(Weighed) = 102,
+        /// Answers `BackupHold`: the site's time; what is acknowledged before it is in every state that is asked for from now on.
+        BackupHeld(Hlc) = 103,
+        /// Answers `Dump`.
+        Dumped(DumpedPieces) = 104,
+        /// Answers `BackupTargets`.
+        BackupTargets(Vec<BackupTarget>) = 105,
         /// Answers `FedHello`.
         FedPositions(Vec<LogPosition>) = 112,
         /// Answers `FedDeltas`: the receiver's durable position.

@@ -18,6 +18,7 @@ use std::fmt::Write;
 
 const MESSAGES: &str = include_str!("../src/message.rs");
 const REFUSALS: &str = include_str!("../src/refusal.rs");
+const DUMP: &str = include_str!("../src/dump.rs");
 const ASIDE: &str = include_str!("../src/aside.rs");
 const SIDES: &str = include_str!("../src/sides.rs");
 const CLUSTER: &str = include_str!("../src/cluster.rs");

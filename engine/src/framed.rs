@@ -32,6 +32,10 @@ pub enum FileKind {
     TenantKey = 6,
     /// How far a shard's scrubbing is.
     Scrub = 7,
+    /// To which moment a restored site goes back.
+    RestoredAt = 20,
+    /// A restore that is under way.
+    Restoring = 21,
 }
 
 /// Why a framed file is no use.

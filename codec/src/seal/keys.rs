@@ -23,6 +23,20 @@ impl KeyType for Length32 {
     }
 }
 
+/// HKDF-SHA256 (RFC 5869) with the parts, each preceded by its length, as info.
+pub(crate) fn hkdf(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut info = Vec::with_capacity(128);
+    for part in parts {
+        info.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        info.extend_from_slice(part);
+    }
+    let mut out = [0; 32];
+    let info = [&info[..]];
+    let key = Prk::new_less_safe(HKDF_SHA256, key);
+    key.expand(&info, Length32).and_then(|okm| okm.fill(&mut out)).expect("32 bytes are within HKDF's limit");
+    out
+}
+
 /// A tenant's key for one epoch. Computed by the KMS, held in memory for minutes, stored nowhere.
 pub struct TenantDataKey(Box<dyn AsRef<[u8]>>);
 
@@ -38,18 +52,8 @@ impl TenantDataKey {
         Self(Box::new(mac))
     }
 
-    /// HKDF-SHA256 (RFC 5869) with the parts, each preceded by its length, as info.
     pub(super) fn derive(&self, parts: &[&[u8]]) -> [u8; 32] {
-        let mut info = Vec::with_capacity(128);
-        for part in parts {
-            info.extend_from_slice(&(part.len() as u32).to_le_bytes());
-            info.extend_from_slice(part);
-        }
-        let mut out = [0; 32];
-        let info = [&info[..]];
-        let key = Prk::new_less_safe(HKDF_SHA256, (*self.0).as_ref());
-        key.expand(&info, Length32).and_then(|okm| okm.fill(&mut out)).expect("32 bytes are within HKDF's limit");
-        out
+        hkdf((*self.0).as_ref(), parts)
     }
 
     /// Tells one key from another without telling anything else: a client pins it and refuses a KMS that disagrees.
@@ -94,7 +98,7 @@ impl DigestKey {
 }
 
 /// AES-256-GCM under a key that is wiped here once the cipher holds it.
-pub(super) fn cipher(mut key: [u8; 32]) -> LessSafeKey {
+pub(crate) fn cipher(mut key: [u8; 32]) -> LessSafeKey {
     let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).expect("the key has the cipher's length"));
     key.zeroize();
     cipher

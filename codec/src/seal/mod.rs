@@ -15,6 +15,7 @@ mod payload;
 
 pub use chunk::{ChunkKey, ChunkSecret, RangePlan, open_chunk, open_range, seal_chunk, sealed_bytes};
 pub use keys::{BlindKey, DigestKey, TenantDataKey, kms_label};
+pub(crate) use keys::{cipher, hkdf};
 pub use object::{ObjectKind, ObjectRecord};
 pub use payload::{Binding, Sealed, open_payload, seal_payload};
 

@@ -132,7 +132,7 @@ pub(super) async fn set_epoch<D: Disk>(shard: &Rc<Shard<D>>, epoch: u64) -> Resu
 }
 
 /// The highest barrier that the groups on this node have committed.
-async fn known_barrier<D: Disk>(shard: &Rc<Shard<D>>) -> Result<u64, Refusal> {
+pub(super) async fn known_barrier<D: Disk>(shard: &Rc<Shard<D>>) -> Result<u64, Refusal> {
     let mut highest = 0;
     for index in 0..shard.shards() {
         let read = move |there: Rc<Shard<D>>| async move {
@@ -256,6 +256,10 @@ pub(super) async fn references<D: Disk>(
 
 /// Drops versions past their log's history, below what every peer has.
 async fn prune<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
+    // What a backup has found in a group's state it must find among the chunks as well.
+    if shard.view().backup_reads(shard.clock.now()) {
+        return Ok(());
+    }
     let peers: Vec<_> = shard.view().peers.keys().copied().collect();
     for group in shard.groups().into_iter().filter(Group::is_leader) {
         let logs = group.state().borrow().logs().map_err(state_refusal)?;

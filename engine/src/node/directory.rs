@@ -213,6 +213,14 @@ impl NodeDirectory {
     pub fn scrub(&self, shard: u16) -> PathBuf {
         self.0.join("state").join(format!("shard-{shard}.scrub"))
     }
+    /// To which moment a restored site goes back.
+    pub fn restored_at(&self) -> PathBuf {
+        self.0.join("restored.frame")
+    }
+    /// A restore that is under way, and until it has ended no node.
+    pub fn restoring(&self) -> PathBuf {
+        self.0.join("restoring.frame")
+    }
     fn system_key(&self) -> PathBuf {
         self.0.join("system.key")
     }

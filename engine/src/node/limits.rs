@@ -160,3 +160,16 @@ const WAL_PART: u64 = 8;
 pub fn wal_bytes(zone_bytes: u64) -> u64 {
     (zone_bytes / WAL_PART).clamp(farside_raft::limits::MIN_REGION_BYTES, WAL_BYTES)
 }
+
+/// How long what a backup reads is kept after it was last asked for: it renews several times in that time.
+pub const BACKUP_HOLD: Duration = Duration::from_secs(600);
+/// States that may be read on one shard at once: each keeps a view of the state file open.
+pub const DUMPS: usize = 4;
+/// A state that nobody has asked for so long is read by nobody any more. Between two questions a store may be slow to take a pack.
+pub const DUMP_PATIENCE: Duration = Duration::from_secs(300);
+/// Bytes of pieces after which an answer ends. With another piece and its last row it stays within a frame.
+pub const DUMP_REPLY_BYTES: usize = 1 << 20;
+/// What waits for a thread that fills devices: two packs' worth of the default chunks.
+pub const FILL_QUEUE: usize = 16;
+/// Chunks that such a thread writes at once: as many as keep devices busy while others are flushed.
+pub const FILL_CHUNKS: usize = 16;

@@ -116,7 +116,7 @@ async fn shard(seed: ShardSeed<UringDisk>, up: ready::Sender<Ready>) {
 }
 
 /// Maps the shard's buffers and opens the node's devices on the shard's ring.
-fn open_storage(seed: &ShardSeed<UringDisk>) -> Result<Storage<UringDisk>, NodeError> {
+pub(super) fn open_storage(seed: &ShardSeed<UringDisk>) -> Result<Storage<UringDisk>, NodeError> {
     let pool = Pool::new(seed.config().pool_bytes_per_shard()).map_err(failed)?;
     let ring = Ring::register(&pool).map_err(failed)?;
     let mut notices: Vec<String> = pool.notices().iter().chain(ring.notices()).map(ToString::to_string).collect();

@@ -2,12 +2,15 @@
 
 use super::shard::{Shard, count, log_view, state_refusal};
 use super::token::{self, Purpose};
-use super::{chunks, collecting, fragments, joining, limits, links, membership, receiving, repairing, routing};
+use super::{
+    chunks, collecting, dumping, fragments, joining, limits, links, membership, receiving, repairing, routing,
+};
 use crate::store::StoreError;
 use bytes::Bytes;
 use farside_codec::cluster::{Forwarded, NodeState};
 use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand, GroupOutcome, PlaceDeltas, TokenPurpose};
 use farside_codec::delta::{DeltaKind, Generation, LogDescriptor};
+use farside_codec::dump::BackupTarget;
 use farside_codec::frame;
 use farside_codec::ids::{GroupId, LogId, NodeId, SiteId, TenantId};
 use farside_codec::message::{Hello, LogInfo, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, Tenant, kind};
@@ -206,6 +209,7 @@ fn group_of<D: Disk>(shard: &Shard<D>, request: &Request) -> Option<GroupId> {
         Request::CreateLog(descriptor) => descriptor.log,
         Request::SetPolicy(set) => set.log,
         Request::LogStanding(log) => *log,
+        Request::Dump(question) => return Some(question.group),
         Request::FedHello(hello) if hello.offers.len() == 1 => hello.offers[0].descriptor.log,
         Request::FedDeltas(deltas) => deltas.log,
         _ => return None,
@@ -234,6 +238,7 @@ fn reads_control(request: &Request) -> bool {
             | Request::ListTenants
             | Request::ListLogs
             | Request::PeerList
+            | Request::BackupTargets
             | Request::SetPeer(_)
             | Request::Nodes
             | Request::SetNode(_)
@@ -340,6 +345,20 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         }
         Request::RepairLimit(limit) => {
             shard.control(ControlCommand::LimitRepair(limit)).await?;
+            Ok(Reply::Done.into())
+        }
+        Request::BackupHold(hold) => dumping::hold(shard, hold).await,
+        Request::Dump(question) => dumping::dump(shard, question).await,
+        Request::BackupTargets => {
+            Ok(Reply::BackupTargets(shard.view().backup_targets.values().cloned().collect()).into())
+        }
+        Request::SetBackupTarget(target) => {
+            let created = shard.clock.now();
+            shard.control(ControlCommand::PutBackupTarget(BackupTarget { created, ..target })).await?;
+            Ok(Reply::Done.into())
+        }
+        Request::ForgetBackupTarget(name) => {
+            shard.control(ControlCommand::ForgetBackupTarget(name)).await?;
             Ok(Reply::Done.into())
         }
         Request::PeerToken => token::make(shard, Purpose::Peer, TokenPurpose::Peer).await,

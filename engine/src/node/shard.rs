@@ -2,6 +2,7 @@
 //! over by a bounded queue and runs there.
 
 use super::directory::SiteFile;
+use super::dumping::Dumps;
 use super::links::{NodeLinks, PeerLinks};
 use super::repairing::Repair;
 use super::routing;
@@ -113,6 +114,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) counters: Counters,
     pub(crate) repair: Repair,
     pub(crate) scrub: Scrub,
+    /// States that are being read for backups.
+    pub(crate) dumps: Dumps,
     /// Part of the shard's time that scrubbing takes.
     pub(crate) scrub_percent: u8,
     /// A round of GC that another node asked for is under way.

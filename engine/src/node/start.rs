@@ -2,6 +2,7 @@
 
 use super::directory::NodeDirectory;
 use super::directory::SiteFile;
+use super::dumping::Dumps;
 use super::error::{NodeError, failed};
 use super::links::{NodeLinks, PeerLinks, own_hello};
 use super::repairing::{self, Repair};
@@ -10,7 +11,7 @@ use super::scrubbing::{self, Scrub};
 use super::seed::{ShardSeed, Storage};
 use super::shard::{Counters, Job, LogGroup, Shard};
 use super::snapshots::ChunkSnapshots;
-use super::{collecting, limits, membership, mending, sending, server};
+use super::{collecting, limits, membership, mending, renewing, sending, server};
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState};
@@ -87,7 +88,7 @@ async fn run_jobs<D: Disk>(shard: Rc<Shard<D>>, mut jobs: mpsc::Receiver<Job<D>>
 }
 
 /// Seats the devices of the shard.
-async fn seat_devices<D: Disk>(
+pub(super) async fn seat_devices<D: Disk>(
     seed: &ShardSeed<D>,
     pool: &Pool,
     candidates: Vec<Candidate<D>>,
@@ -118,7 +119,7 @@ fn check_log<D: Disk>(seed: &ShardSeed<D>, wal: &Wal<D>, database: &Database) ->
 }
 
 /// The log's owner: the node, which no other ever was, and the shard. Not a device: any of them may be replaced.
-fn wal_owner(site: &SiteFile, shard: u16) -> [u8; 16] {
+pub(super) fn wal_owner(site: &SiteFile, shard: u16) -> [u8; 16] {
     let mut owner = [0; 16];
     let named = [&site.site.0[..], &site.node.0.to_le_bytes(), &shard.to_le_bytes()].concat();
     owner.copy_from_slice(&blake3::hash(&named).as_bytes()[..16]);
@@ -202,6 +203,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         counters: Counters::default(),
         repair: Repair::default(),
         scrub: Scrub::default(),
+        dumps: Dumps::default(),
         scrub_percent: seed.config.scrub_percent,
         collecting: Cell::new(false),
         stopping: Notify::new(),
@@ -303,6 +305,10 @@ async fn sending_after_check<D: Disk>(shard: Rc<Shard<D>>) {
     let checks = peers.iter().map(|peer| check_home(&shard, peer));
     // A peer that does not answer in time may be the lost one; two homes are told apart by their generations.
     let _ = tokio::time::timeout(limits::FENCE_CHECK, futures_util::future::join_all(checks)).await;
+    while let Err(refusal) = renewing::renew(&shard).await {
+        tracing::error!(%refusal, "a restored log has not begun anew yet");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     shard.fence_checked.set(true);
     sending::keep_senders(shard).await;
 }

@@ -4,14 +4,15 @@ use super::database::{Change, Database, Rows, Table};
 use super::keys::Key;
 use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_PEERS, MAX_TENANTS, MAX_TOKENS};
 use super::log_group::{read_row, store_applied, stored_applied};
-use super::nodes;
 use super::snapshot;
+use super::{backups, nodes};
 use crate::cluster::map::PlacementMap;
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::cluster::{GroupRecord, NodeRecord};
 use farside_codec::command::{ControlCommand, ControlOutcome, PendingToken, RedeemToken, SiteRecord, TokenPurpose};
 use farside_codec::delta::LogDescriptor;
+use farside_codec::dump::{BackupTarget, HeldBackup};
 use farside_codec::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 use farside_codec::message::{PeerAction, PeerRecord, Refusal, RefusalCode, Tenant};
 use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
@@ -43,6 +44,10 @@ pub struct ControlView {
     pub placement_epoch: u64,
     /// What repair may read and write on each node, in bytes a second; 0: there is no limit.
     pub repair_limit: u64,
+    /// What is kept for backups that read.
+    pub backup_holds: BTreeMap<[u8; 16], HeldBackup>,
+    /// Where backups go.
+    pub backup_targets: BTreeMap<Label, BackupTarget>,
     /// The placement map of `nodes`.
     pub map: Arc<PlacementMap>,
 }
@@ -65,6 +70,10 @@ impl ControlView {
     }
     pub(super) fn draw_map(&mut self) {
         self.map = Arc::new(PlacementMap::new(self.nodes.values()));
+    }
+    /// Whether a backup reads at `now`, so that nothing may be pruned.
+    pub fn backup_reads(&self, now: Hlc) -> bool {
+        self.backup_holds.values().any(|held| held.until > now)
     }
     /// Who should be in a log group. The first node of a site begins with all groups.
     pub fn group(&self, group: GroupId) -> GroupRecord {
@@ -114,6 +123,8 @@ pub(super) enum Kind {
     Attempt = 8,
     Epoch = 9,
     RepairLimit = 10,
+    BackupHold = 11,
+    BackupTarget = 12,
 }
 
 /// The control group's state.
@@ -144,6 +155,10 @@ impl ControlState {
         let mut state = Self { database, view: Arc::default(), changed: Rc::default() };
         state.load()?;
         Ok(state)
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
     }
 
     /// What it says now.
@@ -178,6 +193,14 @@ impl ControlState {
                 }
                 Some(9) => view.placement_epoch = read_row(value)?,
                 Some(10) => view.repair_limit = read_row(value)?,
+                Some(11) => {
+                    let held: HeldBackup = read_row(value)?;
+                    view.backup_holds.insert(held.id, held);
+                }
+                Some(12) => {
+                    let target: BackupTarget = read_row(value)?;
+                    view.backup_targets.insert(target.name.clone(), target);
+                }
                 _ => {}
             }
             Ok(true)
@@ -207,6 +230,9 @@ impl ControlState {
                 view.repair_limit = limit;
                 Ok(())
             }
+            ControlCommand::HoldBackup(held) => backups::hold(change, view, held)?,
+            ControlCommand::PutBackupTarget(target) => backups::put_target(change, view, target)?,
+            ControlCommand::ForgetBackupTarget(name) => backups::forget_target(change, view, &name)?,
             ControlCommand::SettleGroup((group, members)) => nodes::settle(change, view, group, &members)?,
             ControlCommand::Found(site) => match &view.site {
                 Some(known) if *known != site => exists("the site was founded before".into()),
@@ -373,7 +399,7 @@ impl StateMachine for ControlState {
     }
 
     fn snapshot(&self) -> Result<Box<dyn SnapshotPieces>, StateError> {
-        Ok(Box::new(snapshot::Pieces::new(self.database.read()?, GroupId::CONTROL)))
+        Ok(Box::new(snapshot::Pieces::new(self.database.read()?, GroupId::CONTROL, snapshot::Cut::BySize)))
     }
     fn install_begin(&mut self) -> Result<(), StateError> {
         self.view = Arc::default();

@@ -12,7 +12,7 @@ use super::log_group::{Done, Work, read_row, refuse};
 use super::place::{delta_row, insert, take_back};
 use super::rows::{CursorRow, LogRow};
 use farside_codec::Field;
-use farside_codec::command::{Fence, GroupOutcome, HandOverLog, Promote};
+use farside_codec::command::{Fence, GroupOutcome, HandOverLog, Promote, Rewind};
 use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Generation, Proposal};
 use farside_codec::ids::{BlindName, DeltaHash, EpochId, Hlc, OperationId, SiteId};
 use farside_codec::message::RefusalCode;
@@ -162,6 +162,39 @@ pub(super) fn fence(work: &Work<'_>, fence: Fence) -> Done {
     // The old home's promises about time were for deltas that are gone; the log's own order is all that is left.
     row.closed = row.closed.min(row.head_time);
     forget_cursors_past(work, &row)?;
+    work.put_log(&row)?;
+    Ok(GroupOutcome::Head(row.head))
+}
+
+/// Goes back to an earlier head, under a new generation: what follows is another history, and what came after is set
+/// aside.
+pub(super) fn rewind_to(work: &Work<'_>, order: Rewind) -> Done {
+    let Some(mut row) = work.log(order.log)? else {
+        return refuse(RefusalCode::NotFound, "no such log in this group");
+    };
+    if row.known == order.generation && row.is_home(work.site) {
+        return Ok(GroupOutcome::Head(row.head));
+    }
+    if order.generation.site != work.site || !row.is_home(work.site) {
+        return refuse(RefusalCode::NotHome, format!("the log's home is site {}", row.known.site));
+    }
+    if order.generation <= row.known {
+        return refuse(RefusalCode::BadRequest, format!("generation {} is known already", row.known));
+    }
+    if order.sequence < row.floor {
+        let detail =
+            format!("versions that the log had at {} were pruned: go back to {} at most", order.sequence, row.floor);
+        return refuse(RefusalCode::ConditionFailed, detail);
+    }
+    row.lineage.retain(|branch| branch.first <= order.sequence);
+    if row.lineage.len() >= MAX_GENERATIONS {
+        return refuse(RefusalCode::Full, TOO_MANY_HOMES);
+    }
+    row.known = order.generation;
+    rewind(work, &mut row, order.sequence, order.time)?;
+    row.closed = row.closed.min(row.head_time);
+    forget_cursors_past(work, &row)?;
+    begin(work, &mut row, order.generation, order.time)?;
     work.put_log(&row)?;
     Ok(GroupOutcome::Head(row.head))
 }

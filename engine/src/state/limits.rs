@@ -26,6 +26,15 @@ pub const MAX_TOKENS: usize = 64;
 pub const PRUNE_SCAN_FACTOR: usize = 16;
 /// A snapshot's piece ends with the row that brings it here; a row is below 1 MiB, so a piece stays below 4 MiB.
 pub const PIECE_BYTES: usize = 3 << 20;
+/// A piece of a dump ends with the row that brings it here, whatever its key: two of them and a row fit into one reply.
+pub const DUMP_PIECE_BYTES: usize = 512 << 10;
+/// A piece of a dump ends with one row in 256, drawn by its key: some tens of KiB, so that little is backed up again where
+/// little has changed, and the list of pieces stays a thousandth of the state.
+pub const DUMP_CUT_MASK: u32 = 0xff;
+/// Backups that may read at once.
+pub const MAX_BACKUP_HOLDS: usize = 16;
+/// Places to which a site's backups go.
+pub const MAX_BACKUP_TARGETS: usize = 16;
 /// Rows deleted in one transaction while a state is replaced.
 pub const CLEAR_ROWS: usize = 4096;
 

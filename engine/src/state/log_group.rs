@@ -104,6 +104,7 @@ impl Work<'_> {
             GroupCommand::ForgetPeer(peer) => self.forget_peer(peer),
             GroupCommand::DiscardAside(discard) => aside::discard(self, &discard),
             GroupCommand::HandOver(order) => fence::hand_over(self, order),
+            GroupCommand::Rewind(order) => fence::rewind_to(self, order),
         }
     }
 
@@ -239,7 +240,7 @@ impl StateMachine for LogGroupState {
     }
 
     fn snapshot(&self) -> Result<Box<dyn SnapshotPieces>, StateError> {
-        Ok(Box::new(snapshot::Pieces::new(self.database.read()?, self.group)))
+        Ok(Box::new(snapshot::Pieces::new(self.database.read()?, self.group, snapshot::Cut::BySize)))
     }
     fn install_begin(&mut self) -> Result<(), StateError> {
         snapshot::begin(&self.database, self.group)

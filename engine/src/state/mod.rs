@@ -5,8 +5,10 @@
 mod accept;
 mod aside;
 mod backend;
+mod backups;
 mod control;
 mod database;
+mod dump;
 mod fence;
 mod keys;
 pub mod limits;
@@ -21,5 +23,6 @@ mod snapshot;
 
 pub use control::{ControlState, ControlView};
 pub use database::{Database, Opened};
+pub use dump::{Dump, references_in, restored_control};
 pub use log_group::LogGroupState;
 pub use queries::{LogView, PeerLag, StoredDelta};

@@ -135,6 +135,11 @@ impl LogGroupState {
         }
     }
 
+    /// The last sequence placed at or before a time.
+    pub fn sequence_at_time(&self, log: LogId, time: Hlc) -> Result<u64, StateError> {
+        self.sequence_at(&self.database.read()?, log, &Moment::Time(time))
+    }
+
     /// The last sequence that a moment covers.
     fn sequence_at(&self, view: &View, log: LogId, at: &Moment) -> Result<u64, StateError> {
         let time = match at {

@@ -2,7 +2,7 @@
 
 use super::database::{Database, Rows, Table, View};
 use super::keys::Key;
-use super::limits::{CLEAR_ROWS, PIECE_BYTES};
+use super::limits::{CLEAR_ROWS, DUMP_CUT_MASK, DUMP_PIECE_BYTES, PIECE_BYTES};
 use super::log_group::{APPLIED, store_applied};
 use bytes::Bytes;
 use farside_codec::ids::GroupId;
@@ -13,17 +13,37 @@ use std::ops::Bound;
 /// Key of [`Table::Meta`]: the group's rows are being replaced. What it has applied is gone until they are.
 const INSTALLING: &[u8] = b"installing";
 
+/// Where a piece ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// When it is large enough: as few as possible.
+    BySize,
+    /// After a row whose key says so, and with each table: a row that changes, comes or goes changes one piece, and all
+    /// others are what they were.
+    ByContent,
+}
+
+impl Cut {
+    fn ends(self, bytes: usize, key: &[u8]) -> bool {
+        match self {
+            Self::BySize => bytes >= PIECE_BYTES,
+            Self::ByContent => bytes >= DUMP_PIECE_BYTES || crc32fast::hash(key) & DUMP_CUT_MASK == 0,
+        }
+    }
+}
+
 /// Reads a group's rows out of a view.
 pub(super) struct Pieces {
     view: View,
     group: GroupId,
     table: usize,
     after: Option<Vec<u8>>,
+    cut: Cut,
 }
 
 impl Pieces {
-    pub(super) fn new(view: View, group: GroupId) -> Self {
-        Self { view, group, table: 0, after: None }
+    pub(super) fn new(view: View, group: GroupId, cut: Cut) -> Self {
+        Self { view, group, table: 0, after: None, cut }
     }
 }
 
@@ -42,12 +62,8 @@ impl SnapshotPieces for Pieces {
             let start = after.as_deref().map_or(Bound::Included(&prefix[..]), Bound::Excluded);
             let mut last = None;
             self.view.scan(table, (start, Bound::Excluded(&end[..])), &mut |key, value| {
-                piece.push(table as u8);
-                (key.len() as u32).encode(&mut piece);
-                piece.extend_from_slice(key);
-                (value.len() as u32).encode(&mut piece);
-                piece.extend_from_slice(value);
-                let full = piece.len() >= PIECE_BYTES;
+                write_row(&mut piece, table, key, value);
+                let full = self.cut.ends(piece.len(), key);
                 last = full.then(|| key.to_vec());
                 Ok(!full)
             })?;
@@ -56,6 +72,9 @@ impl SnapshotPieces for Pieces {
                 return Ok(Some(piece.into()));
             }
             self.table += 1;
+            if self.cut == Cut::ByContent && !piece.is_empty() {
+                break;
+            }
         }
         Ok((!piece.is_empty()).then(|| piece.into()))
     }
@@ -132,7 +151,17 @@ pub(super) fn piece(database: &Database, group: GroupId, piece: Bytes) -> Result
     change.commit()
 }
 
-fn row(reader: &mut Reader) -> Result<(Table, Bytes, Bytes), DecodeError> {
+/// Appends a row to a piece.
+pub(super) fn write_row(piece: &mut Vec<u8>, table: Table, key: &[u8], value: &[u8]) {
+    piece.push(table as u8);
+    (key.len() as u32).encode(piece);
+    piece.extend_from_slice(key);
+    (value.len() as u32).encode(piece);
+    piece.extend_from_slice(value);
+}
+
+/// Takes the next row from a piece.
+pub(super) fn row(reader: &mut Reader) -> Result<(Table, Bytes, Bytes), DecodeError> {
     let number = u8::decode(reader)?;
     let table = Table::from_number(number).ok_or(DecodeError::Unknown { what: "table", value: u64::from(number) })?;
     Ok((table, Bytes::decode(reader)?, Bytes::decode(reader)?))

@@ -1,0 +1,101 @@
+//! What a backup is made of: one manifest a backup, written last, each naming the hash of the one before.
+
+use super::pack::EntryKind;
+use crate::erasure::Geometry;
+use crate::ids::{GroupId, Hlc, Label, SiteId};
+use crate::record;
+use crate::record::wal::LogPosition;
+use bytes::Bytes;
+
+record!(
+    /// Whose backups lie at a target. The first object there.
+    SiteMark {
+        /// The site.
+        site: SiteId,
+        /// Its name.
+        name: Label,
+        /// When it was made.
+        created: Hlc,
+    }
+);
+record!(
+    /// An entry of a pack. Its number is its place among the pack's entries.
+    PackEntry {
+        /// What it holds.
+        kind: EntryKind,
+        /// Which.
+        id: [u8; 32],
+        /// Its first byte in the pack.
+        offset: u32,
+        /// Its bytes there, with the tag.
+        sealed_bytes: u32,
+    }
+);
+record!(
+    /// What one pack holds.
+    PackIndex {
+        /// The pack.
+        pack: [u8; 16],
+        /// Its bytes.
+        bytes: u64,
+        /// Its entries in order.
+        entries: Vec<PackEntry>,
+    }
+);
+record!(
+    /// A small object that a backup needs.
+    ObjectReference {
+        /// Its name.
+        name: String,
+        /// Its bytes.
+        bytes: u64,
+        /// BLAKE3 of them.
+        hash: [u8; 32],
+    }
+);
+record!(
+    /// The state of one group, as it was when this backup was made.
+    GroupDump {
+        /// The group.
+        group: GroupId,
+        /// The last entry of its log that is in it.
+        last: Option<LogPosition>,
+        /// BLAKE3 of its pieces, in order.
+        pieces: Vec<[u8; 32]>,
+    }
+);
+record!(
+    /// One backup of one site.
+    Manifest {
+        /// Counts the backups at the target from 1.
+        number: u64,
+        /// BLAKE3 of the manifest before, as it is stored; zeroes for the first.
+        previous: [u8; 32],
+        /// The site.
+        site: SiteId,
+        /// Its name.
+        name: Label,
+        /// Its incarnation.
+        incarnation: u64,
+        /// Its log groups.
+        groups: u32,
+        /// How it cut chunks.
+        geometry: Geometry,
+        /// Its CA's certificate (DER).
+        certificate: Bytes,
+        /// Its CA's key (PKCS #8 DER).
+        authority_key: Bytes,
+        /// Everything that was acknowledged before this is in it.
+        cut: Hlc,
+        /// When it was complete.
+        finished: Hlc,
+        /// The groups' states, the control group's first.
+        dumps: Vec<GroupDump>,
+        /// Where everything lies.
+        indexes: Vec<ObjectReference>,
+        /// Chunks that the dumps refer to.
+        chunks: u64,
+        /// Their sealed bytes.
+        chunk_bytes: u64,
+    }
+);

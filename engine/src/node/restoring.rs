@@ -1,0 +1,282 @@
+//! Filling the devices of a node from a backup, offline: one thread a shard, to which whoever reads the backup hands chunks and
+//! pieces of state. What it ends with is what a node of one that was stopped leaves behind: chunks in the store, and for
+//! each group a snapshot in the write-ahead log of which it is the only voter.
+//!
+//! Nothing of a group is written before everything else is durable, and a node does not start on a directory where a restore is
+//! under way; so an interrupted restore is one that has to go on.
+
+use super::error::{NodeError, failed};
+use super::limits::{FILL_CHUNKS, FILL_QUEUE};
+use super::run::open_storage;
+use super::seed::{ShardSeed, shard_seeds};
+use super::snapshots::ChunkSnapshots;
+use super::start::{seat_devices, wal_owner};
+use crate::store::Store;
+use bytes::Bytes;
+use farside_codec::delta::ChunkRef;
+use farside_codec::ids::{ChunkId, GroupId, NodeId};
+use farside_codec::record::wal::{LogPosition, Membership, SnapshotRecord, StoredMembership, Vote, WalRecord};
+use farside_io::disk::Disk;
+use farside_io::uring::{self, UringDisk};
+use farside_raft::SnapshotStore;
+use farside_raft::wal::{Wal, WalMirror};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// What a shard is told.
+enum Fill {
+    /// Which of these are there already.
+    Have(Vec<ChunkId>, oneshot::Sender<Vec<bool>>),
+    /// Store this.
+    Chunk(ChunkId, Bytes),
+    /// The next rows of a group's state.
+    Rows(GroupId, Bytes),
+    /// Everything was handed over: answer once it is durable.
+    Settle(oneshot::Sender<Result<(), NodeError>>),
+    /// Begin the groups: all others are settled too.
+    Groups(Vec<(GroupId, Option<LogPosition>)>, oneshot::Sender<Result<(), NodeError>>),
+}
+
+/// The shards of a node that is being filled.
+pub struct Filling {
+    shards: Vec<mpsc::Sender<Fill>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+fn ended() -> NodeError {
+    failed("a thread that fills the devices has ended early")
+}
+
+impl Filling {
+    /// Opens the devices of the node at `root`, whose lock the caller holds.
+    pub async fn open(root: &Path) -> Result<Self, NodeError> {
+        let (seeds, _) = shard_seeds::<UringDisk>(root)?;
+        let mut filling = Self { shards: Vec::new(), threads: Vec::new() };
+        let mut ups = Vec::new();
+        for seed in seeds {
+            let (sender, receiver) = mpsc::channel(FILL_QUEUE);
+            let (up, is_up) = oneshot::channel();
+            let thread = std::thread::Builder::new().name(format!("fill-{}", seed.index()));
+            let thread = thread.spawn(move || {
+                // Whoever waits for it sees that it has ended.
+                let _ = uring::start(run(seed, receiver, up));
+            });
+            filling.shards.push(sender);
+            filling.threads.push(thread.map_err(failed)?);
+            ups.push(is_up);
+        }
+        for up in ups {
+            up.await.map_err(|_| ended())??;
+        }
+        Ok(filling)
+    }
+
+    fn shards(&self) -> u16 {
+        self.shards.len() as u16
+    }
+
+    async fn tell(&self, shard: u16, fill: Fill) -> Result<(), NodeError> {
+        self.shards[usize::from(shard)].send(fill).await.map_err(|_| ended())
+    }
+
+    /// Which of these chunks are there already, in their order.
+    pub async fn have(&self, chunks: &[ChunkId]) -> Result<Vec<bool>, NodeError> {
+        let mut have = vec![false; chunks.len()];
+        for shard in 0..self.shards() {
+            let mine = |(at, chunk): (usize, &ChunkId)| (chunk.shard(self.shards()) == shard).then_some((at, *chunk));
+            let (places, asked): (Vec<usize>, Vec<ChunkId>) = chunks.iter().enumerate().filter_map(mine).unzip();
+            let (sender, receiver) = oneshot::channel();
+            self.tell(shard, Fill::Have(asked, sender)).await?;
+            let held = receiver.await.map_err(|_| ended())?;
+            places.into_iter().zip(held).for_each(|(at, held)| have[at] = held);
+        }
+        Ok(have)
+    }
+
+    /// Has a chunk stored. Waits where the devices are slower than the backup.
+    pub async fn chunk(&self, chunk: ChunkId, sealed: Bytes) -> Result<(), NodeError> {
+        self.tell(chunk.shard(self.shards()), Fill::Chunk(chunk, sealed)).await
+    }
+
+    /// Takes the next rows of a group's state.
+    pub async fn rows(&self, group: GroupId, rows: Bytes) -> Result<(), NodeError> {
+        self.tell(group.shard(self.shards()), Fill::Rows(group, rows)).await
+    }
+
+    /// Waits until everything is durable.
+    pub async fn settle(&self) -> Result<(), NodeError> {
+        for shard in 0..self.shards() {
+            let (sender, receiver) = oneshot::channel();
+            self.tell(shard, Fill::Settle(sender)).await?;
+            receiver.await.map_err(|_| ended())??;
+        }
+        Ok(())
+    }
+
+    /// Begins the groups with the states that were handed over, and closes the devices. Every chunk must be settled.
+    pub async fn finish(self, groups: &[(GroupId, Option<LogPosition>)]) -> Result<(), NodeError> {
+        for shard in 0..self.shards() {
+            let mine = groups.iter().filter(|(group, _)| group.shard(self.shards()) == shard).copied().collect();
+            let (sender, receiver) = oneshot::channel();
+            self.tell(shard, Fill::Groups(mine, sender)).await?;
+            receiver.await.map_err(|_| ended())??;
+        }
+        drop(self.shards);
+        self.threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| ended()))
+    }
+}
+
+async fn run(seed: ShardSeed<UringDisk>, told: mpsc::Receiver<Fill>, up: oneshot::Sender<Result<(), NodeError>>) {
+    let opened = async {
+        let storage = open_storage(&seed)?;
+        Filler::open(&seed, storage).await
+    };
+    // Where nobody waits any more there is nobody to fill for.
+    match opened.await {
+        Ok(filler) => {
+            let _ = up.send(Ok(()));
+            Rc::new(filler).run(told).await;
+        }
+        Err(error) => drop(up.send(Err(error))),
+    }
+}
+
+/// One shard's store and log.
+struct Filler<D: Disk> {
+    node: NodeId,
+    store: Store<D>,
+    wal: Wal<D>,
+    snapshots: ChunkSnapshots<D>,
+    /// Rows of each group that are not a piece yet, and its pieces.
+    groups: RefCell<BTreeMap<GroupId, (Vec<u8>, Vec<ChunkRef>)>>,
+    under_way: Arc<Semaphore>,
+    trouble: RefCell<Option<NodeError>>,
+}
+
+impl<D: Disk> Filler<D> {
+    async fn open(seed: &ShardSeed<D>, storage: super::seed::Storage<D>) -> Result<Self, NodeError> {
+        let super::seed::Storage { pool, candidates, .. } = storage;
+        let devices = seat_devices(seed, &pool, candidates).await?;
+        let regions = devices.wal_regions(seed.index).into_iter();
+        let mirrors = regions.map(|region| WalMirror { disk: region.disk, offset: region.offset, bytes: region.bytes });
+        let (wal, _) = Wal::open(wal_owner(&seed.site, seed.index), mirrors.collect(), &pool).await.map_err(failed)?;
+        let store = Store::open(&devices, seed.index, pool).await.map_err(failed)?;
+        Ok(Self {
+            node: seed.site.node,
+            snapshots: ChunkSnapshots::new(store.clone()),
+            store,
+            wal,
+            groups: RefCell::default(),
+            under_way: Arc::new(Semaphore::new(FILL_CHUNKS)),
+            trouble: RefCell::default(),
+        })
+    }
+
+    async fn run(self: Rc<Self>, mut told: mpsc::Receiver<Fill>) {
+        while let Some(fill) = told.recv().await {
+            match fill {
+                Fill::Have(chunks, answer) => {
+                    let have = self.store.have(&chunks).iter().map(Option::is_some).collect();
+                    drop(answer.send(have));
+                }
+                Fill::Chunk(chunk, sealed) => self.clone().begin_chunk(chunk, sealed).await,
+                Fill::Rows(group, rows) => {
+                    if let Err(error) = self.take_rows(group, &rows).await {
+                        self.fail(error);
+                    }
+                }
+                Fill::Settle(answer) => drop(answer.send(self.settle().await)),
+                Fill::Groups(groups, answer) => drop(answer.send(self.begin_groups(groups).await)),
+            }
+        }
+        self.wal.close().await;
+    }
+
+    /// Keeps the first thing that went wrong, for whoever settles.
+    fn fail(&self, error: NodeError) {
+        self.trouble.borrow_mut().get_or_insert(error);
+    }
+
+    async fn begin_chunk(self: Rc<Self>, chunk: ChunkId, sealed: Bytes) {
+        let Ok(permit) = self.under_way.clone().acquire_owned().await else { return };
+        tokio::task::spawn_local(async move {
+            let stored = async {
+                let mut writer = self.store.begin(chunk, sealed.len()).await?;
+                writer.append(&sealed)?;
+                writer.commit().await
+            };
+            if let Err(error) = stored.await {
+                self.fail(failed(format_args!("chunk {chunk} can't be stored: {error}")));
+            }
+            drop(permit);
+        });
+    }
+
+    /// Rows of one group come in order; many small pieces become few of the size that snapshots have.
+    async fn take_rows(&self, group: GroupId, rows: &[u8]) -> Result<(), NodeError> {
+        let full = {
+            let mut groups = self.groups.borrow_mut();
+            let (left, _) = groups.entry(group).or_default();
+            let full = !left.is_empty() && left.len() + rows.len() > crate::state::limits::PIECE_BYTES;
+            let full = full.then(|| std::mem::take(left));
+            left.extend_from_slice(rows);
+            full
+        };
+        match full {
+            Some(piece) => self.keep(group, piece).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn keep(&self, group: GroupId, piece: Vec<u8>) -> Result<(), NodeError> {
+        let kept = self.snapshots.put(group, piece.into()).await.map_err(failed)?;
+        self.groups.borrow_mut().entry(group).or_default().1.push(kept);
+        Ok(())
+    }
+
+    async fn settle(&self) -> Result<(), NodeError> {
+        drop(self.under_way.acquire_many(FILL_CHUNKS as u32).await.map_err(failed)?);
+        match self.trouble.borrow_mut().take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    async fn begin_groups(&self, groups: Vec<(GroupId, Option<LogPosition>)>) -> Result<(), NodeError> {
+        let mut records = Vec::new();
+        for (group, last) in groups {
+            let left = self.groups.borrow_mut().entry(group).or_default().0.split_off(0);
+            if !left.is_empty() {
+                self.keep(group, left).await?;
+            }
+            let pieces = self.groups.borrow_mut().remove(&group).unwrap_or_default().1;
+            records.extend(first_records(group, self.node, last, pieces));
+        }
+        self.wal.append_durably(&records).await.map_err(failed)
+    }
+}
+
+/// What a group's log begins with whose only voter is `node`, and whose state is these pieces as of `last`. A group that
+/// had no entry yet begins with none.
+fn first_records(group: GroupId, node: NodeId, last: Option<LogPosition>, pieces: Vec<ChunkRef>) -> Vec<WalRecord> {
+    let mut records = Vec::new();
+    if group != GroupId::CONTROL {
+        records.push(WalRecord::Member((group, node)));
+    }
+    let Some(last) = last else { return records };
+    let membership = Membership { configurations: vec![vec![node]], nodes: vec![node] };
+    let membership = StoredMembership { position: Some(last), membership };
+    // The next term is above every one that the lost site's log names.
+    let vote = Vote { term: last.term, leader: node, committed: false };
+    records.extend([
+        WalRecord::Snapshot((group, SnapshotRecord { last: Some(last), membership, pieces })),
+        WalRecord::Purge((group, last)),
+        WalRecord::Vote((group, vote)),
+    ]);
+    records
+}
