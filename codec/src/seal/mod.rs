@@ -12,6 +12,7 @@ mod chunk;
 mod keys;
 mod object;
 mod payload;
+pub mod shares;
 
 pub use chunk::{ChunkKey, ChunkSecret, RangePlan, open_chunk, open_range, seal_chunk, sealed_bytes};
 pub use keys::{BlindKey, DigestKey, TenantDataKey, kms_label};
