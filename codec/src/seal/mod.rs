@@ -11,6 +11,7 @@
 mod chunk;
 mod keys;
 mod object;
+pub mod passphrase;
 mod payload;
 pub mod shares;
 
