@@ -22,7 +22,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod geometry;
-mod gf256;
+pub(crate) mod gf256;
 #[cfg(target_arch = "x86_64")]
 mod gfni;
 mod kernel;

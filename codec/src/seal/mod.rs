@@ -11,7 +11,9 @@
 mod chunk;
 mod keys;
 mod object;
+pub mod passphrase;
 mod payload;
+pub mod shares;
 
 pub use chunk::{ChunkKey, ChunkSecret, RangePlan, open_chunk, open_range, seal_chunk, sealed_bytes};
 pub use keys::{BlindKey, DigestKey, TenantDataKey, kms_label};
