@@ -96,6 +96,7 @@ fn tables() -> String {
         ("Refusals", REFUSALS),
         ("Changes of home", SIDES),
         ("What was set aside", ASIDE),
+        ("External backups", DUMP),
         ("Deltas", DELTAS),
         ("Between the nodes of a site", CLUSTER),
         ("Between the nodes of a group", RAFT),

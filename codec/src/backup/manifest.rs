@@ -89,7 +89,7 @@ record!(
         cut: Hlc,
         /// When it was complete.
         finished: Hlc,
-        /// The groups' states, the control group's first.
+        /// The groups' states, in the order in which they were read: the control group's last.
         dumps: Vec<GroupDump>,
         /// Where everything lies.
         indexes: Vec<ObjectReference>,

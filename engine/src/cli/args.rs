@@ -1,5 +1,6 @@
 //! The command line, as cli.md promises it.
 
+use super::backup_args::{BackupCommand, Restore};
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use farside_transport::limits::{MAX_MTU, MIN_MTU};
@@ -191,6 +192,14 @@ pub(super) enum Command {
     /// What a change of home undid here: what only this site held, and was set aside
     #[command(subcommand, after_help = "Example: farside divergence list --dir near acme/photos")]
     Divergence(DivergenceCommand),
+    /// Backups outside of both sites, for the day when both are gone
+    #[command(subcommand, after_help = "Example: farside backup now --dir near vault1")]
+    Backup(BackupCommand),
+    /// Makes a site of a backup on bare devices, with shares of its system key; repeat it to go on after an interruption
+    #[command(
+        after_help = "Example: farside restore --target s3://backups/near --shares share-1.txt,share-3.txt,share-4.txt --dir near --listen 127.0.0.1:7400"
+    )]
+    Restore(Restore),
     /// Figures that can be reproduced
     #[command(subcommand, after_help = "Example: farside bench replicate --size 1GiB")]
     Bench(BenchCommand),

@@ -1,6 +1,8 @@
 //! The `farside` command: parses, runs, prints, and answers with the exit code of cli.md.
 
 mod args;
+mod backup;
+mod backup_args;
 mod client_commands;
 mod divergence;
 mod nodes;
@@ -128,6 +130,8 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Device(_) => nodes::devices(common).await,
         Command::Scrub(command) => nodes::scrub(command, common).await,
         Command::Divergence(command) => divergence::run(command, common).await,
+        Command::Backup(command) => backup::backup(command, common).await,
+        Command::Restore(options) => backup::restore_site(options, common).await,
         Command::Demo { .. }
         | Command::Init(_)
         | Command::Join(_)

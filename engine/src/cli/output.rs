@@ -1,9 +1,11 @@
 //! What commands print: lines for people, JSON for scripts, errors as one sentence and a hint.
 
+use crate::backup::BackupError;
 use crate::client::{ClientError, ObjectInfo, PutReceipt};
 use crate::node::{DirectoryError, NodeError};
 use crate::terminal::note;
 use farside_codec::seal::ObjectKind;
+use farside_codec::seal::shares::ShareError;
 use serde_json::{Value, json};
 
 /// Why a command failed.
@@ -12,6 +14,10 @@ pub(super) enum CliError {
     Client(ClientError),
     /// A node's command.
     Node(NodeError),
+    /// A backup's command.
+    Backup(BackupError),
+    /// Shares that don't make a key, and what is said about it.
+    Share(String, ShareError),
     /// The command is done and said what was wrong with it; this is its exit code.
     Told(u8),
 }
@@ -28,6 +34,12 @@ impl From<DirectoryError> for CliError {
     }
 }
 
+impl From<BackupError> for CliError {
+    fn from(error: BackupError) -> Self {
+        Self::Backup(error)
+    }
+}
+
 impl From<NodeError> for CliError {
     fn from(error: NodeError) -> Self {
         Self::Node(error)
@@ -39,6 +51,10 @@ impl CliError {
         Self::Client(ClientError::Usage(what.into()))
     }
 
+    pub(super) fn not_found(what: impl Into<String>) -> Self {
+        Self::Client(ClientError::NotFound(what.into()))
+    }
+
     pub(super) fn failed(what: impl ToString) -> Self {
         Self::Client(ClientError::Failed(what.to_string()))
     }
@@ -47,9 +63,27 @@ impl CliError {
     pub(super) fn tell(self) -> u8 {
         match self {
             Self::Told(code) => code,
+            Self::Backup(error) => tell(&error, error.hint(), error.exit_code()),
+            Self::Share(what, error) => {
+                note(format_args!("error: {what}"));
+                share_exit_code(&error)
+            }
             Self::Client(error) => tell(&error, error.hint(), error.exit_code()),
             Self::Node(error) => tell(&error, error.hint().map(str::to_owned), error.exit_code()),
         }
+    }
+}
+
+/// Shares that are damaged are one thing; good ones that don't belong together, or are too few, another.
+fn share_exit_code(error: &ShareError) -> u8 {
+    match error {
+        ShareError::Damaged => 6,
+        ShareError::TooFew { .. }
+        | ShareError::OtherSite
+        | ShareError::OtherSet
+        | ShareError::Twice { .. }
+        | ShareError::WrongSecret => 3,
+        _ => 2,
     }
 }
 

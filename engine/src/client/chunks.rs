@@ -25,7 +25,7 @@ impl Client {
     }
 
     /// The whole of a chunk, as the site gives it: whoever opens or passes it on finds out whether it is that.
-    pub(super) async fn get_sealed(&self, reference: &ChunkRef) -> Result<Vec<u8>, ClientError> {
+    pub(crate) async fn get_sealed(&self, reference: &ChunkRef) -> Result<Vec<u8>, ClientError> {
         let chunk = reference.chunk;
         let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
         let (reply, sealed) = self.link.fetch(Target::Chunk(chunk), &request, reference.sealed_bytes).await?;

@@ -213,6 +213,10 @@ impl NodeDirectory {
     pub fn scrub(&self, shard: u16) -> PathBuf {
         self.0.join("state").join(format!("shard-{shard}.scrub"))
     }
+    /// Indexes of backups that were read once.
+    pub fn indexes(&self) -> PathBuf {
+        self.0.join("state").join("indexes")
+    }
     /// To which moment a restored site goes back.
     pub fn restored_at(&self) -> PathBuf {
         self.0.join("restored.frame")

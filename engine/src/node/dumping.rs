@@ -64,7 +64,13 @@ async fn dump_here<D: Disk>(shard: &Rc<Shard<D>>, question: DumpQuestion) -> Ans
         let (group, name, last) = (question.group, question.session, applied.last);
         let mut sessions = shard.dumps.0.borrow_mut();
         sessions.retain(|session| session.name != name && now.saturating_sub(session.asked) < DUMP_PATIENCE);
-        if sessions.len() >= DUMPS {
+        // One that was read to its end is kept for an answer that is asked for again, and keeps nothing open.
+        while sessions.len() >= 4 * DUMPS
+            && let Some(ended) = sessions.iter().position(|session| session.pieces.is_none())
+        {
+            sessions.remove(ended);
+        }
+        if sessions.iter().filter(|session| session.pieces.is_some()).count() >= DUMPS {
             let detail = format!("{DUMPS} backups read this shard already: try again when one of them has ended");
             return Err(Refusal::retry(RefusalCode::Busy, 1000, detail));
         }

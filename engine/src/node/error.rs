@@ -6,6 +6,7 @@ use crate::framed::FramedFileError;
 use crate::store::OpenDevicesError;
 use farside_codec::message::Refusal;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 
 /// Why.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub enum NodeError {
     Unreachable(String),
     /// That site refused.
     Refused(Refusal),
+    /// A restore into its directory has not ended.
+    Unfinished(PathBuf),
     /// Anything else that keeps it from running.
     Failed(String),
 }
@@ -42,6 +45,7 @@ impl NodeError {
             Self::Directory(DirectoryError::InUse(_)) => Some("stop that node first: it ends cleanly on SIGTERM"),
             Self::Config(ConfigError::Invalid(..)) => Some("docs/operators.md says what node.toml may hold"),
             Self::Unreachable(_) => Some("is a node of that site running, and may UDP pass between the two?"),
+            Self::Unfinished(_) => Some("repeat `farside restore` with the same --dir: it goes on where it was"),
             Self::Corrupt(_) => Some("docs/operators.md says what can be restored"),
             _ => None,
         }
@@ -54,7 +58,7 @@ impl NodeError {
             Self::Corrupt(_) | Self::Directory(DirectoryError::WrongSystemKey(_)) => 6,
             Self::Directory(DirectoryError::File(FramedFileError::Damaged(..))) => 6,
             Self::Directory(DirectoryError::NotANode(_)) => 5,
-            Self::Refused(_) => 3,
+            Self::Refused(_) | Self::Unfinished(_) => 3,
             Self::Unreachable(_) => 4,
             _ => 1,
         }
@@ -67,6 +71,7 @@ impl std::fmt::Display for NodeError {
             Self::Directory(error) => error.fmt(f),
             Self::Config(error) => error.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
+            Self::Unfinished(path) => write!(f, "the restore into {} has not ended", path.display()),
             Self::Usage(reason) | Self::Corrupt(reason) | Self::Unreachable(reason) | Self::Failed(reason) => {
                 f.write_str(reason)
             }

@@ -46,6 +46,7 @@ pub use error::NodeError;
 pub use init::{InitOptions, NodeOptions, SitePlan, announce, export_context, format_options, found, init};
 pub use peers::token_site;
 pub use replacing::{ReplaceOptions, replace};
+pub use restoring::{Filling, RestoredSite, RestoringFile, make_restored, restore_done, resume_restored};
 pub use run::run;
 pub use seed::{ShardSeed, Stopper, Storage, shard_seeds};
 pub use start::run_shard;

@@ -5,28 +5,123 @@
 //! Nothing of a group is written before everything else is durable, and a node does not start on a directory where a restore is
 //! under way; so an interrupted restore is one that has to go on.
 
+use super::config::NodeConfig;
+use super::directory::{NodeDirectory, SiteFile, SystemKey};
 use super::error::{NodeError, failed};
+use super::init::{NodeOptions, announce, fill, format, in_new_directory};
 use super::limits::{FILL_CHUNKS, FILL_QUEUE};
+use super::renewing::RestoredAt;
 use super::run::open_storage;
 use super::seed::{ShardSeed, shard_seeds};
 use super::snapshots::ChunkSnapshots;
 use super::start::{seat_devices, wal_owner};
+use crate::framed::{self, FileKind, FramedFileError};
+use crate::machine::Machine;
 use crate::store::Store;
 use bytes::Bytes;
 use farside_codec::delta::ChunkRef;
-use farside_codec::ids::{ChunkId, GroupId, NodeId};
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::{ChunkId, GroupId, Hlc, Label, NodeId, SiteId};
+use farside_codec::record;
 use farside_codec::record::wal::{LogPosition, Membership, SnapshotRecord, StoredMembership, Vote, WalRecord};
 use farside_io::disk::Disk;
 use farside_io::uring::{self, UringDisk};
 use farside_raft::SnapshotStore;
 use farside_raft::wal::{Wal, WalMirror};
+use farside_transport::Authority;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use zeroize::Zeroizing;
+
+record!(
+    /// A restore that is under way, as its directory says.
+    RestoringFile {
+        /// The backup.
+        number: u64,
+        /// The moment to go back to.
+        at: Option<Hlc>,
+    }
+);
+
+/// A site as it is made from a backup.
+pub struct RestoredSite {
+    /// The site.
+    pub site: SiteId,
+    /// Its name.
+    pub name: Label,
+    /// Its incarnation from now on.
+    pub incarnation: u64,
+    /// Its log groups.
+    pub groups: u32,
+    /// How it cuts chunks from now on.
+    pub geometry: Geometry,
+    /// Its CA's certificate (DER).
+    pub certificate: Bytes,
+    /// Its CA's key (PKCS #8 DER).
+    pub authority_key: Zeroizing<Vec<u8>>,
+    /// Its system key.
+    pub system_key: Zeroizing<[u8; 32]>,
+}
+
+/// The restore that was begun into a directory, if there is one.
+pub fn resume_restored(path: &Path) -> Result<Option<RestoringFile>, NodeError> {
+    match framed::read_record(&NodeDirectory::new(path).restoring(), FileKind::Restoring) {
+        Ok(restoring) => Ok(Some(restoring)),
+        Err(FramedFileError::Missing(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the directory and devices of a restored site's only node. Until [`restore_done`] no node starts there.
+pub fn make_restored(
+    path: &Path,
+    options: &NodeOptions,
+    site: RestoredSite,
+    restoring: RestoringFile,
+) -> Result<(), NodeError> {
+    let cores = options.check()?;
+    uring::check_io_uring().map_err(failed)?;
+    let machine = Machine::real();
+    let make = |directory: &NodeDirectory| {
+        let devices = options.device_paths(site.geometry, directory)?;
+        options.config(&devices, cores, directory)?.save(&directory.config())?;
+        let config = NodeConfig::load(&directory.config())?;
+        let file = SiteFile {
+            site: site.site,
+            name: site.name.clone(),
+            incarnation: site.incarnation,
+            node: NodeId(1),
+            shards: config.cores.len() as u16,
+            groups: site.groups,
+            geometry: site.geometry,
+            certificate: site.certificate.clone(),
+            created: Hlc::from_ms(machine.clock.wall_ms()),
+        };
+        let authority = Authority::from_parts(site.site, site.certificate.to_vec(), site.authority_key.clone());
+        fill(directory, &file, &config, &authority, &SystemKey::from_bytes(*site.system_key), &machine)?;
+        // A runtime of its own, which can't be inside another one.
+        let formatted = std::thread::scope(|scope| scope.spawn(|| format(&file, &devices)).join());
+        formatted.map_err(|_| ended())??;
+        framed::write_record(&directory.restored_at(), FileKind::RestoredAt, &RestoredAt { at: restoring.at })?;
+        framed::write_record(&directory.restoring(), FileKind::Restoring, &restoring)?;
+        announce(directory, &file)?;
+        Ok(file)
+    };
+    in_new_directory(path, make).map(drop)
+}
+
+/// Everything is there: from now on a node may start.
+pub fn restore_done(path: &Path) -> Result<(), NodeError> {
+    let directory = NodeDirectory::new(path);
+    std::fs::remove_file(directory.restoring()).map_err(failed)?;
+    Ok(directory.sync()?)
+}
 
 /// What a shard is told.
 enum Fill {
@@ -46,6 +141,7 @@ enum Fill {
 pub struct Filling {
     shards: Vec<mpsc::Sender<Fill>>,
     threads: Vec<JoinHandle<()>>,
+    _lock: File,
 }
 
 fn ended() -> NodeError {
@@ -53,10 +149,11 @@ fn ended() -> NodeError {
 }
 
 impl Filling {
-    /// Opens the devices of the node at `root`, whose lock the caller holds.
+    /// Opens the devices of the node at `root`.
     pub async fn open(root: &Path) -> Result<Self, NodeError> {
+        let lock = NodeDirectory::new(root).lock()?;
         let (seeds, _) = shard_seeds::<UringDisk>(root)?;
-        let mut filling = Self { shards: Vec::new(), threads: Vec::new() };
+        let mut filling = Self { shards: Vec::new(), threads: Vec::new(), _lock: lock };
         let mut ups = Vec::new();
         for seed in seeds {
             let (sender, receiver) = mpsc::channel(FILL_QUEUE);

@@ -5,13 +5,16 @@ use super::control::Kind;
 use super::database::Table;
 use super::keys::Key;
 use super::log_group::read_row;
+use super::rows::{AsideRow, DeltaRow};
 use super::snapshot::{Cut, Pieces, row, write_row};
 use super::{ControlState, LogGroupState};
 use bytes::Bytes;
 use farside_codec::command::SiteRecord;
-use farside_codec::ids::{ChunkId, GroupId};
+use farside_codec::delta::{ChunkRef, Delta};
+use farside_codec::ids::{GroupId, LogId};
 use farside_codec::{Field, Reader};
 use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
+use std::collections::BTreeSet;
 
 /// A state as of one moment: how far it has come, and its pieces.
 pub type Dump = (Applied, Box<dyn SnapshotPieces>);
@@ -30,20 +33,41 @@ impl ControlState {
     }
 }
 
-/// Calls `visit` with each chunk that the rows of a piece refer to. One that several deltas name comes several times.
-pub fn references_in(piece: &Bytes, visit: &mut dyn FnMut(ChunkId)) -> Result<(), StateError> {
+/// Calls `visit` with each chunk that the deltas in a piece name, those that were set aside among them. One that several
+/// name comes several times.
+pub fn chunks_in(piece: &Bytes, visit: &mut dyn FnMut(ChunkRef)) -> Result<(), StateError> {
+    let mut reader = Reader::new(piece.clone());
+    while reader.remaining() > 0 {
+        let (table, _, value) = row(&mut reader).map_err(StateError::Unreadable)?;
+        let encoded = match table {
+            Table::Deltas => DeltaRow::from_bytes(value).map(|row| row.encoded),
+            Table::Aside => AsideRow::from_bytes(value).map(|row| row.encoded),
+            _ => continue,
+        };
+        let encoded = encoded.map_err(StateError::Unreadable)?;
+        // A delta whose version was pruned keeps its place, and names nothing any more.
+        if !encoded.is_empty() {
+            let delta = Delta::parse(encoded).map_err(StateError::Unreadable)?;
+            delta.proposal.chunks.into_iter().for_each(&mut *visit);
+        }
+    }
+    Ok(())
+}
+
+/// Calls `visit` with each log whose state begins in a piece.
+pub fn logs_in(piece: &Bytes, visit: &mut dyn FnMut(LogId)) -> Result<(), StateError> {
     let mut reader = Reader::new(piece.clone());
     while reader.remaining() > 0 {
         let (table, key, _) = row(&mut reader).map_err(StateError::Unreadable)?;
-        let chunk = key.get(4..).and_then(|rest| rest.first_chunk::<32>()).filter(|_| table == Table::References);
-        chunk.into_iter().for_each(|chunk| visit(ChunkId(*chunk)));
+        let log = key.get(4..).and_then(|rest| rest.first_chunk::<16>()).filter(|_| table == Table::Logs);
+        log.into_iter().for_each(|log| visit(LogId(*log)));
     }
     Ok(())
 }
 
 /// The rows of the control group's state as they are at a site that was restored: without its nodes and what was given to
-/// them, without tokens and backups under way, and with the site's new incarnation.
-pub fn restored_control(piece: &Bytes, incarnation: u64) -> Result<Bytes, StateError> {
+/// them, without tokens and backups under way, without logs that no group has a state of, and with the site's new incarnation.
+pub fn restored_control(piece: &Bytes, incarnation: u64, logs: &BTreeSet<LogId>) -> Result<Bytes, StateError> {
     let mut reader = Reader::new(piece.clone());
     let mut restored = Vec::with_capacity(piece.len());
     while reader.remaining() > 0 {
@@ -52,6 +76,10 @@ pub fn restored_control(piece: &Bytes, incarnation: u64) -> Result<Bytes, StateE
             let kind = key.get(Key::group(GroupId::CONTROL).len()).copied().unwrap_or_default();
             let of_nodes = [Kind::Node, Kind::Group, Kind::Attempt, Kind::Token, Kind::BackupHold];
             if of_nodes.into_iter().any(|gone| gone as u8 == kind) {
+                continue;
+            }
+            let log = key.last_chunk::<16>().filter(|_| kind == Kind::Log as u8).map(|log| LogId(*log));
+            if log.is_some_and(|log| !logs.contains(&log)) {
                 continue;
             }
             if kind == Kind::Site as u8 {

@@ -23,6 +23,6 @@ mod snapshot;
 
 pub use control::{ControlState, ControlView};
 pub use database::{Database, Opened};
-pub use dump::{Dump, references_in, restored_control};
+pub use dump::{Dump, chunks_in, logs_in, restored_control};
 pub use log_group::LogGroupState;
 pub use queries::{LogView, PeerLag, StoredDelta};

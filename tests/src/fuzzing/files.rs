@@ -6,6 +6,7 @@ use super::{Seed, transport, values};
 use bytes::Bytes;
 use farside::client::{ClientSettings, Context};
 use farside::framed::{FileKind, check, record_bytes};
+use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
 use farside::node::directory::{ScrubRecord, SiteFile};
 use farside_codec::erasure::Geometry;
@@ -61,7 +62,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 7] = [
+const KINDS: [FileKind; 9] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -69,12 +70,14 @@ const KINDS: [FileKind; 7] = [
     FileKind::Context,
     FileKind::TenantKey,
     FileKind::Scrub,
+    FileKind::RestoredAt,
+    FileKind::Restoring,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
 pub fn framed_file(bytes: &[u8]) {
     let mut feed = Feed::new(bytes);
-    let (file, other) = (KINDS[feed.below(7)], KINDS[feed.below(7)]);
+    let (file, other) = (KINDS[feed.below(KINDS.len())], KINDS[feed.below(KINDS.len())]);
     let (at, change) = (usize::from(feed.short()), feed.byte().max(1));
     let payload = feed.rest();
     if let Ok(held) = check(Bytes::copy_from_slice(payload), file) {
@@ -98,6 +101,8 @@ pub fn framed_file(bytes: &[u8]) {
             }
         }
         FileKind::Scrub => drop(canonical::<ScrubRecord>(payload)),
+        FileKind::RestoredAt => drop(canonical::<Option<Hlc>>(payload)),
+        FileKind::Restoring => drop(canonical::<RestoringFile>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
 }
@@ -151,5 +156,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         ("identity", of(3, &(certificate, key).to_bytes())),
         ("context", of(4, &context.to_bytes())),
         ("tenant-key", of(5, &[9; 32])),
+        ("restored", of(7, &Some(Hlc(9)).to_bytes())),
+        ("restoring", of(8, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
     ]
 }

@@ -6,6 +6,7 @@
 //! seeds are made here from real encodings, so that a change of a format shows as a corpus that is out of date.
 
 pub mod allocation;
+pub mod backup;
 pub mod disk;
 pub mod erasure;
 pub mod federation;
@@ -61,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     target("text", text::text, text::text_seeds, 20000),
     target("command_line", text::command_line, text::command_line_seeds, 1000),
     target("tree_name", text::tree_name, text::tree_name_seeds, 20000),
+    target("backup", backup::backup, backup::backup_seeds, 4000),
     target("ttlv", kmip::ttlv, kmip::ttlv_seeds, 20000),
     target("settings", files::settings, files::settings_seeds, 10000),
     target("framed_file", files::framed_file, files::framed_file_seeds, 10000),

@@ -1,0 +1,86 @@
+//! Reads chunks and pieces back: one by one out of packs of which little is needed, whole packs where it is much.
+
+use super::error::BackupError;
+use super::index::Index;
+use super::limits::{PACKS_KEPT, WHOLE_PACK_ENTRIES};
+use super::repository::Repository;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Reads pieces in order. Packs that it has read whole are kept for a while: pieces that were backed up together lie together.
+pub(super) struct Reader<'a> {
+    repository: &'a Repository,
+    index: &'a Index,
+    /// How much of each pack is needed.
+    needed: BTreeMap<[u8; 16], usize>,
+    kept: VecDeque<([u8; 16], HashMap<[u8; 32], Bytes>)>,
+}
+
+impl<'a> Reader<'a> {
+    /// For reading these.
+    pub(super) fn new(repository: &'a Repository, index: &'a Index, ids: impl Iterator<Item = [u8; 32]>) -> Self {
+        let mut needed: BTreeMap<[u8; 16], usize> = BTreeMap::new();
+        for located in ids.filter_map(|id| index.find(&id)) {
+            *needed.entry(located.pack).or_default() += 1;
+        }
+        Self { repository, index, needed, kept: VecDeque::new() }
+    }
+
+    /// One piece.
+    pub(super) async fn read(&mut self, what: &'static str, id: &[u8; 32]) -> Result<Bytes, BackupError> {
+        let located = self.index.find(id).ok_or(BackupError::Lost { what, id: *id })?;
+        if self.needed.get(&located.pack).is_none_or(|needed| *needed < WHOLE_PACK_ENTRIES) {
+            return Ok(self.repository.entry(&located).await?.into());
+        }
+        if !self.kept.iter().any(|(pack, _)| *pack == located.pack) {
+            let entries = self.repository.pack(&located.pack).await?;
+            let entries = entries.into_iter().map(|(entry, plain)| (entry.id, Bytes::from(plain))).collect();
+            self.kept.push_back((located.pack, entries));
+            while self.kept.len() > PACKS_KEPT {
+                self.kept.pop_front();
+            }
+        }
+        let kept = self.kept.iter().find(|(pack, _)| *pack == located.pack);
+        kept.and_then(|(_, entries)| entries.get(id).cloned()).ok_or(BackupError::Lost { what, id: *id })
+    }
+}
+
+/// Chunks that are to be read out of one pack.
+pub(super) struct Wanted {
+    pub(super) pack: [u8; 16],
+    pub(super) chunks: Vec<[u8; 32]>,
+}
+
+/// Sorts what is wanted by the packs that it lies in.
+pub(super) fn by_pack(index: &Index, ids: impl Iterator<Item = [u8; 32]>) -> Result<Vec<Wanted>, BackupError> {
+    let mut packs: BTreeMap<[u8; 16], Vec<[u8; 32]>> = BTreeMap::new();
+    for id in ids {
+        let located = index.find(&id).ok_or(BackupError::Lost { what: "chunk", id })?;
+        packs.entry(located.pack).or_default().push(id);
+    }
+    Ok(packs.into_iter().map(|(pack, chunks)| Wanted { pack, chunks }).collect())
+}
+
+/// Reads what is wanted of one pack.
+pub(super) async fn read_wanted(
+    repository: &Repository,
+    index: &Index,
+    wanted: Wanted,
+) -> Result<Vec<([u8; 32], Bytes)>, BackupError> {
+    if wanted.chunks.len() >= WHOLE_PACK_ENTRIES {
+        let entries = repository.pack(&wanted.pack).await?;
+        let mut entries: HashMap<[u8; 32], Vec<u8>> =
+            entries.into_iter().map(|(entry, plain)| (entry.id, plain)).collect();
+        let take = |id: [u8; 32]| {
+            let plain = entries.remove(&id).ok_or(BackupError::Lost { what: "chunk", id })?;
+            Ok((id, Bytes::from(plain)))
+        };
+        return wanted.chunks.into_iter().map(take).collect();
+    }
+    let mut read = Vec::with_capacity(wanted.chunks.len());
+    for id in wanted.chunks {
+        let located = index.find(&id).ok_or(BackupError::Lost { what: "chunk", id })?;
+        read.push((id, Bytes::from(repository.entry(&located).await?)));
+    }
+    Ok(read)
+}

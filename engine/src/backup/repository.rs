@@ -1,0 +1,243 @@
+//! What lies at a target: the mark of its site, manifests, indexes, packs.
+//!
+//! ```text
+//! site                         whose backups these are
+//! manifests/0000000000000001   one a backup, counted
+//! indexes/HEX                  where things lie
+//! packs/HH/HEX                 chunks and pieces of state
+//! ```
+
+use super::error::BackupError;
+use super::index::{Index, Located};
+use super::limits::{MAX_MANIFESTS, READ_TRIES};
+use super::target::{Target, TargetError};
+use crate::whole_file;
+use bytes::Bytes;
+use farside_codec::Field;
+use farside_codec::backup::{
+    BackupKey, MAX_OBJECT_BYTES, MAX_PACK_BYTES, Manifest, ObjectKind, ObjectReference, PackIndex, SealedPack,
+    SiteMark, open_entry, open_object, read_pack, seal_object,
+};
+use farside_codec::ids::SiteId;
+use farside_io::entropy::{Entropy, random};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+const SITE: &str = "site";
+const MANIFESTS: &str = "manifests/";
+const INDEXES: &str = "indexes/";
+
+/// A manifest, and the hash that the next one names.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// BLAKE3 of its bytes at the target.
+    pub hash: [u8; 32],
+}
+
+/// A target, opened with the key of one site.
+pub struct Repository {
+    target: Target,
+    key: BackupKey,
+    entropy: Rc<dyn Entropy>,
+    /// Where indexes are kept that were read once; they are sealed there as well.
+    cache: Option<PathBuf>,
+}
+
+fn manifest_name(number: u64) -> String {
+    format!("{MANIFESTS}{number:016}")
+}
+
+impl Repository {
+    /// The backups of `site` at a target.
+    pub fn new(target: Target, system_key: &[u8; 32], site: SiteId, entropy: Rc<dyn Entropy>) -> Self {
+        Self { target, key: BackupKey::new(system_key, site), entropy, cache: None }
+    }
+
+    /// Keeps indexes that were read in this directory.
+    pub fn cached_in(self, directory: PathBuf) -> Self {
+        Self { cache: Some(directory), ..self }
+    }
+
+    /// The target.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(super) fn key(&self) -> &BackupKey {
+        &self.key
+    }
+
+    pub(super) fn random<const N: usize>(&self) -> [u8; N] {
+        random(self.entropy.as_ref())
+    }
+
+    /// Whose backups lie there; `None` where there are none.
+    pub async fn mark(&self) -> Result<Option<SiteMark>, BackupError> {
+        match self.read(ObjectKind::Site, SITE).await {
+            Ok((mark, _)) => Ok(Some(mark)),
+            Err(BackupError::Target(TargetError::NotFound { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Begins to keep the backups of a site there.
+    pub async fn begin(&self, mark: &SiteMark) -> Result<(), BackupError> {
+        let sealed = seal_object(&self.key, ObjectKind::Site, SITE, mark, self.random());
+        match self.target.put_new(SITE, vec![sealed]).await {
+            // Somebody was there just before: whose key that is shows when it is opened.
+            Err(TargetError::Exists { .. }) => self.mark().await.map(drop),
+            put => Ok(put?),
+        }
+    }
+
+    /// The numbers of all backups, oldest first.
+    pub async fn numbers(&self) -> Result<Vec<u64>, BackupError> {
+        let listed = self.target.list(MANIFESTS).await?;
+        let number = |name: &str| name.strip_prefix(MANIFESTS).filter(|digits| digits.len() == 16)?.parse().ok();
+        Ok(listed.iter().filter_map(|listed| number(&listed.name)).take(MAX_MANIFESTS).collect())
+    }
+
+    /// One backup's manifest.
+    pub async fn manifest(&self, number: u64) -> Result<Found, BackupError> {
+        match self.read::<Manifest>(ObjectKind::Manifest, &manifest_name(number)).await {
+            Ok((manifest, hash)) if manifest.number == number => Ok(Found { manifest, hash }),
+            Ok(_) => Err(self.damaged(&manifest_name(number))),
+            Err(BackupError::Target(TargetError::NotFound { .. })) => Err(BackupError::NoSuchBackup(number)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The newest backup's manifest.
+    pub async fn newest(&self) -> Result<Option<Found>, BackupError> {
+        match self.numbers().await?.last() {
+            Some(number) => self.manifest(*number).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Completes a backup. `false`: somebody else has completed one under this number.
+    pub async fn complete(&self, manifest: &Manifest) -> Result<bool, BackupError> {
+        let name = manifest_name(manifest.number);
+        let sealed = seal_object(&self.key, ObjectKind::Manifest, &name, manifest, self.random());
+        match self.target.put_new(&name, vec![sealed]).await {
+            Err(TargetError::Exists { .. }) => Ok(false),
+            put => Ok(put.map(|()| true)?),
+        }
+    }
+
+    /// Everything that the indexes of a manifest name.
+    pub async fn index(&self, indexes: &[ObjectReference]) -> Result<Index, BackupError> {
+        let mut index = Index::default();
+        for reference in indexes {
+            self.packs_of(reference).await?.iter().for_each(|pack| index.add(pack));
+        }
+        Ok(index)
+    }
+
+    /// What one index names.
+    pub(super) async fn packs_of(&self, reference: &ObjectReference) -> Result<Vec<PackIndex>, BackupError> {
+        let cached = self.cache.as_ref().map(|directory| directory.join(reference.name.replace('/', "-")));
+        let is_it = |bytes: &[u8]| *blake3::hash(bytes).as_bytes() == reference.hash;
+        if let Some(bytes) = cached.as_ref().and_then(|path| std::fs::read(path).ok()).filter(|bytes| is_it(bytes))
+            && let Ok(packs) = open_object(&self.key, ObjectKind::Index, &reference.name, &bytes)
+        {
+            return Ok(packs);
+        }
+        let (packs, bytes) = self.read_bytes::<Vec<PackIndex>>(ObjectKind::Index, &reference.name).await?;
+        if !is_it(&bytes) {
+            return Err(self.damaged(&reference.name));
+        }
+        if let Some(path) = cached {
+            // Without it the next backup reads a little more.
+            let kept = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+            if let Err(error) = kept.and_then(|()| whole_file::write(&path, 0o600, &bytes)) {
+                tracing::info!(%error, path = %path.display(), "an index is not kept here");
+            }
+        }
+        Ok(packs)
+    }
+
+    /// Names of indexes that lie there, whether a manifest needs them or not.
+    pub(super) async fn indexes(&self) -> Result<Vec<String>, BackupError> {
+        Ok(self.target.list(INDEXES).await?.into_iter().map(|listed| listed.name).collect())
+    }
+
+    /// An index that no manifest names: an interrupted backup has left it. What it names is there.
+    pub(super) async fn left_index(&self, name: &str) -> Result<(ObjectReference, Vec<PackIndex>), BackupError> {
+        let (packs, bytes) = self.read_bytes::<Vec<PackIndex>>(ObjectKind::Index, name).await?;
+        let hash = *blake3::hash(&bytes).as_bytes();
+        Ok((ObjectReference { name: name.to_owned(), bytes: bytes.len() as u64, hash }, packs))
+    }
+
+    /// Writes an index of packs that are durable.
+    pub(super) async fn put_index(&self, packs: &Vec<PackIndex>) -> Result<ObjectReference, BackupError> {
+        let id: [u8; 16] = self.random();
+        let name = format!("{INDEXES}{}", id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let sealed = seal_object(&self.key, ObjectKind::Index, &name, packs, self.random());
+        let (bytes, hash) = (sealed.len() as u64, *blake3::hash(&sealed).as_bytes());
+        self.target.put_new(&name, vec![sealed]).await?;
+        Ok(ObjectReference { name, bytes, hash })
+    }
+
+    /// Reads one entry of a pack, until it is what its id says.
+    pub(super) async fn entry(&self, at: &Located) -> Result<Vec<u8>, BackupError> {
+        let name = SealedPack::name(&at.pack);
+        let (offset, length) = (u64::from(at.entry.offset), u64::from(at.entry.sealed_bytes));
+        let mut wrong = None;
+        for _ in 0..READ_TRIES {
+            let sealed = self.target.get_range(&name, offset, length).await?;
+            match open_entry(&self.key, &at.pack, at.number, &at.entry, &sealed) {
+                Ok(plain) => return Ok(plain),
+                Err(error) => wrong = Some(error),
+            }
+        }
+        let error = wrong.unwrap_or(farside_codec::backup::BackupError::Contents);
+        Err(BackupError::Damaged { name, error })
+    }
+
+    /// Reads a whole pack, until all of it opens; what `visit` was told before counts only then.
+    pub(super) async fn pack(
+        &self,
+        pack: &[u8; 16],
+    ) -> Result<Vec<(farside_codec::backup::PackEntry, Vec<u8>)>, BackupError> {
+        let name = SealedPack::name(pack);
+        let mut wrong = None;
+        for _ in 0..READ_TRIES {
+            let bytes = self.target.get(&name, MAX_PACK_BYTES as u64).await?;
+            let mut read = Vec::new();
+            match read_pack(&self.key, pack, &bytes, &mut |entry, plain| read.push((entry.clone(), plain))) {
+                Ok(_) => return Ok(read),
+                Err(error) => wrong = Some(error),
+            }
+        }
+        let error = wrong.unwrap_or(farside_codec::backup::BackupError::Contents);
+        Err(BackupError::Damaged { name, error })
+    }
+
+    fn damaged(&self, name: &str) -> BackupError {
+        BackupError::Damaged { name: name.to_owned(), error: farside_codec::backup::BackupError::Contents }
+    }
+
+    async fn read<R: Field>(&self, kind: ObjectKind, name: &str) -> Result<(R, [u8; 32]), BackupError> {
+        let (record, bytes) = self.read_bytes(kind, name).await?;
+        Ok((record, *blake3::hash(&bytes).as_bytes()))
+    }
+
+    /// Reads a small object, until it opens. The site's mark that does not is another key's.
+    async fn read_bytes<R: Field>(&self, kind: ObjectKind, name: &str) -> Result<(R, Bytes), BackupError> {
+        let mut wrong = farside_codec::backup::BackupError::Contents;
+        for _ in 0..READ_TRIES {
+            let bytes = self.target.get(name, MAX_OBJECT_BYTES as u64).await?;
+            match open_object(&self.key, kind, name, &bytes) {
+                Ok(record) => return Ok((record, bytes)),
+                Err(error) => wrong = error,
+            }
+        }
+        match (kind, &wrong) {
+            (ObjectKind::Site, farside_codec::backup::BackupError::NotAuthentic) => Err(BackupError::WrongKey),
+            _ => Err(BackupError::Damaged { name: name.to_owned(), error: wrong }),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Makes a site of a backup, on bare devices, with nothing but the target and the system key.
+//!
+//! The site is the same: its name, id and CA, its tenants, logs and peers. Its incarnation is one higher, so that what the
+//! lost one acknowledged past the backup is told apart from what is written from here on (`node/renewing.rs`). It has one
+//! node, which others may join. An interrupted restore goes on when it is asked for again.
+
+use super::error::BackupError;
+use super::index::Index;
+use super::limits::PACKS_AT_ONCE;
+use super::reader::{Reader, by_pack, read_wanted};
+use super::repository::{Found, Repository};
+use super::run::Tell;
+use crate::node::{Filling, NodeOptions, RestoredSite, RestoringFile, make_restored, restore_done, resume_restored};
+use crate::state::{chunks_in, logs_in, restored_control};
+use farside_codec::backup::Manifest;
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId};
+use farside_codec::limits::MAX_CHUNKS_PER_QUESTION;
+use futures_util::stream::{self, StreamExt};
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use zeroize::Zeroizing;
+
+/// What `restore` is told.
+pub struct RestoreOptions {
+    /// The node's directory: new, or one into which a restore was begun.
+    pub directory: PathBuf,
+    /// The node.
+    pub node: NodeOptions,
+    /// How chunks are cut from now on; `None`: as they were.
+    pub geometry: Option<Geometry>,
+    /// The moment to go back to; `None`: everything that the newest backup holds.
+    pub at: Option<Hlc>,
+}
+
+/// A site that was restored.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// The backup.
+    pub manifest: Manifest,
+    /// The site's incarnation now.
+    pub incarnation: u64,
+    /// Chunks that were there already, from a restore that was interrupted.
+    pub known_chunks: u64,
+}
+
+/// Restores a site.
+pub async fn restore(
+    options: &RestoreOptions,
+    repository: &Repository,
+    system_key: Zeroizing<[u8; 32]>,
+    tell: Tell<'_>,
+) -> Result<Restored, BackupError> {
+    if repository.mark().await?.is_none() {
+        return Err(BackupError::NoBackup);
+    }
+    let begun = resume_restored(&options.directory)?;
+    let (found, at) = match &begun {
+        Some(restoring) => (repository.manifest(restoring.number).await?, restoring.at),
+        None => (choose(repository, options.at).await?, options.at),
+    };
+    let manifest = found.manifest;
+    let index = repository.index(&manifest.indexes).await?;
+    let incarnation = manifest.incarnation + 1;
+    if begun.is_none() {
+        let site = RestoredSite {
+            site: manifest.site,
+            name: manifest.name.clone(),
+            incarnation,
+            groups: manifest.groups,
+            geometry: options.geometry.unwrap_or(manifest.geometry),
+            certificate: manifest.certificate.clone(),
+            authority_key: Zeroizing::new(manifest.authority_key.to_vec()),
+            system_key,
+        };
+        make_restored(&options.directory, &options.node, site, RestoringFile { number: manifest.number, at })?;
+    }
+    let known_chunks = fill(options, repository, &manifest, &index, tell).await?;
+    restore_done(&options.directory)?;
+    Ok(Restored { manifest, incarnation, known_chunks })
+}
+
+/// The backup to restore: the newest one, or the first one in which everything up to a moment is.
+async fn choose(repository: &Repository, at: Option<Hlc>) -> Result<Found, BackupError> {
+    let numbers = repository.numbers().await?;
+    let newest = *numbers.last().ok_or(BackupError::NoBackup)?;
+    let newest = repository.manifest(newest).await?;
+    let Some(at) = at else { return Ok(newest) };
+    if newest.manifest.cut < at {
+        return Err(BackupError::NotYet { newest_ms: newest.manifest.cut.ms() });
+    }
+    let (mut first, mut last, mut found) = (0, numbers.len() - 1, newest);
+    while first < last {
+        let middle = (first + last) / 2;
+        let candidate = repository.manifest(numbers[middle]).await?;
+        match candidate.manifest.cut < at {
+            true => first = middle + 1,
+            false => (last, found) = (middle, candidate),
+        }
+    }
+    Ok(found)
+}
+
+async fn fill(
+    options: &RestoreOptions,
+    repository: &Repository,
+    manifest: &Manifest,
+    index: &Index,
+    tell: Tell<'_>,
+) -> Result<u64, BackupError> {
+    let filling = Filling::open(&options.directory).await?;
+    let chunks = fill_states(repository, manifest, index, &filling).await?;
+    let all: Vec<ChunkId> = chunks.into_keys().collect();
+    let mut missing = Vec::new();
+    for asked in all.chunks(MAX_CHUNKS_PER_QUESTION) {
+        let have = filling.have(asked).await?;
+        missing.extend(asked.iter().zip(have).filter(|(_, have)| !have).map(|(chunk, _)| chunk.0));
+    }
+    let known = (all.len() - missing.len()) as u64;
+    let (mut done, total) = (0, missing.len() as u64);
+    let wanted = by_pack(index, missing.into_iter())?;
+    let read = |wanted| read_wanted(repository, index, wanted);
+    let mut packs = stream::iter(wanted.into_iter().map(read)).buffer_unordered(PACKS_AT_ONCE);
+    while let Some(read) = packs.next().await {
+        for (chunk, sealed) in read? {
+            filling.chunk(ChunkId(chunk), sealed).await?;
+            done += 1;
+            tell(done, total);
+        }
+    }
+    filling.settle().await?;
+    let groups: Vec<_> = manifest.dumps.iter().map(|dump| (dump.group, dump.last)).collect();
+    filling.finish(&groups).await?;
+    Ok(known)
+}
+
+/// Hands the states over. Answers the chunks that they refer to.
+async fn fill_states(
+    repository: &Repository,
+    manifest: &Manifest,
+    index: &Index,
+    filling: &Filling,
+) -> Result<HashMap<ChunkId, u32>, BackupError> {
+    let state = |error: farside_raft::StateError| BackupError::State(error.to_string());
+    let ids = manifest.dumps.iter().flat_map(|dump| dump.pieces.iter().copied());
+    let mut reader = Reader::new(repository, index, ids);
+    let (mut chunks, mut logs) = (HashMap::new(), BTreeSet::<LogId>::new());
+    let is_control = |group: GroupId| group == GroupId::CONTROL;
+    let (control, others): (Vec<_>, Vec<_>) = manifest.dumps.iter().partition(|dump| is_control(dump.group));
+    for dump in others.into_iter().chain(control) {
+        for id in &dump.pieces {
+            let mut rows = reader.read("a piece of a group's state", id).await?;
+            match is_control(dump.group) {
+                true => rows = restored_control(&rows, manifest.incarnation + 1, &logs).map_err(state)?,
+                false => {
+                    let named = &mut |chunk: farside_codec::delta::ChunkRef| {
+                        chunks.insert(chunk.chunk, chunk.sealed_bytes);
+                    };
+                    chunks_in(&rows, named).map_err(state)?;
+                    logs_in(&rows, &mut |log| {
+                        logs.insert(log);
+                    })
+                    .map_err(state)?;
+                }
+            }
+            filling.rows(dump.group, rows).await?;
+        }
+    }
+    Ok(chunks)
+}

@@ -1,0 +1,265 @@
+//! One backup: states of all groups, every chunk that they refer to and that is not at the target yet, indexes, and at last the
+//! manifest.
+
+use super::error::BackupError;
+use super::index::Index;
+use super::limits::{CHUNKS_AT_ONCE, DUMP_TRIES, INDEX_ENTRIES, MANIFEST_TRIES, SMALL_INDEX_BYTES, SMALL_INDEXES};
+use super::packer::{Packer, Stored};
+use super::repository::{Found, Repository};
+use super::snapshot::{DumpError, DumpReader, Hold};
+use crate::client::{Client, ClientError};
+use crate::state::chunks_in;
+use bytes::Bytes;
+use farside_codec::backup::{EntryKind, GroupDump, Manifest, ObjectReference, PackIndex, SiteMark};
+use farside_codec::delta::ChunkRef;
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::{ChunkId, GroupId, Hlc, Label, SiteId};
+use futures_util::stream::{self, StreamExt};
+use std::collections::{BTreeSet, HashSet};
+use zeroize::Zeroizing;
+
+/// What a backup says of its site, which a restore makes it from again.
+pub struct SiteFacts {
+    /// The site.
+    pub site: SiteId,
+    /// Its name.
+    pub name: Label,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// Its log groups.
+    pub groups: u32,
+    /// How it cuts chunks.
+    pub geometry: Geometry,
+    /// Its CA's certificate (DER).
+    pub certificate: Bytes,
+    /// Its CA's key (PKCS #8 DER).
+    pub authority_key: Zeroizing<Vec<u8>>,
+}
+
+/// What is said while a backup runs: chunks that are done, and all that there are to do.
+pub type Tell<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// A backup that was completed.
+#[derive(Debug, Clone)]
+pub struct Completed {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// What was stored for it.
+    pub stored: Stored,
+    /// Chunks that were at the target already.
+    pub known_chunks: u64,
+}
+
+/// Makes one backup of the site that `client`, an administrator's, is connected to.
+pub async fn run(
+    client: &Client,
+    repository: &Repository,
+    site: &SiteFacts,
+    tell: Tell<'_>,
+) -> Result<Completed, BackupError> {
+    if repository.mark().await?.is_none() {
+        let mark = SiteMark { site: site.site, name: site.name.clone(), created: Hlc::default() };
+        repository.begin(&mark).await?;
+    }
+    let before = repository.newest().await?;
+    refuse_superseded(before.as_ref(), site)?;
+    let (mut indexes, index) = known(repository, before.as_ref()).await?;
+    let (mut hold, cut) = Hold::begin(client).await?;
+    let made = async {
+        let mut packer = Packer::new(repository);
+        let mut dumps = Vec::new();
+        let mut chunks = Chunks::default();
+        // The control group's last: a log that was made meanwhile is known there, and where it has no state it was not yet.
+        for group in (1..=site.groups).map(GroupId).chain([GroupId::CONTROL]) {
+            dumps.push(dump(client, &mut packer, &index, group, &mut chunks, &mut hold).await?);
+        }
+        let known_chunks = read_chunks(client, &mut packer, &index, &chunks, &mut hold, tell).await?;
+        let (more, stored) = packer.finish().await?;
+        indexes.extend(more);
+        Ok((dumps, chunks, known_chunks, stored))
+    };
+    let made: Result<_, BackupError> = made.await;
+    // Everything was read, or is read no more. What is only written needs no hold.
+    hold.end().await;
+    let (dumps, chunks, known_chunks, stored) = made?;
+    drop(index);
+    let indexes = merged(repository, indexes).await?;
+    let manifest = Manifest {
+        number: 0,
+        previous: [0; 32],
+        site: site.site,
+        name: site.name.clone(),
+        incarnation: site.incarnation,
+        groups: site.groups,
+        geometry: site.geometry,
+        certificate: site.certificate.clone(),
+        authority_key: Bytes::copy_from_slice(&site.authority_key),
+        cut,
+        finished: Hlc::from_ms(client.machine.clock.wall_ms()),
+        dumps,
+        indexes,
+        chunks: chunks.known.len() as u64,
+        chunk_bytes: chunks.bytes,
+    };
+    let manifest = complete(repository, site, manifest, before).await?;
+    Ok(Completed { manifest, stored, known_chunks })
+}
+
+/// A site that was restored elsewhere must not add to the backups that it was restored from.
+fn refuse_superseded(newest: Option<&Found>, site: &SiteFacts) -> Result<(), BackupError> {
+    match newest.map(|found| found.manifest.incarnation) {
+        Some(theirs) if theirs > site.incarnation => Err(BackupError::Superseded { theirs, ours: site.incarnation }),
+        _ => Ok(()),
+    }
+}
+
+/// What lies at the target already: what the newest backup names, and what interrupted ones have left.
+async fn known(repository: &Repository, before: Option<&Found>) -> Result<(Vec<ObjectReference>, Index), BackupError> {
+    let mut indexes = before.map(|found| found.manifest.indexes.clone()).unwrap_or_default();
+    let mut index = repository.index(&indexes).await?;
+    let named: BTreeSet<String> = indexes.iter().map(|reference| reference.name.clone()).collect();
+    for name in repository.indexes().await?.into_iter().filter(|name| !named.contains(name)) {
+        match repository.left_index(&name).await {
+            Ok((reference, packs)) => {
+                packs.iter().for_each(|pack| index.add(pack));
+                indexes.push(reference);
+            }
+            // It is no use, and nothing needs it.
+            Err(error) => tracing::warn!(%error, name, "an index that no backup needs can't be read"),
+        }
+    }
+    Ok((indexes, index))
+}
+
+/// Chunks that the states refer to.
+#[derive(Default)]
+struct Chunks {
+    known: HashSet<ChunkId>,
+    bytes: u64,
+    /// Those that are not at the target.
+    missing: Vec<ChunkRef>,
+}
+
+impl Chunks {
+    fn add(&mut self, reference: ChunkRef, index: &Index) {
+        if self.known.insert(reference.chunk) {
+            self.bytes += u64::from(reference.sealed_bytes);
+            if !index.has(&reference.chunk.0) {
+                self.missing.push(reference);
+            }
+        }
+    }
+}
+
+/// Reads one group's state, from the start again where it was lost in the middle.
+async fn dump(
+    client: &Client,
+    packer: &mut Packer<'_>,
+    index: &Index,
+    group: GroupId,
+    chunks: &mut Chunks,
+    hold: &mut Hold<'_>,
+) -> Result<GroupDump, BackupError> {
+    for _ in 0..DUMP_TRIES {
+        let mut reader = DumpReader::new(client, group);
+        let mut ids = Vec::new();
+        let lost = loop {
+            hold.renew_if_due().await?;
+            let pieces = match reader.next().await {
+                Ok(pieces) if pieces.is_empty() => break false,
+                Ok(pieces) => pieces,
+                Err(DumpError::Lost) => break true,
+                Err(DumpError::Failed(error)) => return Err(error.into()),
+            };
+            for piece in pieces {
+                let id = *blake3::hash(&piece).as_bytes();
+                let named = chunks_in(&piece, &mut |reference| chunks.add(reference, index));
+                named.map_err(|error| BackupError::State(error.to_string()))?;
+                ids.push(id);
+                if !index.has(&id) {
+                    packer.add(EntryKind::Piece, id, piece.to_vec()).await?;
+                }
+            }
+        };
+        match (lost, reader.last) {
+            (true, _) => {}
+            (false, None) => return Err(BackupError::State(format!("group {group} has no log"))),
+            (false, last) => return Ok(GroupDump { group, last, pieces: ids }),
+        }
+    }
+    Err(BackupError::State(format!("group {group} changes its leader faster than its state is read")))
+}
+
+/// Reads every chunk that is not at the target. Answers how many were there.
+async fn read_chunks(
+    client: &Client,
+    packer: &mut Packer<'_>,
+    index: &Index,
+    chunks: &Chunks,
+    hold: &mut Hold<'_>,
+    tell: Tell<'_>,
+) -> Result<u64, BackupError> {
+    let all = chunks.missing.len() as u64;
+    let read = |reference: ChunkRef| async move {
+        let chunk = reference.chunk;
+        let fail = |error| BackupError::Chunk { chunk, error };
+        let sealed = client.get_sealed(&reference).await.map_err(fail)?;
+        match *blake3::hash(&sealed).as_bytes() == chunk.0 {
+            true => Ok((chunk, sealed)),
+            false => Err(fail(ClientError::Failed("the site gives other bytes than its id says".into()))),
+        }
+    };
+    debug_assert!(chunks.missing.iter().all(|reference| !index.has(&reference.chunk.0)));
+    let mut sealed = stream::iter(chunks.missing.iter().cloned().map(read)).buffer_unordered(CHUNKS_AT_ONCE);
+    let mut done = 0;
+    while let Some(read) = sealed.next().await {
+        let (chunk, sealed) = read?;
+        packer.add(EntryKind::Chunk, chunk.0, sealed).await?;
+        hold.renew_if_due().await?;
+        done += 1;
+        tell(done, all);
+    }
+    Ok(chunks.known.len() as u64 - all)
+}
+
+/// Makes one of many small indexes.
+async fn merged(repository: &Repository, indexes: Vec<ObjectReference>) -> Result<Vec<ObjectReference>, BackupError> {
+    let (small, mut kept): (Vec<_>, Vec<_>) =
+        indexes.into_iter().partition(|reference| reference.bytes < SMALL_INDEX_BYTES);
+    if small.len() <= SMALL_INDEXES {
+        kept.extend(small);
+        return Ok(kept);
+    }
+    let mut packs: Vec<PackIndex> = Vec::new();
+    for reference in &small {
+        for pack in repository.packs_of(reference).await? {
+            let entries: usize = packs.iter().map(|pack| pack.entries.len()).sum();
+            if entries >= INDEX_ENTRIES {
+                kept.push(repository.put_index(&packs).await?);
+                packs.clear();
+            }
+            packs.push(pack);
+        }
+    }
+    kept.push(repository.put_index(&packs).await?);
+    Ok(kept)
+}
+
+/// Writes the manifest under the next number; where others complete backups meanwhile, under the one after.
+async fn complete(
+    repository: &Repository,
+    site: &SiteFacts,
+    manifest: Manifest,
+    mut before: Option<Found>,
+) -> Result<Manifest, BackupError> {
+    for _ in 0..MANIFEST_TRIES {
+        let (number, previous) = before.as_ref().map_or((1, [0; 32]), |found| (found.manifest.number + 1, found.hash));
+        let manifest = Manifest { number, previous, ..manifest.clone() };
+        if repository.complete(&manifest).await? {
+            return Ok(manifest);
+        }
+        before = repository.newest().await?;
+        refuse_superseded(before.as_ref(), site)?;
+    }
+    Err(BackupError::Outrun)
+}
