@@ -1,6 +1,7 @@
 //! What a backup is made of: one manifest a backup, written last, each naming the hash of the one before.
 
 use super::pack::EntryKind;
+use crate::choice;
 use crate::erasure::Geometry;
 use crate::ids::{GroupId, Hlc, Label, SiteId};
 use crate::record;
@@ -97,5 +98,38 @@ record!(
         chunks: u64,
         /// Their sealed bytes.
         chunk_bytes: u64,
+    }
+);
+
+record!(
+    /// What no backup needs. From the moment this lies there nothing that is in it counts as being at the target; it goes some
+    /// time later, unless a backup that was under way then needs it after all.
+    Doomed {
+        /// When it was written.
+        time: Hlc,
+        /// Packs.
+        packs: Vec<[u8; 16]>,
+        /// Names of indexes.
+        indexes: Vec<String>,
+    }
+);
+
+choice!(
+    /// What somebody is at.
+    Work {
+        /// A backup: what it has stored is in no index yet.
+        Backup = 1,
+        /// A restore of the backup of this number.
+        Restore(u64) = 2,
+    }
+);
+
+record!(
+    /// Somebody is at work, and says so again and again.
+    Worker {
+        /// When it was written.
+        time: Hlc,
+        /// At what.
+        work: Work,
     }
 );

@@ -13,7 +13,7 @@ mod manifest;
 mod object;
 mod pack;
 
-pub use manifest::{GroupDump, Manifest, ObjectReference, PackEntry, PackIndex, SiteMark};
+pub use manifest::{Doomed, GroupDump, Manifest, ObjectReference, PackEntry, PackIndex, SiteMark, Work, Worker};
 pub use object::{ObjectKind, open_object, seal_object};
 pub use pack::{EntryKind, PackDirectory, PackWriter, SealedPack, TAIL_BYTES, open_entry, read_pack, read_tail};
 

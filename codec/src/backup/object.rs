@@ -21,6 +21,10 @@ pub enum ObjectKind {
     Index = 2,
     /// What one backup is made of.
     Manifest = 3,
+    /// What is to go.
+    Doomed = 4,
+    /// Who is at work.
+    Worker = 5,
 }
 
 const SALT_BYTES: usize = 32;

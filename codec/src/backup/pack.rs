@@ -81,6 +81,16 @@ impl SealedPack {
         let hex: String = pack.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("packs/{}/{hex}", &hex[..2])
     }
+
+    /// The id of the pack that is stored under a name, if it is one's.
+    pub fn id_of(name: &str) -> Option<[u8; 16]> {
+        let hex = name.strip_prefix("packs/")?.get(3..).filter(|hex| hex.len() == 32 && hex.is_ascii())?;
+        let mut pack = [0; 16];
+        for (at, byte) in pack.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
+        }
+        (Self::name(&pack) == name).then_some(pack)
+    }
 }
 
 impl PackWriter {

@@ -36,6 +36,8 @@ pub enum BackupError {
     },
     /// Others complete backups faster than this one.
     Outrun,
+    /// A prune took away what this backup counts on, again and again.
+    Doomed,
     /// An object does not open, however often it is read.
     Damaged {
         /// Its name.
@@ -71,7 +73,7 @@ impl BackupError {
             Self::WrongKey | Self::Superseded { .. } => 3,
             Self::NoBackup | Self::NoSuchBackup(_) | Self::NotYet { .. } => 5,
             Self::Damaged { .. } | Self::Lost { .. } | Self::State(_) => 6,
-            Self::Outrun => 1,
+            Self::Outrun | Self::Doomed => 1,
         }
     }
 
@@ -90,6 +92,7 @@ impl BackupError {
             Self::Superseded { .. } => Some("stop this site's nodes; docs/backup.md says how it may come back".into()),
             Self::Chunk { .. } => Some("`farside status` says what the site lacks; run the backup again".into()),
             Self::Outrun => Some("run one backup of a site at a time".into()),
+            Self::Doomed => Some("prune with a longer --grace than a backup takes".into()),
             Self::State(_) => None,
         }
     }
@@ -114,6 +117,7 @@ impl fmt::Display for BackupError {
                  that it writes counts any more"
             ),
             Self::Outrun => f.write_str("others complete backups at the target all the time"),
+            Self::Doomed => f.write_str("prunes that run at the same time take away what this backup counts on"),
             Self::Damaged { name, error } => write!(f, "{name} at the target: {error}"),
             Self::Lost { what, id } => {
                 let id: String = id[..8].iter().map(|byte| format!("{byte:02x}")).collect();

@@ -19,6 +19,12 @@ pub const SMALL_INDEXES: usize = 32;
 pub const RENEW: Duration = Duration::from_secs(120);
 /// How often a group's state is read from the start again, where its leader changed in the middle.
 pub const DUMP_TRIES: usize = 5;
+/// How often a backup is made anew whose packs were doomed while it ran.
+pub const RUN_TRIES: usize = 3;
+/// How long whoever is at work may say nothing. A backup says so anew several times in that time.
+pub const WORKER_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How often it does.
+pub const WORKER_RENEW: Duration = Duration::from_secs(4 * 3600);
 /// How often a manifest is tried under the next number, where others complete backups as well.
 pub const MANIFEST_TRIES: usize = 16;
 /// How often an object is got again that does not open: a store or a network may damage what it delivers.

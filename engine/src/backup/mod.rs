@@ -9,15 +9,19 @@
 
 mod error;
 mod index;
+mod known;
 pub mod limits;
 mod packer;
+pub mod prune;
 mod reader;
 mod repository;
 pub mod restore;
+pub mod retention;
 mod run;
 mod snapshot;
 pub mod target;
 pub mod verify;
+mod worker;
 
 pub use error::BackupError;
 pub use index::Index;

@@ -4,8 +4,11 @@ use super::error::BackupError;
 use super::index::Index;
 use super::limits::{PACKS_KEPT, WHOLE_PACK_ENTRIES};
 use super::repository::Repository;
+use crate::state::chunks_in;
 use bytes::Bytes;
+use farside_codec::backup::Manifest;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
 
 /// Reads pieces in order. Packs that it has read whole are kept for a while: pieces that were backed up together lie together.
 pub(super) struct Reader<'a> {
@@ -26,6 +29,11 @@ impl<'a> Reader<'a> {
         Self { repository, index, needed, kept: VecDeque::new() }
     }
 
+    /// For reading the states of one backup.
+    pub(super) fn of_states(repository: &'a Repository, index: &'a Index, manifest: &Manifest) -> Self {
+        Self::new(repository, index, manifest.dumps.iter().flat_map(|dump| dump.pieces.iter().copied()))
+    }
+
     /// One piece.
     pub(super) async fn read(&mut self, what: &'static str, id: &[u8; 32]) -> Result<Bytes, BackupError> {
         let located = self.index.find(id).ok_or(BackupError::Lost { what, id: *id })?;
@@ -42,6 +50,31 @@ impl<'a> Reader<'a> {
         }
         let kept = self.kept.iter().find(|(pack, _)| *pack == located.pack);
         kept.and_then(|(_, entries)| entries.get(id).cloned()).ok_or(BackupError::Lost { what, id: *id })
+    }
+}
+
+/// Which chunks each piece of a state names. Backups share most of their pieces, and each is read once.
+#[derive(Default)]
+pub(super) struct States(HashMap<[u8; 32], Rc<[[u8; 32]]>>);
+
+impl States {
+    pub(super) async fn chunks(
+        &mut self,
+        reader: &mut Reader<'_>,
+        id: &[u8; 32],
+    ) -> Result<Rc<[[u8; 32]]>, BackupError> {
+        if let Some(known) = self.0.get(id) {
+            return Ok(known.clone());
+        }
+        let piece = reader.read("a piece of a group's state", id).await?;
+        let mut named = Vec::new();
+        let read = chunks_in(&piece, &mut |chunk| named.push(chunk.chunk.0));
+        read.map_err(|error| BackupError::State(error.to_string()))?;
+        named.sort_unstable();
+        named.dedup();
+        let named: Rc<[[u8; 32]]> = named.into();
+        self.0.insert(*id, named.clone());
+        Ok(named)
     }
 }
 

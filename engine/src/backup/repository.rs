@@ -5,27 +5,32 @@
 //! manifests/0000000000000001   one a backup, counted
 //! indexes/HEX                  where things lie
 //! packs/HH/HEX                 chunks and pieces of state
+//! doomed/HEX                   what no backup needs, and that goes in a while
+//! workers/HEX                  who is at work
 //! ```
 
 use super::error::BackupError;
 use super::index::{Index, Located};
-use super::limits::{MAX_MANIFESTS, READ_TRIES};
+use super::limits::{MAX_MANIFESTS, READ_TRIES, WORKER_LIFE};
 use super::target::{Target, TargetError};
 use crate::whole_file;
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::backup::{
-    BackupKey, MAX_OBJECT_BYTES, MAX_PACK_BYTES, Manifest, ObjectKind, ObjectReference, PackIndex, SealedPack,
-    SiteMark, open_entry, open_object, read_pack, seal_object,
+    BackupKey, Doomed, MAX_OBJECT_BYTES, MAX_PACK_BYTES, Manifest, ObjectKind, ObjectReference, PackIndex, SealedPack,
+    SiteMark, Work, Worker, open_entry, open_object, read_pack, seal_object,
 };
-use farside_codec::ids::SiteId;
+use farside_codec::ids::{Hlc, SiteId};
 use farside_io::entropy::{Entropy, random};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 const SITE: &str = "site";
 const MANIFESTS: &str = "manifests/";
 const INDEXES: &str = "indexes/";
+const DOOMED: &str = "doomed/";
+const WORKERS: &str = "workers/";
 
 /// A manifest, and the hash that the next one names.
 #[derive(Debug, Clone)]
@@ -173,8 +178,7 @@ impl Repository {
 
     /// Writes an index of packs that are durable.
     pub(super) async fn put_index(&self, packs: &Vec<PackIndex>) -> Result<ObjectReference, BackupError> {
-        let id: [u8; 16] = self.random();
-        let name = format!("{INDEXES}{}", id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let name = self.random_name(INDEXES);
         let sealed = seal_object(&self.key, ObjectKind::Index, &name, packs, self.random());
         let (bytes, hash) = (sealed.len() as u64, *blake3::hash(&sealed).as_bytes());
         self.target.put_new(&name, vec![sealed]).await?;
@@ -214,6 +218,71 @@ impl Repository {
         }
         let error = wrong.unwrap_or(farside_codec::backup::BackupError::Contents);
         Err(BackupError::Damaged { name, error })
+    }
+
+    /// Lengths of all packs that lie there.
+    pub(super) async fn packs(&self) -> Result<BTreeMap<[u8; 16], u64>, BackupError> {
+        let listed = self.target.list("packs/").await?;
+        Ok(listed.iter().filter_map(|listed| Some((SealedPack::id_of(&listed.name)?, listed.bytes))).collect())
+    }
+
+    /// What is written down as doomed, by name.
+    pub(super) async fn doomed(&self) -> Result<Vec<(String, Doomed)>, BackupError> {
+        let mut doomed = Vec::new();
+        for listed in self.target.list(DOOMED).await? {
+            match self.read(ObjectKind::Doomed, &listed.name).await {
+                Ok((record, _)) => doomed.push((listed.name, record)),
+                // Somebody prunes as well.
+                Err(BackupError::Target(TargetError::NotFound { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(doomed)
+    }
+
+    pub(super) async fn put_doomed(&self, doomed: &Doomed) -> Result<(), BackupError> {
+        let name = self.random_name(DOOMED);
+        let sealed = seal_object(&self.key, ObjectKind::Doomed, &name, doomed, self.random());
+        Ok(self.target.put_new(&name, vec![sealed]).await?)
+    }
+
+    /// Says that somebody is at work. Answers the name of what says so.
+    pub(super) async fn begin_work(&self, work: Work, now: Hlc) -> Result<String, BackupError> {
+        let name = self.random_name(WORKERS);
+        let worker = Worker { time: now, work };
+        let sealed = seal_object(&self.key, ObjectKind::Worker, &name, &worker, self.random());
+        self.target.put_new(&name, vec![sealed]).await?;
+        Ok(name)
+    }
+
+    /// What others are at. Who has said nothing for long has ended without a word.
+    pub(super) async fn workers(&self, now: Hlc) -> Result<Vec<Work>, BackupError> {
+        let mut workers = Vec::new();
+        for listed in self.target.list(WORKERS).await? {
+            match self.read::<Worker>(ObjectKind::Worker, &listed.name).await {
+                Ok((worker, _)) if now.ms().saturating_sub(worker.time.ms()) > WORKER_LIFE.as_millis() as u64 => {
+                    self.remove(&listed.name).await?;
+                }
+                Ok((worker, _)) => workers.push(worker.work),
+                Err(BackupError::Target(TargetError::NotFound { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(workers)
+    }
+
+    /// Removes an object; one that is gone already is no error.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), BackupError> {
+        Ok(self.target.delete(name).await?)
+    }
+
+    pub(super) async fn remove_manifest(&self, number: u64) -> Result<(), BackupError> {
+        self.remove(&manifest_name(number)).await
+    }
+
+    fn random_name(&self, folder: &str) -> String {
+        let id: [u8; 16] = self.random();
+        id.iter().fold(folder.to_owned(), |name, byte| format!("{name}{byte:02x}"))
     }
 
     fn damaged(&self, name: &str) -> BackupError {

@@ -10,9 +10,11 @@ use super::limits::PACKS_AT_ONCE;
 use super::reader::{Reader, by_pack, read_wanted};
 use super::repository::{Found, Repository};
 use super::run::Tell;
+use super::worker::AtWork;
+use crate::machine::Machine;
 use crate::node::{Filling, NodeOptions, RestoredSite, RestoringFile, make_restored, restore_done, resume_restored};
 use crate::state::{chunks_in, logs_in, restored_control};
-use farside_codec::backup::Manifest;
+use farside_codec::backup::{Manifest, Work};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId};
 use farside_codec::limits::MAX_CHUNKS_PER_QUESTION;
@@ -75,7 +77,15 @@ pub async fn restore(
         };
         make_restored(&options.directory, &options.node, site, RestoringFile { number: manifest.number, at })?;
     }
-    let known_chunks = fill(options, repository, &manifest, &index, tell).await?;
+    // A prune spares what is being restored. Whoever may only read the target goes without.
+    let work = Work::Restore(manifest.number);
+    let at_work = AtWork::begin(repository, Machine::real().clock, work).await;
+    let at_work = at_work.inspect_err(|error| tracing::warn!(%error, "a prune is not told of this restore")).ok();
+    let filled = fill(options, repository, &manifest, &index, tell).await;
+    if let Some(at_work) = at_work {
+        at_work.end().await;
+    }
+    let known_chunks = filled?;
     restore_done(&options.directory)?;
     Ok(Restored { manifest, incarnation, known_chunks })
 }

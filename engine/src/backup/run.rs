@@ -3,14 +3,16 @@
 
 use super::error::BackupError;
 use super::index::Index;
-use super::limits::{CHUNKS_AT_ONCE, DUMP_TRIES, INDEX_ENTRIES, MANIFEST_TRIES, SMALL_INDEX_BYTES, SMALL_INDEXES};
+use super::known::Known;
+use super::limits::{CHUNKS_AT_ONCE, DUMP_TRIES, MANIFEST_TRIES, RUN_TRIES};
 use super::packer::{Packer, Stored};
 use super::repository::{Found, Repository};
 use super::snapshot::{DumpError, DumpReader, Hold};
+use super::worker::AtWork;
 use crate::client::{Client, ClientError};
 use crate::state::chunks_in;
 use bytes::Bytes;
-use farside_codec::backup::{EntryKind, GroupDump, Manifest, ObjectReference, PackIndex, SiteMark};
+use farside_codec::backup::{EntryKind, GroupDump, Manifest, SiteMark, Work};
 use farside_codec::delta::ChunkRef;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, GroupId, Hlc, Label, SiteId};
@@ -61,9 +63,29 @@ pub async fn run(
         let mark = SiteMark { site: site.site, name: site.name.clone(), created: Hlc::default() };
         repository.begin(&mark).await?;
     }
+    let mut at_work = AtWork::begin(repository, client.machine.clock.clone(), Work::Backup).await?;
+    let mut made = Err(BackupError::Outrun);
+    for _ in 0..RUN_TRIES {
+        made = try_run(client, repository, site, &mut at_work, tell).await;
+        // What it has stored, or counts on, was found to be needed by nothing while it ran. Most of it is there still.
+        if !matches!(made, Err(BackupError::Doomed)) {
+            break;
+        }
+    }
+    at_work.end().await;
+    made
+}
+
+async fn try_run(
+    client: &Client,
+    repository: &Repository,
+    site: &SiteFacts,
+    at_work: &mut AtWork<'_>,
+    tell: Tell<'_>,
+) -> Result<Completed, BackupError> {
     let before = repository.newest().await?;
     refuse_superseded(before.as_ref(), site)?;
-    let (mut indexes, index) = known(repository, before.as_ref()).await?;
+    let known = Known::read(repository, before.as_ref()).await?;
     let (mut hold, cut) = Hold::begin(client).await?;
     let made = async {
         let mut packer = Packer::new(repository);
@@ -71,19 +93,19 @@ pub async fn run(
         let mut chunks = Chunks::default();
         // The control group's last: a log that was made meanwhile is known there, and where it has no state it was not yet.
         for group in (1..=site.groups).map(GroupId).chain([GroupId::CONTROL]) {
-            dumps.push(dump(client, &mut packer, &index, group, &mut chunks, &mut hold).await?);
+            dumps.push(dump(client, &mut packer, &known.index, group, &mut chunks, &mut hold).await?);
+            at_work.renew_if_due().await?;
         }
-        let known_chunks = read_chunks(client, &mut packer, &index, &chunks, &mut hold, tell).await?;
+        let known_chunks = chunks.known.len() as u64 - chunks.missing.len() as u64;
+        read_chunks(client, &mut packer, &chunks, &mut hold, at_work, tell).await?;
         let (more, stored) = packer.finish().await?;
-        indexes.extend(more);
-        Ok((dumps, chunks, known_chunks, stored))
+        Ok((dumps, chunks, known_chunks, more, stored))
     };
     let made: Result<_, BackupError> = made.await;
     // Everything was read, or is read no more. What is only written needs no hold.
     hold.end().await;
-    let (dumps, chunks, known_chunks, stored) = made?;
-    drop(index);
-    let indexes = merged(repository, indexes).await?;
+    let (dumps, chunks, known_chunks, more, stored) = made?;
+    let indexes = known.merged_with(repository, more).await?;
     let manifest = Manifest {
         number: 0,
         previous: [0; 32],
@@ -101,8 +123,27 @@ pub async fn run(
         chunks: chunks.known.len() as u64,
         chunk_bytes: chunks.bytes,
     };
+    refuse_doomed(repository, &manifest, &chunks).await?;
     let manifest = complete(repository, site, manifest, before).await?;
     Ok(Completed { manifest, stored, known_chunks })
+}
+
+/// A backup must not count on what a prune that ran meanwhile will take away.
+async fn refuse_doomed(repository: &Repository, manifest: &Manifest, chunks: &Chunks) -> Result<(), BackupError> {
+    let doomed: BTreeSet<[u8; 16]> =
+        repository.doomed().await?.into_iter().flat_map(|(_, doomed)| doomed.packs).collect();
+    if doomed.is_empty() {
+        return Ok(());
+    }
+    let index = repository.index(&manifest.indexes).await?;
+    let pieces = manifest.dumps.iter().flat_map(|dump| &dump.pieces);
+    for id in chunks.known.iter().map(|chunk| &chunk.0).chain(pieces) {
+        let located = index.find(id).ok_or(BackupError::Lost { what: "chunk", id: *id })?;
+        if doomed.contains(&located.pack) {
+            return Err(BackupError::Doomed);
+        }
+    }
+    Ok(())
 }
 
 /// A site that was restored elsewhere must not add to the backups that it was restored from.
@@ -111,24 +152,6 @@ fn refuse_superseded(newest: Option<&Found>, site: &SiteFacts) -> Result<(), Bac
         Some(theirs) if theirs > site.incarnation => Err(BackupError::Superseded { theirs, ours: site.incarnation }),
         _ => Ok(()),
     }
-}
-
-/// What lies at the target already: what the newest backup names, and what interrupted ones have left.
-async fn known(repository: &Repository, before: Option<&Found>) -> Result<(Vec<ObjectReference>, Index), BackupError> {
-    let mut indexes = before.map(|found| found.manifest.indexes.clone()).unwrap_or_default();
-    let mut index = repository.index(&indexes).await?;
-    let named: BTreeSet<String> = indexes.iter().map(|reference| reference.name.clone()).collect();
-    for name in repository.indexes().await?.into_iter().filter(|name| !named.contains(name)) {
-        match repository.left_index(&name).await {
-            Ok((reference, packs)) => {
-                packs.iter().for_each(|pack| index.add(pack));
-                indexes.push(reference);
-            }
-            // It is no use, and nothing needs it.
-            Err(error) => tracing::warn!(%error, name, "an index that no backup needs can't be read"),
-        }
-    }
-    Ok((indexes, index))
 }
 
 /// Chunks that the states refer to.
@@ -190,16 +213,15 @@ async fn dump(
     Err(BackupError::State(format!("group {group} changes its leader faster than its state is read")))
 }
 
-/// Reads every chunk that is not at the target. Answers how many were there.
+/// Reads every chunk that is not at the target.
 async fn read_chunks(
     client: &Client,
     packer: &mut Packer<'_>,
-    index: &Index,
     chunks: &Chunks,
     hold: &mut Hold<'_>,
+    at_work: &mut AtWork<'_>,
     tell: Tell<'_>,
-) -> Result<u64, BackupError> {
-    let all = chunks.missing.len() as u64;
+) -> Result<(), BackupError> {
     let read = |reference: ChunkRef| async move {
         let chunk = reference.chunk;
         let fail = |error| BackupError::Chunk { chunk, error };
@@ -209,40 +231,17 @@ async fn read_chunks(
             false => Err(fail(ClientError::Failed("the site gives other bytes than its id says".into()))),
         }
     };
-    debug_assert!(chunks.missing.iter().all(|reference| !index.has(&reference.chunk.0)));
     let mut sealed = stream::iter(chunks.missing.iter().cloned().map(read)).buffer_unordered(CHUNKS_AT_ONCE);
-    let mut done = 0;
+    let (mut done, all) = (0, chunks.missing.len() as u64);
     while let Some(read) = sealed.next().await {
         let (chunk, sealed) = read?;
         packer.add(EntryKind::Chunk, chunk.0, sealed).await?;
         hold.renew_if_due().await?;
+        at_work.renew_if_due().await?;
         done += 1;
         tell(done, all);
     }
-    Ok(chunks.known.len() as u64 - all)
-}
-
-/// Makes one of many small indexes.
-async fn merged(repository: &Repository, indexes: Vec<ObjectReference>) -> Result<Vec<ObjectReference>, BackupError> {
-    let (small, mut kept): (Vec<_>, Vec<_>) =
-        indexes.into_iter().partition(|reference| reference.bytes < SMALL_INDEX_BYTES);
-    if small.len() <= SMALL_INDEXES {
-        kept.extend(small);
-        return Ok(kept);
-    }
-    let mut packs: Vec<PackIndex> = Vec::new();
-    for reference in &small {
-        for pack in repository.packs_of(reference).await? {
-            let entries: usize = packs.iter().map(|pack| pack.entries.len()).sum();
-            if entries >= INDEX_ENTRIES {
-                kept.push(repository.put_index(&packs).await?);
-                packs.clear();
-            }
-            packs.push(pack);
-        }
-    }
-    kept.push(repository.put_index(&packs).await?);
-    Ok(kept)
+    Ok(())
 }
 
 /// Writes the manifest under the next number; where others complete backups meanwhile, under the one after.

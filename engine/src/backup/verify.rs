@@ -3,11 +3,10 @@
 use super::error::BackupError;
 use super::index::Index;
 use super::limits::PACKS_AT_ONCE;
-use super::reader::Reader;
+use super::reader::{Reader, States};
 use super::repository::{Found, Repository};
 use super::run::Tell;
 use super::target::TargetError;
-use crate::state::chunks_in;
 use farside_codec::backup::{Manifest, SealedPack};
 use futures_util::stream::{self, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +87,7 @@ pub async fn verify(repository: &Repository, depth: Depth, tell: Tell<'_>) -> Re
         repository.target().list("packs/").await?.into_iter().map(|listed| (listed.name, listed.bytes)).collect();
     // Which backups need what of each pack.
     let mut needs: BTreeMap<[u8; 16], BTreeSet<u64>> = BTreeMap::new();
+    let mut states = States::default();
     let mut before: Option<(u64, [u8; 32])> = None;
     for number in repository.numbers().await? {
         let mut verified = Verified { number, manifest: None, chunks: 0, faults: Vec::new() };
@@ -98,7 +98,7 @@ pub async fn verify(repository: &Repository, depth: Depth, tell: Tell<'_>) -> Re
                     verified.fault("the backup before it is not the one that was there when it was made");
                 }
                 before = Some((number, hash));
-                verify_one(repository, &manifest, &lengths, &mut verified, &mut needs).await?;
+                verify_one(repository, &manifest, &lengths, &mut verified, &mut needs, &mut states).await?;
                 verified.manifest = Some(manifest);
             }
             Err(error) => verified.fault(passes(error)?),
@@ -117,6 +117,7 @@ async fn verify_one(
     lengths: &BTreeMap<String, u64>,
     verified: &mut Verified,
     needs: &mut BTreeMap<[u8; 16], BTreeSet<u64>>,
+    states: &mut States,
 ) -> Result<(), BackupError> {
     let mut index = Index::default();
     for reference in &manifest.indexes {
@@ -127,15 +128,10 @@ async fn verify_one(
     }
     let ids = || manifest.dumps.iter().flat_map(|dump| dump.pieces.iter().copied());
     let mut needed: BTreeSet<[u8; 32]> = BTreeSet::new();
-    let mut reader = Reader::new(repository, &index, ids());
+    let mut reader = Reader::of_states(repository, &index, manifest);
     for id in ids() {
-        match reader.read("a piece of a group's state", &id).await {
-            Ok(piece) => {
-                let named = chunks_in(&piece, &mut |chunk| {
-                    needed.insert(chunk.chunk.0);
-                });
-                named.unwrap_or_else(|error| verified.fault(error));
-            }
+        match states.chunks(&mut reader, &id).await {
+            Ok(chunks) => needed.extend(chunks.iter()),
             Err(error) => verified.fault(passes(error)?),
         }
     }

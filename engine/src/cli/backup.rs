@@ -1,11 +1,13 @@
 //! Backups: where they go, making, listing and verifying them, and making a site of one.
 
 use super::args::Common;
-use super::backup_args::{BackupCommand, PlaceArguments, RateArguments, Restore, TargetCommand};
+use super::backup_args::{BackupCommand, PlaceArguments, RateArguments, Restore, RetentionArguments, TargetCommand};
 use super::client_commands::connect;
 use super::output::CliError;
 use super::sizes::{parse_time, show_bytes, show_time};
+use crate::backup::prune::{PruneOptions, prune};
 use crate::backup::restore::{RestoreOptions, restore};
+use crate::backup::retention::Retention;
 use crate::backup::target::{Target, TargetError, TargetLimits, TargetUrl};
 use crate::backup::verify::{Depth, Report, Verified, verify};
 use crate::backup::{BackupError, Completed, Found, Repository, SiteFacts, run};
@@ -22,7 +24,7 @@ use farside_io::entropy::SystemEntropy;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 type Outcome = Result<(), CliError>;
@@ -45,6 +47,9 @@ pub(super) async fn backup(command: BackupCommand, common: &Common) -> Outcome {
         BackupCommand::Now { target, rate } => now(&target, &rate, common).await,
         BackupCommand::List(place) => list(&place, common).await,
         BackupCommand::Show { place, number } => show(&place, number, common).await,
+        BackupCommand::Prune { place, retention, grace, dry_run } => {
+            prune_target(&place, &retention, grace, dry_run, common).await
+        }
         BackupCommand::Verify { place, read_all, sample, rate } => {
             let depth = if read_all { Depth::All } else { Depth::Sample(sample) };
             verify_all(&place, depth, &rate, common).await
@@ -381,6 +386,50 @@ async fn verify_all(arguments: &PlaceArguments, depth: Depth, rate: &RateArgumen
         )),
     }
     if report.is_clean() { Ok(()) } else { Err(CliError::Told(6)) }
+}
+
+async fn prune_target(
+    arguments: &PlaceArguments,
+    rules: &RetentionArguments,
+    grace: u64,
+    only_say: bool,
+    common: &Common,
+) -> Outcome {
+    let retention = Retention {
+        last: rules.keep_last,
+        hourly: rules.keep_hourly,
+        daily: rules.keep_daily,
+        weekly: rules.keep_weekly,
+        monthly: rules.keep_monthly,
+    };
+    if retention.is_empty() {
+        return Err(CliError::usage(
+            "prune needs a rule, such as --keep-last 10: without one it would keep one backup",
+        ));
+    }
+    let repository = place(arguments, TargetLimits::default(), common).await?;
+    let now = Hlc::from_ms(crate::machine::Machine::real().clock.wall_ms());
+    let options = PruneOptions { retention, grace: Duration::from_secs(grace), only_say, now };
+    let pruned = prune(&repository, &options).await?;
+    match common.json {
+        true => line(json!({
+            "dry_run": only_say, "kept": pruned.kept, "removed": pruned.removed, "doomed_packs": pruned.doomed_packs,
+            "doomed_bytes": pruned.doomed_bytes, "removed_packs": pruned.removed_packs,
+            "removed_bytes": pruned.removed_bytes,
+        })),
+        false => {
+            let would = if only_say { "would go" } else { "went" };
+            line(format!("{} backups stay, {} {would}", pruned.kept.len(), pruned.removed.len()));
+            line(format!(
+                "{} packs {would}, {}; {} more are needed by nothing, {}, and go once the grace is over",
+                pruned.removed_packs,
+                show_bytes(pruned.removed_bytes),
+                pruned.doomed_packs,
+                show_bytes(pruned.doomed_bytes)
+            ));
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn restore_site(options: Restore, common: &Common) -> Outcome {

@@ -40,6 +40,22 @@ pub(super) enum BackupCommand {
         #[arg(long, value_name = "N")]
         number: Option<u64>,
     },
+    /// Takes away backups that no rule keeps; what nothing needs any more goes with a later prune, once the grace is over
+    #[command(
+        after_help = "Example: farside backup prune --dir near vault1 --keep-last 24 --keep-daily 14 --keep-monthly 12"
+    )]
+    Prune {
+        #[command(flatten)]
+        place: PlaceArguments,
+        #[command(flatten)]
+        retention: RetentionArguments,
+        /// How long what nothing needs stays for backups that are under way: longer than any of them takes
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = super::sizes::parse_seconds)]
+        grace: u64,
+        /// Say what would go, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Reads backups again: exit 6 if something is damaged or missing, and which backups need it
     #[command(after_help = "Example: farside backup verify --dir near vault1 --read-all")]
     Verify {
@@ -54,6 +70,26 @@ pub(super) enum BackupCommand {
         #[command(flatten)]
         rate: RateArguments,
     },
+}
+
+/// Which backups a prune keeps. One that any rule keeps stays, and the newest one always does.
+#[derive(Debug, Args)]
+pub(super) struct RetentionArguments {
+    /// The newest N
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) keep_last: usize,
+    /// The newest of each of the last N hours that have one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) keep_hourly: usize,
+    /// Of the last N days (UTC)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) keep_daily: usize,
+    /// Of the last N weeks
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) keep_weekly: usize,
+    /// Of the last N months of 30 days
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) keep_monthly: usize,
 }
 
 #[derive(Debug, Subcommand)]
