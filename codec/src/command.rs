@@ -3,7 +3,7 @@
 
 use crate::cluster::{GroupRecord, NodeBeat, NodeJoin, NodeState};
 use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal};
-use crate::dump::{BackupTarget, HeldBackup};
+use crate::dump::{BackupTarget, HeldBackup, ScheduleBackup};
 use crate::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId};
 use crate::message::{PeerAction, PeerRecord, Refusal, Tenant};
 use crate::{choice, record};
@@ -257,6 +257,8 @@ choice!(
         PutBackupTarget(BackupTarget) = 15,
         /// Forgets one.
         ForgetBackupTarget(Label) = 16,
+        /// Has backups made by the site itself, or no more.
+        ScheduleBackup(ScheduleBackup) = 17,
     }
 );
 

@@ -59,6 +59,26 @@ record!(
         created: Hlc,
         /// The newest backup there that this site knows of.
         newest: Option<NewestBackup>,
+        /// When the site makes backups by itself.
+        schedule: Option<BackupSchedule>,
+    }
+);
+record!(
+    /// When a site makes backups by itself.
+    BackupSchedule {
+        /// Seconds from one to the next.
+        every_seconds: u32,
+        /// Chunks go to the target in between as well, as they come.
+        continuous: bool,
+    }
+);
+record!(
+    /// A place's schedule is to be another one, or none.
+    ScheduleBackup {
+        /// The place.
+        name: Label,
+        /// Its schedule from now on.
+        schedule: Option<BackupSchedule>,
     }
 );
 record!(

@@ -9,7 +9,7 @@ use crate::cluster::{
     WalkedFragments,
 };
 use crate::delta::{ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Lineage, LogDescriptor, LogPolicy, Proposal};
-use crate::dump::{BackupHold, BackupTarget, DumpQuestion, DumpedPieces};
+use crate::dump::{BackupHold, BackupTarget, DumpQuestion, DumpedPieces, ScheduleBackup};
 use crate::frame;
 use crate::ids::{BlindName, ChunkId, GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 pub use crate::refusal::{Refusal, RefusalCode};
@@ -435,6 +435,8 @@ choice!(
         SetBackupTarget(BackupTarget) = 106,
         /// Forgets such a place; what lies there stays.
         ForgetBackupTarget(Label) = 107,
+        /// Has backups made by the site itself, or no more.
+        ScheduleBackup(ScheduleBackup) = 108,
         /// Opens a federation link.
         FedHello(FedHello) = 112,
         /// Federates deltas.

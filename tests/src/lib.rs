@@ -5,6 +5,7 @@
 //! [`lab`] runs other people's servers; [`fuzzing`] is what any bytes at all are thrown at; [`planted`] puts mistakes into
 //! the engine to see whether anybody notices.
 
+pub mod backups;
 pub mod fuzzing;
 pub mod lab;
 pub mod namespaces;

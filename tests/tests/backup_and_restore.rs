@@ -1,96 +1,14 @@
-//! Both sites are gone: a site comes back from its backup and shares of its system key alone, and what the backup can't give it
-//! says.
+//! Both sites are gone: a site comes back from its backup and shares of its system key alone, to any moment; and backups and prunes
+//! that are killed leave whole backups behind.
 
-use farside_tests::{Site, bytes, farside, free_port};
+use farside_tests::backups::{Objects, World};
+use farside_tests::{Site, bytes, command, rounds, signal};
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
-/// Objects as they should be, by name.
-type Objects = BTreeMap<String, Vec<u8>>;
-
-struct World {
-    root: tempfile::TempDir,
-    kms: PathBuf,
-}
-
-impl World {
-    fn new() -> Self {
-        let root = tempfile::tempdir().expect("a directory");
-        let kms = root.path().join("kms");
-        Self { root, kms }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    fn put(&self, site: &Site, objects: &mut Objects, name: &str, contents: Vec<u8>) -> Value {
-        let file = self.path("in");
-        std::fs::write(&file, &contents).expect("written");
-        let receipt = site.farside(&["put", "--json", "acme/data", name, &file.display().to_string()]).json();
-        objects.insert(name.to_owned(), contents);
-        receipt
-    }
-
-    /// Every object is there with its contents, and no other.
-    fn check(&self, site: &Site, objects: &Objects) {
-        let listed = site.farside(&["ls", "--json", "acme/data"]).ok();
-        let name = |line: &str| {
-            serde_json::from_str::<Value>(line).expect("JSON")["name"].as_str().expect("a name").to_owned()
-        };
-        let listed: Vec<String> = listed.lines().map(name).collect();
-        assert_eq!(listed, objects.keys().cloned().collect::<Vec<_>>());
-        let out = self.path("out");
-        for (name, contents) in objects {
-            site.farside(&["get", "acme/data", name, "-o", &out.display().to_string()]).ok();
-            assert!(std::fs::read(&out).expect("read") == *contents, "{name} differs");
-        }
-    }
-
-    /// Shares of a site's system key: the paths of five files, any three of which bring it back.
-    fn shares(&self, site: &Site) -> Vec<String> {
-        use farside_codec::Field;
-        let name = site.directory.file_name().expect("a name").to_string_lossy().into_owned();
-        let out = self.text(&format!("shares-of-{name}"));
-        std::fs::create_dir(&out).expect("made");
-        let key = std::fs::read(site.directory.join("system.key")).expect("read");
-        let key: [u8; 32] = key[key.len() - 32..].try_into().expect("a key");
-        let id = site.status()["site_id"].as_str().expect("an id").to_owned();
-        let id: Vec<u8> = (0..16).map(|at| u8::from_str_radix(&id[2 * at..2 * at + 2], 16).expect("hex")).collect();
-        let id = farside_codec::ids::SiteId(id.try_into().expect("an id"));
-        let _ = id.to_bytes();
-        let mut fill = |out: &mut [u8]| out.iter_mut().for_each(|byte| *byte = 7);
-        let shares = farside_codec::seal::shares::split(&key, id, 3, 5, [9; 16], &mut fill).expect("shares");
-        let write = |share: &farside_codec::seal::shares::Share| {
-            let path = format!("{out}/share-{}.txt", share.index());
-            std::fs::write(&path, share.to_text()).expect("written");
-            path
-        };
-        shares.iter().map(write).collect()
-    }
-
-    /// The arguments of a restore into a new directory.
-    fn restore(&self, target: &str, shares: &[String], name: &str, more: &[&str]) -> (Vec<String>, Site) {
-        let (directory, port) = (self.path(name), free_port());
-        let mut arguments: Vec<String> =
-            ["restore", "--json", "--target", target, "--shares", &shares.join(","), "--dir"]
-                .map(str::to_owned)
-                .to_vec();
-        let listen = format!("127.0.0.1:{port}");
-        arguments.extend([directory.display().to_string(), "--listen".into(), listen, "--cores".into(), "0".into()]);
-        arguments.extend(["--device-size".into(), "256MiB".into()]);
-        arguments.extend(more.iter().map(|more| (*more).to_owned()));
-        (arguments, Site::at(directory, port))
-    }
-}
+use std::process::Stdio;
+use std::time::Duration;
 
 fn site_with_target(world: &World) -> (Site, String) {
-    let near = Site::start(world.root.path(), "near", &["--cores", "0,1", "--geometry", "2+1"]);
+    let near = Site::start(world.root(), "near", &["--cores", "0,1", "--geometry", "2+1"]);
     near.make_log(&world.kms, "acme/data");
     std::fs::create_dir(world.path("vault")).expect("made");
     let target = format!("file://{}", world.text("vault"));
@@ -98,10 +16,15 @@ fn site_with_target(world: &World) -> (Site, String) {
     (near, target)
 }
 
+fn destroy(mut site: Site) {
+    site.kill();
+    std::fs::remove_dir_all(&site.directory).expect("removed");
+}
+
 #[test]
 fn a_site_that_was_destroyed_comes_back_at_another_geometry() {
-    let world = World::new();
-    let (mut near, target) = site_with_target(&world);
+    let world = World::default();
+    let (near, target) = site_with_target(&world);
     let mut objects = Objects::new();
     world.put(&near, &mut objects, "small", b"rides in its delta".to_vec());
     world.put(&near, &mut objects, "photos/large", bytes(1, 9_000_000));
@@ -110,30 +33,29 @@ fn a_site_that_was_destroyed_comes_back_at_another_geometry() {
     assert_eq!((&first["backup"], &first["known_chunks"]), (&1.into(), &0.into()));
     world.put(&near, &mut objects, "replaced", bytes(3, 200_000));
     world.put(&near, &mut objects, "gone", bytes(4, 50_000));
-    near.farside(&["rm", "acme/data", "gone"]).ok();
-    objects.remove("gone");
+    world.remove(&near, &mut objects, "gone");
     let second = near.farside(&["backup", "now", "--json", "vault"]).json();
     assert_eq!((&second["backup"], &second["known_chunks"]), (&2.into(), &first["chunks"]));
     assert!(second["stored_bytes"].as_u64() < Some(1_000_000), "{second}");
     near.farside(&["backup", "verify", "vault", "--read-all"]).ok();
+    let shown = near.status();
+    assert_eq!(
+        (&shown["backups"][0]["target"], &shown["backups"][0]["newest"]["backup"]),
+        (&"vault".into(), &2.into())
+    );
     let shares = world.shares(&near);
     // What is acknowledged after the newest backup is what its lag costs.
     let covered = objects.clone();
     world.put(&near, &mut objects, "too late", bytes(5, 70_000));
-    near.kill();
-    std::fs::remove_dir_all(&near.directory).expect("removed");
+    destroy(near);
 
-    let (two, mut site) = world.restore(&target, &shares[..2], "again", &["--geometry", "4+2"]);
-    farside(&two).fails(3, "3");
+    let target = ["--target", &target];
+    let (two, site) = world.restore(&target, &shares[..2], "again", &[]);
+    world.run(&two).fails(3, "3");
     assert!(!site.directory.exists(), "a restore that was refused leaves something behind");
-    let (three, _) = world.restore(&target, &shares[1..4], "again", &["--geometry", "4+2"]);
-    let port = three.iter().position(|argument| argument == "--listen").map(|at| three[at + 1].clone());
-    let restored = farside(&three).json();
+    let (restored, mut site) = world.restored(&target, &shares[1..4], "again", &["--geometry", "4+2"]);
     assert_eq!((&restored["backup"], &restored["incarnation"]), (&2.into(), &1.into()));
     assert!(restored["rpo_seconds"].as_f64().expect("a figure") < 600.0, "{restored}");
-    site.port = port.and_then(|port| port.rsplit(':').next()?.parse().ok()).expect("a port");
-    site.run();
-    site.farside(&["tenant", "kms", "acme", &format!("file:{}", world.kms.display())]).ok();
     world.check(&site, &covered);
     let shown = site.farside(&["log", "show", "--json", "acme/data"]).json();
     assert_eq!(shown["generation"], 2, "{shown}");
@@ -148,4 +70,103 @@ fn a_site_that_was_destroyed_comes_back_at_another_geometry() {
     world.check(&site, &objects);
     let alerts = site.alerts();
     assert!(!alerts.contains("damaged") && !alerts.contains("owed"), "{alerts}");
+}
+
+#[test]
+fn a_site_that_was_restored_elsewhere_adds_nothing_any_more() {
+    let world = World::default();
+    let (near, target) = site_with_target(&world);
+    let mut objects = Objects::new();
+    world.put(&near, &mut objects, "one", bytes(1, 100_000));
+    near.farside(&["backup", "now", "vault"]).ok();
+    let shares = world.shares(&near);
+    let (_, again) = world.restored(&["--target", &target], &shares[..3], "again", &[]);
+    // Until the restored site has made a backup nobody can know; from then on the lost one is told.
+    again.farside(&["backup", "now", "vault"]).ok();
+    near.farside(&["backup", "now", "vault"]).fails(3, "restored elsewhere");
+    // Another site does not mix its backups with these.
+    let other = Site::start(world.root(), "other", &["--cores", "0"]);
+    other.farside(&["backup", "target", "add", "vault", &target]).fails(3, "another system key");
+    other.farside(&["backup", "now", "vault"]).fails(5, "there is no backup target vault");
+    other.farside(&["backup", "list", &target]).fails(3, "another system key");
+    let empty = world.text("nothing-here");
+    std::fs::create_dir(&empty).expect("made");
+    other.farside(&["backup", "list", &format!("file://{empty}")]).fails(5, "no backup lies at the target");
+}
+
+#[test]
+fn a_site_goes_back_to_any_moment() {
+    let world = World::default();
+    let (near, target) = site_with_target(&world);
+    let mut objects = Objects::new();
+    let mut history: Vec<(String, Objects)> = Vec::new();
+    let mut dice = farside_io::entropy::SeededEntropy::new(7);
+    let draw = |dice: &mut farside_io::entropy::SeededEntropy, below: u64| {
+        u64::from_le_bytes(farside_io::entropy::random(dice)) % below
+    };
+    for step in 0..24 {
+        let name = format!("object-{}", draw(&mut dice, 6));
+        let receipt = match objects.contains_key(&name) && draw(&mut dice, 3) == 0 {
+            true => world.remove(&near, &mut objects, &name),
+            false => {
+                let length = 1 + draw(&mut dice, 200_000) as usize;
+                world.put(&near, &mut objects, &name, bytes(step, length))
+            }
+        };
+        history.push((receipt["time"].as_str().expect("a time").to_owned(), objects.clone()));
+        if step % 8 == 7 {
+            near.farside(&["backup", "now", "vault"]).ok();
+        }
+    }
+    let shares = world.shares(&near);
+    destroy(near);
+    let target = ["--target", &target];
+    for round in 0..rounds("FARSIDE_MOMENTS", 3) {
+        let (time, objects) = &history[draw(&mut dice, history.len() as u64) as usize];
+        let name = format!("moment-{round}");
+        let (told, site) = world.restored(&target, &shares[..3], &name, &["--at", time]);
+        println!("back to {time}: backup {}, {} objects", told["backup"], objects.len());
+        world.check(&site, objects);
+        destroy(site);
+    }
+    let (late, _) = world.restore(&target, &shares[..3], "late", &["--at", "2100-01-01T00:00:00Z"]);
+    world.run(&late).fails(5, "before the time asked for");
+}
+
+#[test]
+fn backups_and_prunes_that_are_killed_leave_whole_backups() {
+    let world = World::default();
+    let (near, target) = site_with_target(&world);
+    let mut objects = Objects::new();
+    world.put(&near, &mut objects, "first", bytes(1, 2_000_000));
+    near.farside(&["backup", "now", "vault"]).ok();
+    let mut dice = farside_io::entropy::SeededEntropy::new(11);
+    let (mut killed, kills) = (0, rounds("FARSIDE_KILLS", 12));
+    for round in 0..kills as u64 {
+        let draw = u64::from_le_bytes(farside_io::entropy::random(&mut dice));
+        world.put(&near, &mut objects, &format!("object-{}", round % 5), bytes(100 + round, 300_000));
+        let directory = near.directory.display().to_string();
+        let backup = ["backup", "now", "vault", "--dir", &directory];
+        let prune = ["backup", "prune", "vault", "--keep-last", "2", "--grace", "0s", "--dir", &directory];
+        let arguments = if draw % 2 == 0 { &backup[..] } else { &prune[..] };
+        let mut child = command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        std::thread::sleep(Duration::from_millis(draw / 2 % 400));
+        signal("-KILL", child.id());
+        killed += usize::from(child.wait().expect("ended").code().is_none());
+    }
+    assert!(killed > kills / 4, "only {killed} of {kills} were killed in time");
+    let verified = near.farside(&["backup", "verify", "vault", "--read-all", "--json"]).ok();
+    let last: Value = serde_json::from_str(verified.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(last["damaged_backups"], 0, "{verified}");
+    near.farside(&["backup", "now", "vault"]).ok();
+    // What those that were killed have left goes as well, but for what says that somebody is at work.
+    for _ in 0..2 {
+        near.farside(&["backup", "prune", "vault", "--keep-last", "1", "--grace", "0s"]).ok();
+    }
+    near.farside(&["backup", "verify", "vault", "--read-all"]).ok();
+    near.farside(&["backup", "prune", "vault"]).fails(2, "--keep-last");
+    let shares = world.shares(&near);
+    destroy(near);
+    let (_, site) = world.restored(&["--target", &target], &shares[2..], "again", &[]);
+    world.check(&site, &objects);
 }

@@ -2,6 +2,7 @@
 
 use super::pack::EntryKind;
 use crate::choice;
+use crate::dump::NewestBackup;
 use crate::erasure::Geometry;
 use crate::ids::{GroupId, Hlc, Label, SiteId};
 use crate::record;
@@ -133,3 +134,10 @@ record!(
         work: Work,
     }
 );
+
+impl From<&Manifest> for NewestBackup {
+    fn from(manifest: &Manifest) -> Self {
+        let Manifest { number, cut, finished, chunks, chunk_bytes, .. } = *manifest;
+        Self { number, cut, finished, chunks, chunk_bytes }
+    }
+}

@@ -26,4 +26,4 @@ mod worker;
 pub use error::BackupError;
 pub use index::Index;
 pub use repository::{Found, Repository};
-pub use run::{Completed, SiteFacts, Tell, run};
+pub use run::{Completed, SiteFacts, Tell, run, run_chunks};

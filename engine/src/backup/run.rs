@@ -12,7 +12,7 @@ use super::worker::AtWork;
 use crate::client::{Client, ClientError};
 use crate::state::chunks_in;
 use bytes::Bytes;
-use farside_codec::backup::{EntryKind, GroupDump, Manifest, SiteMark, Work};
+use farside_codec::backup::{EntryKind, GroupDump, Manifest, ObjectReference, SiteMark, Work};
 use farside_codec::delta::ChunkRef;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, GroupId, Hlc, Label, SiteId};
@@ -76,6 +76,69 @@ pub async fn run(
     made
 }
 
+/// Stores the chunks that a backup would store, and makes none: the next one has less to do.
+pub async fn run_chunks(client: &Client, repository: &Repository, site: &SiteFacts) -> Result<Stored, BackupError> {
+    let before = repository.newest().await?;
+    refuse_superseded(before.as_ref(), site)?;
+    let mut at_work = AtWork::begin(repository, client.machine.clock.clone(), Work::Backup).await?;
+    let gathered = async {
+        let known = Known::read(repository, before.as_ref()).await?;
+        gather(client, repository, site, &known, Keep::Chunks, &mut at_work, &mut |_, _| ()).await
+    };
+    let gathered = gathered.await;
+    at_work.end().await;
+    Ok(gathered?.stored)
+}
+
+/// What is stored of what is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// Chunks and the states that name them.
+    All,
+    /// Chunks. The states are read only to know which there are.
+    Chunks,
+}
+
+/// What was read for a backup, and is at the target now.
+struct Gathered {
+    cut: Hlc,
+    dumps: Vec<GroupDump>,
+    chunks: Chunks,
+    known_chunks: u64,
+    indexes: Vec<ObjectReference>,
+    stored: Stored,
+}
+
+async fn gather(
+    client: &Client,
+    repository: &Repository,
+    site: &SiteFacts,
+    known: &Known,
+    keep: Keep,
+    at_work: &mut AtWork<'_>,
+    tell: Tell<'_>,
+) -> Result<Gathered, BackupError> {
+    let (mut hold, cut) = Hold::begin(client).await?;
+    let gathered = async {
+        let mut packer = Packer::new(repository);
+        let mut dumps = Vec::new();
+        let mut chunks = Chunks::default();
+        // The control group's last: a log that was made meanwhile is known there, and where it has no state it was not yet.
+        for group in (1..=site.groups).map(GroupId).chain([GroupId::CONTROL]) {
+            dumps.push(dump(client, &mut packer, &known.index, group, keep, &mut chunks, &mut hold).await?);
+            at_work.renew_if_due().await?;
+        }
+        let known_chunks = chunks.known.len() as u64 - chunks.missing.len() as u64;
+        read_chunks(client, &mut packer, &chunks, &mut hold, at_work, tell).await?;
+        let (indexes, stored) = packer.finish().await?;
+        Ok(Gathered { cut, dumps, chunks, known_chunks, indexes, stored })
+    };
+    let gathered: Result<_, BackupError> = gathered.await;
+    // Everything was read, or is read no more. What is only written needs no hold.
+    hold.end().await;
+    gathered
+}
+
 async fn try_run(
     client: &Client,
     repository: &Repository,
@@ -86,26 +149,9 @@ async fn try_run(
     let before = repository.newest().await?;
     refuse_superseded(before.as_ref(), site)?;
     let known = Known::read(repository, before.as_ref()).await?;
-    let (mut hold, cut) = Hold::begin(client).await?;
-    let made = async {
-        let mut packer = Packer::new(repository);
-        let mut dumps = Vec::new();
-        let mut chunks = Chunks::default();
-        // The control group's last: a log that was made meanwhile is known there, and where it has no state it was not yet.
-        for group in (1..=site.groups).map(GroupId).chain([GroupId::CONTROL]) {
-            dumps.push(dump(client, &mut packer, &known.index, group, &mut chunks, &mut hold).await?);
-            at_work.renew_if_due().await?;
-        }
-        let known_chunks = chunks.known.len() as u64 - chunks.missing.len() as u64;
-        read_chunks(client, &mut packer, &chunks, &mut hold, at_work, tell).await?;
-        let (more, stored) = packer.finish().await?;
-        Ok((dumps, chunks, known_chunks, more, stored))
-    };
-    let made: Result<_, BackupError> = made.await;
-    // Everything was read, or is read no more. What is only written needs no hold.
-    hold.end().await;
-    let (dumps, chunks, known_chunks, more, stored) = made?;
-    let indexes = known.merged_with(repository, more).await?;
+    let gathered = gather(client, repository, site, &known, Keep::All, at_work, tell).await?;
+    let Gathered { cut, dumps, chunks, known_chunks, indexes, stored } = gathered;
+    let indexes = known.merged_with(repository, indexes).await?;
     let manifest = Manifest {
         number: 0,
         previous: [0; 32],
@@ -180,6 +226,7 @@ async fn dump(
     packer: &mut Packer<'_>,
     index: &Index,
     group: GroupId,
+    keep: Keep,
     chunks: &mut Chunks,
     hold: &mut Hold<'_>,
 ) -> Result<GroupDump, BackupError> {
@@ -199,7 +246,7 @@ async fn dump(
                 let named = chunks_in(&piece, &mut |reference| chunks.add(reference, index));
                 named.map_err(|error| BackupError::State(error.to_string()))?;
                 ids.push(id);
-                if !index.has(&id) {
+                if keep == Keep::All && !index.has(&id) {
                     packer.add(EntryKind::Piece, id, piece.to_vec()).await?;
                 }
             }

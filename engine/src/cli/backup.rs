@@ -1,7 +1,9 @@
 //! Backups: where they go, making, listing and verifying them, and making a site of one.
 
 use super::args::Common;
-use super::backup_args::{BackupCommand, PlaceArguments, RateArguments, Restore, RetentionArguments, TargetCommand};
+use super::backup_args::{
+    BackupCommand, Chunks, Every, PlaceArguments, RateArguments, Restore, RetentionArguments, TargetCommand,
+};
 use super::client_commands::connect;
 use super::output::CliError;
 use super::sizes::{parse_time, show_bytes, show_time};
@@ -15,7 +17,7 @@ use crate::client::{Client, parse_label, unexpected};
 use crate::node::directory::{NodeDirectory, SiteFile};
 use crate::terminal::{Progress, line};
 use farside_codec::backup::Manifest;
-use farside_codec::dump::{BackupTarget, NewestBackup};
+use farside_codec::dump::{BackupSchedule, BackupTarget, NewestBackup, ScheduleBackup};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{Hlc, Label, SiteId};
 use farside_codec::message::{Reply, Request};
@@ -44,6 +46,7 @@ pub(super) async fn backup(command: BackupCommand, common: &Common) -> Outcome {
             }
             Ok(())
         }
+        BackupCommand::Schedule { target, control, chunks } => schedule(&target, control, chunks, common).await,
         BackupCommand::Now { target, rate } => now(&target, &rate, common).await,
         BackupCommand::List(place) => list(&place, common).await,
         BackupCommand::Show { place, number } => show(&place, number, common).await,
@@ -148,6 +151,7 @@ async fn add(name: &str, url: &str, endpoint: Option<&str>, common: &Common) -> 
         endpoint: endpoint.map(str::to_owned),
         created: Hlc::default(),
         newest: None,
+        schedule: None,
     };
     said_done(common, &Request::SetBackupTarget(target)).await?;
     match common.json {
@@ -156,6 +160,27 @@ async fn add(name: &str, url: &str, endpoint: Option<&str>, common: &Common) -> 
             line(format!("backups of site {} can go to {name}, {url}", site.name));
             line(format!("make one: farside backup now --dir {} {name}", directory(common)?.display()));
         }
+    }
+    Ok(())
+}
+
+async fn schedule(name: &str, control: Every, chunks: Chunks, common: &Common) -> Outcome {
+    let name = parse_label(name)?;
+    let every_seconds = match control {
+        Every::Hourly => Some(3600),
+        Every::Daily => Some(86_400),
+        Every::Off => None,
+    };
+    let continuous = chunks == Chunks::Continuous;
+    let schedule = every_seconds.map(|every_seconds| BackupSchedule { every_seconds, continuous });
+    said_done(common, &Request::ScheduleBackup(ScheduleBackup { name: name.clone(), schedule })).await?;
+    match (common.json, every_seconds) {
+        (true, _) => line(json!({ "target": name.as_str(), "every_seconds": every_seconds, "continuous": continuous })),
+        (false, None) => line(format!("the site makes no backups at {name} by itself")),
+        (false, Some(seconds)) => line(format!(
+            "the node that leads the site makes a backup at {name} every {} h, with the credentials of its own environment",
+            seconds / 3600
+        )),
     }
     Ok(())
 }
@@ -178,6 +203,7 @@ async fn list_targets(common: &Common) -> Outcome {
         match (common.json, &target.newest) {
             (true, newest) => line(json!({
                 "target": target.name.as_str(), "url": target.url, "endpoint": target.endpoint,
+                "every_seconds": target.schedule.as_ref().map(|schedule| schedule.every_seconds),
                 "created": show_time(target.created), "newest": newest.as_ref().map(newest_json),
             })),
             (false, None) => line(format!("{}  {}  no backup yet", target.name, target.url)),
@@ -216,8 +242,7 @@ async fn now(name: &str, rate: &RateArguments, common: &Common) -> Outcome {
         let mut progress = Progress::new();
         let mut tell = |done, all| progress.show(|| format!("{done} of {all} chunks are at the target"));
         let made = run(&client, &repository, &facts, &mut tell).await?;
-        let Manifest { number, cut, finished, chunks, chunk_bytes, .. } = made.manifest;
-        let newest = Some(NewestBackup { number, cut, finished, chunks, chunk_bytes });
+        let newest = Some(NewestBackup::from(&made.manifest));
         match client.control(&Request::SetBackupTarget(BackupTarget { newest, ..target })).await? {
             Reply::Done => Ok::<_, CliError>((made, repository.target().counters())),
             reply => Err(unexpected(&reply).into()),

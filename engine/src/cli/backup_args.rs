@@ -1,7 +1,7 @@
 //! The command line of backups and restores.
 
 use super::args::NodeArguments;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// How much of the line and of the store a command may take.
@@ -15,11 +15,38 @@ pub(super) struct RateArguments {
     pub(super) requests: Option<u32>,
 }
 
+/// How often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Every {
+    Hourly,
+    Daily,
+    Off,
+}
+
+/// When chunks go to a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Chunks {
+    WithBackups,
+    Continuous,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum BackupCommand {
     /// Where backups go
     #[command(subcommand, after_help = "Example: farside backup target list --dir near")]
     Target(TargetCommand),
+    /// Has the site make backups by itself: the node that leads it does, with the credentials of its own environment
+    #[command(after_help = "Example: farside backup schedule --dir near vault1 --control hourly --chunks continuous")]
+    Schedule {
+        /// A target's name
+        target: String,
+        /// How often a backup is made
+        #[arg(long, value_enum)]
+        control: Every,
+        /// When chunks go to the target: with each backup, or as they come, so that a backup has little left to do
+        #[arg(long, value_enum, default_value = "with-backups")]
+        chunks: Chunks,
+    },
     /// Makes a backup of everything that the site holds; what is at the target already is not stored again
     #[command(after_help = "Example: farside backup now --dir near vault1 --rate 100MiB")]
     Now {

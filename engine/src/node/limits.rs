@@ -163,6 +163,12 @@ pub fn wal_bytes(zone_bytes: u64) -> u64 {
 
 /// How long what a backup reads is kept after it was last asked for: it renews several times in that time.
 pub const BACKUP_HOLD: Duration = Duration::from_secs(600);
+/// How often a node looks whether a backup is due.
+pub const BACKUP_LOOK: Duration = Duration::from_secs(5);
+/// How long it rests after one that failed: a store that is away is not asked all the time.
+pub const BACKUP_REST: Duration = Duration::from_secs(60);
+/// How often chunks go to a target between two backups, at most.
+pub const CHUNK_PASS: Duration = Duration::from_secs(60);
 /// States that may be read on one shard at once: each keeps a view of the state file open.
 pub const DUMPS: usize = 4;
 /// A state that nobody has asked for so long is read by nobody any more. Between two questions a store may be slow to take a pack.

@@ -5,6 +5,7 @@
 //! federate, `collecting` keeps house.
 
 mod aside;
+mod backing_up;
 mod chunks;
 mod collecting;
 pub mod config;

@@ -357,6 +357,10 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             shard.control(ControlCommand::PutBackupTarget(BackupTarget { created, ..target })).await?;
             Ok(Reply::Done.into())
         }
+        Request::ScheduleBackup(order) => {
+            shard.control(ControlCommand::ScheduleBackup(order)).await?;
+            Ok(Reply::Done.into())
+        }
         Request::ForgetBackupTarget(name) => {
             shard.control(ControlCommand::ForgetBackupTarget(name)).await?;
             Ok(Reply::Done.into())

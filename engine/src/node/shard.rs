@@ -1,7 +1,8 @@
 //! A shard: one thread, its devices' zones, its groups, its endpoint. Shares nothing; work for another shard is handed
 //! over by a bounded queue and runs there.
 
-use super::directory::SiteFile;
+use super::backing_up::Backups;
+use super::directory::{DirectoryError, NodeDirectory, SiteFile};
 use super::dumping::Dumps;
 use super::links::{NodeLinks, PeerLinks};
 use super::repairing::Repair;
@@ -31,6 +32,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
+use zeroize::Zeroizing;
 
 /// A log group on this shard.
 pub(crate) type LogGroup<D> = Group<D, LogGroupState, ChunkSnapshots<D>>;
@@ -114,6 +116,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) counters: Counters,
     pub(crate) repair: Repair,
     pub(crate) scrub: Scrub,
+    /// Backups that it makes by itself; on shard 0.
+    pub(crate) backups: Backups,
     /// States that are being read for backups.
     pub(crate) dumps: Dumps,
     /// Part of the shard's time that scrubbing takes.
@@ -153,6 +157,14 @@ pub(super) fn propose_refusal(error: ProposeError) -> Refusal {
 impl<D: Disk> Shard<D> {
     pub(crate) fn shards(&self) -> u16 {
         self.site.shards
+    }
+
+    /// The site's system key, and its CA's.
+    pub(crate) fn system_and_authority_keys(
+        &self,
+    ) -> Result<(Zeroizing<[u8; 32]>, Zeroizing<Vec<u8>>), DirectoryError> {
+        let directory = NodeDirectory::new(&self.root);
+        Ok((directory.system_key_bytes()?, directory.authority()?))
     }
 
     /// What the control group has agreed on, as this shard heard last.

@@ -1,5 +1,6 @@
 //! A shard, from its devices to its endpoint, and back.
 
+use super::backing_up::{self, Backups};
 use super::directory::NodeDirectory;
 use super::directory::SiteFile;
 use super::dumping::Dumps;
@@ -62,6 +63,7 @@ pub async fn run_shard<D: Disk>(
         tasks.push(tokio::task::spawn_local(shard.clone().keep_view()));
         tasks.push(tokio::task::spawn_local(membership::lead_site(shard.clone())));
         tasks.push(tokio::task::spawn_local(membership::beat(shard.clone())));
+        tasks.push(tokio::task::spawn_local(backing_up::keep_backups(shard.clone())));
         let every = Duration::from_secs(shard.gc_seconds);
         tasks.push(tokio::task::spawn_local(collecting::collect(shard.clone(), every)));
     }
@@ -203,6 +205,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         counters: Counters::default(),
         repair: Repair::default(),
         scrub: Scrub::default(),
+        backups: Backups::default(),
         dumps: Dumps::default(),
         scrub_percent: seed.config.scrub_percent,
         collecting: Cell::new(false),

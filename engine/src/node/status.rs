@@ -8,8 +8,10 @@ use super::shard::Shard;
 use super::{repairing, routing};
 use crate::state::{ControlView, Opened};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
+use crate::times::show_time;
 use bytes::Bytes;
 use farside_codec::cluster::{NodeRecord, NodeState};
+use farside_codec::dump::{BackupTarget, NewestBackup};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{LogId, NodeId, SiteId};
 use farside_codec::message::{Reply, Request};
@@ -160,6 +162,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         alerts.push("the devices are full".into());
     }
     alerts.extend(unreachable_alerts(&shard.view(), &reports));
+    alerts.extend(super::backing_up::alerts(shard));
     alerts.extend(reports.iter().flat_map(|(_, report)| report.alerts.iter().cloned()));
     let mut logs: Vec<(LogId, Value)> = reports.iter().flat_map(|(_, report)| report.logs.iter().cloned()).collect();
     logs.sort_by(|a, b| a.1["name"].as_str().cmp(&b.1["name"].as_str()));
@@ -188,6 +191,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
                 .collect::<Vec<_>>(),
         },
         "peers": peers,
+        "backups": backups(&shard.view()),
         "logs": logs.into_iter().map(|(_, log)| log).collect::<Vec<_>>(),
         "chunks": sum(|store| store.chunks),
         "repair": repair,
@@ -195,6 +199,18 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         "alerts": alerts,
     });
     document
+}
+
+/// Where backups go, and the newest one that this site knows of at each place.
+fn backups(view: &ControlView) -> Vec<Value> {
+    let newest = |newest: &NewestBackup| {
+        json!({
+            "backup": newest.number, "cut": show_time(newest.cut), "finished": show_time(newest.finished),
+            "chunks": newest.chunks, "chunk_bytes": newest.chunk_bytes,
+        })
+    };
+    let entry = |target: &BackupTarget| json!({ "target": target.name.as_str(), "url": target.url, "newest": target.newest.as_ref().map(newest) });
+    view.backup_targets.values().map(entry).collect()
 }
 
 fn node_name<D: Disk>(shard: &Shard<D>, node: NodeId) -> String {

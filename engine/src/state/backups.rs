@@ -4,7 +4,7 @@ use super::control::{ControlView, Kind, Outcome, full, key};
 use super::database::{Change, Table};
 use super::limits::{MAX_BACKUP_HOLDS, MAX_BACKUP_TARGETS};
 use farside_codec::Field;
-use farside_codec::dump::{BackupTarget, HeldBackup};
+use farside_codec::dump::{BackupTarget, HeldBackup, ScheduleBackup};
 use farside_codec::ids::{Hlc, Label};
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_raft::StateError;
@@ -41,7 +41,7 @@ pub(super) fn put_target(change: &Change, view: &mut ControlView, target: Backup
         None if view.backup_targets.len() >= MAX_BACKUP_TARGETS => {
             return Ok(full("backup targets", MAX_BACKUP_TARGETS));
         }
-        None => BackupTarget { newest: None, ..target.clone() },
+        None => BackupTarget { newest: None, schedule: None, ..target.clone() },
     };
     // Two may have been under way.
     let number = |target: &BackupTarget| target.newest.as_ref().map(|newest| newest.number);
@@ -53,10 +53,23 @@ pub(super) fn put_target(change: &Change, view: &mut ControlView, target: Backup
     Ok(Ok(()))
 }
 
+/// Has backups made by the site itself, or no more.
+pub(super) fn schedule(change: &Change, view: &mut ControlView, order: ScheduleBackup) -> Result<Outcome, StateError> {
+    let Some(target) = view.backup_targets.get(&order.name) else { return Ok(no_target(&order.name)) };
+    let target = BackupTarget { schedule: order.schedule, ..target.clone() };
+    change.put(Table::Control, &key(Kind::BackupTarget, target.name.as_str().as_bytes()), &target.to_bytes())?;
+    view.backup_targets.insert(target.name.clone(), target);
+    Ok(Ok(()))
+}
+
+fn no_target(name: &Label) -> Outcome {
+    Err(Refusal::new(RefusalCode::NotFound, format!("there is no backup target {name}")))
+}
+
 /// Forgets a place. What lies there stays.
 pub(super) fn forget_target(change: &Change, view: &mut ControlView, name: &Label) -> Result<Outcome, StateError> {
     if view.backup_targets.remove(name).is_none() {
-        return Ok(Err(Refusal::new(RefusalCode::NotFound, format!("there is no backup target {name}"))));
+        return Ok(no_target(name));
     }
     change.remove(Table::Control, &key(Kind::BackupTarget, name.as_str().as_bytes()))?;
     Ok(Ok(()))

@@ -232,6 +232,7 @@ impl ControlState {
             }
             ControlCommand::HoldBackup(held) => backups::hold(change, view, held)?,
             ControlCommand::PutBackupTarget(target) => backups::put_target(change, view, target)?,
+            ControlCommand::ScheduleBackup(order) => backups::schedule(change, view, order)?,
             ControlCommand::ForgetBackupTarget(name) => backups::forget_target(change, view, &name)?,
             ControlCommand::SettleGroup((group, members)) => nodes::settle(change, view, group, &members)?,
             ControlCommand::Found(site) => match &view.site {
