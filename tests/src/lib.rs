@@ -148,6 +148,8 @@ pub struct Site {
     pub verbose: bool,
     /// What the node's command begins with, where it runs on a machine of its own.
     pub prefix: Vec<String>,
+    /// What the node has in its environment, besides what everybody has.
+    pub environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -164,12 +166,12 @@ impl Site {
         }
         arguments.extend(more);
         farside(&arguments).ok();
-        Self { directory, port, verbose: false, prefix: Vec::new(), child: None }
+        Self { directory, port, verbose: false, prefix: Vec::new(), environment: Vec::new(), child: None }
     }
 
     /// A site that was made already.
     pub fn at(directory: PathBuf, port: u16) -> Self {
-        Self { directory, port, verbose: false, prefix: Vec::new(), child: None }
+        Self { directory, port, verbose: false, prefix: Vec::new(), environment: Vec::new(), child: None }
     }
 
     /// Makes a site and runs its node.
@@ -201,6 +203,7 @@ impl Site {
             .args(["node", "--dir"])
             .arg(&self.directory)
             .envs(self.verbose.then_some(("FARSIDE_LOG", "trace")))
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::options().create(true).append(true).open(&log).expect("a log"))
