@@ -4,11 +4,15 @@
 mod authority;
 mod openbao;
 mod pykmip;
+mod s3_proxy;
+mod seaweedfs;
 mod softhsm;
 
 pub use authority::Authority;
 pub use openbao::OpenBao;
 pub use pykmip::{PyKmip, kmip_url};
+pub use s3_proxy::{Faults, S3Proxy};
+pub use seaweedfs::SeaweedFs;
 pub use softhsm::SoftHsm;
 
 use std::fs::File;

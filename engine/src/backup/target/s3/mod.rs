@@ -383,7 +383,7 @@ impl S3 {
         let url = format!("{}?object-lock", self.bucket_url);
         let asked = self.again(None, || async {
             match self.ask(Method::GET, &url, Bytes::new(), None).await {
-                Ok(answer) => Ok(answer.windows(7).any(|word| word == b"Enabled") && is_lock(&answer)),
+                Ok(answer) => Ok(String::from_utf8_lossy(&answer).contains("<ObjectLockEnabled>Enabled</")),
                 Err(failure) if failure.is_passing() => Err(failure),
                 Err(_) => Ok(false),
             }
@@ -415,10 +415,6 @@ impl S3 {
         let answer = self.line.exchange(request).await?;
         answer.into_body().bytes().await.map_err(|_| Failure::new(Kind::Lost, "the answer has not come whole"))
     }
-}
-
-fn is_lock(answer: &[u8]) -> bool {
-    answer.windows(17).any(|word| word == b"ObjectLockEnabled")
 }
 
 fn endpoint_of_aws(region: &str) -> String {
