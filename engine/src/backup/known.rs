@@ -32,7 +32,7 @@ impl Known {
         }
         let left = repository.indexes().await?.into_iter();
         for name in left.filter(|name| !names.contains(name) && !gone.contains(name)) {
-            match repository.left_index(&name).await {
+            match repository.read_index(&name).await {
                 Ok((reference, packs)) => known.take(reference, &packs),
                 // It is no use, and nothing needs it.
                 Err(error) => tracing::warn!(%error, name, "an index that no backup needs can't be read"),

@@ -23,7 +23,7 @@ use farside_codec::backup::{
 use farside_codec::ids::{Hlc, SiteId};
 use farside_io::entropy::{Entropy, random};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 const SITE: &str = "site";
@@ -52,6 +52,14 @@ pub struct Repository {
 
 fn manifest_name(number: u64) -> String {
     format!("{MANIFESTS}{number:016}")
+}
+
+/// Keeps a copy of an index. Without it the next backup reads a little more.
+fn keep(path: &Path, bytes: &[u8]) {
+    let kept = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    if let Err(error) = kept.and_then(|()| whole_file::write(path, 0o600, bytes)) {
+        tracing::info!(%error, path = %path.display(), "an index is not kept here");
+    }
 }
 
 impl Repository {
@@ -143,37 +151,46 @@ impl Repository {
 
     /// What one index names.
     pub(super) async fn packs_of(&self, reference: &ObjectReference) -> Result<Vec<PackIndex>, BackupError> {
-        let cached = self.cache.as_ref().map(|directory| directory.join(reference.name.replace('/', "-")));
-        let is_it = |bytes: &[u8]| *blake3::hash(bytes).as_bytes() == reference.hash;
-        if let Some(bytes) = cached.as_ref().and_then(|path| std::fs::read(path).ok()).filter(|bytes| is_it(bytes))
-            && let Ok(packs) = open_object(&self.key, ObjectKind::Index, &reference.name, &bytes)
-        {
-            return Ok(packs);
+        match self.read_index(&reference.name).await? {
+            (found, packs) if found == *reference => Ok(packs),
+            _ => Err(self.damaged(&reference.name)),
         }
-        let (packs, bytes) = self.read_bytes::<Vec<PackIndex>>(ObjectKind::Index, &reference.name).await?;
-        if !is_it(&bytes) {
-            return Err(self.damaged(&reference.name));
-        }
-        if let Some(path) = cached {
-            // Without it the next backup reads a little more.
-            let kept = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-            if let Err(error) = kept.and_then(|()| whole_file::write(&path, 0o600, &bytes)) {
-                tracing::info!(%error, path = %path.display(), "an index is not kept here");
+    }
+
+    /// Reads an index, which nobody ever changes: what was read once is kept here, sealed as it was, and opens under its own
+    /// name only.
+    pub(super) async fn read_index(&self, name: &str) -> Result<(ObjectReference, Vec<PackIndex>), BackupError> {
+        let path = self.cache.as_ref().map(|directory| directory.join(name.replace('/', "-")));
+        let cached = path.as_ref().and_then(|path| std::fs::read(path).ok());
+        let opened = cached.and_then(|bytes| {
+            let packs = open_object(&self.key, ObjectKind::Index, name, &bytes).ok()?;
+            Some((packs, Bytes::from(bytes)))
+        });
+        let (packs, bytes) = match opened {
+            Some(found) => found,
+            None => {
+                let (packs, bytes) = self.read_bytes(ObjectKind::Index, name).await?;
+                path.iter().for_each(|path| keep(path, &bytes));
+                (packs, bytes)
             }
+        };
+        let hash = *blake3::hash(&bytes).as_bytes();
+        Ok((ObjectReference { name: name.to_owned(), bytes: bytes.len() as u64, hash }, packs))
+    }
+
+    /// Keeps no other indexes here than these.
+    pub(super) fn keep_only(&self, indexes: &[ObjectReference]) {
+        let Some(Ok(kept)) = self.cache.as_ref().map(std::fs::read_dir) else { return };
+        let names: Vec<String> = indexes.iter().map(|reference| reference.name.replace('/', "-")).collect();
+        for entry in kept.flatten().filter(|entry| !names.iter().any(|name| entry.file_name() == name.as_str())) {
+            // It costs some room until the next backup.
+            let _ = std::fs::remove_file(entry.path());
         }
-        Ok(packs)
     }
 
     /// Names of indexes that lie there, whether a manifest needs them or not.
     pub(super) async fn indexes(&self) -> Result<Vec<String>, BackupError> {
         Ok(self.target.list(INDEXES).await?.into_iter().map(|listed| listed.name).collect())
-    }
-
-    /// An index that no manifest names: an interrupted backup has left it. What it names is there.
-    pub(super) async fn left_index(&self, name: &str) -> Result<(ObjectReference, Vec<PackIndex>), BackupError> {
-        let (packs, bytes) = self.read_bytes::<Vec<PackIndex>>(ObjectKind::Index, name).await?;
-        let hash = *blake3::hash(&bytes).as_bytes();
-        Ok((ObjectReference { name: name.to_owned(), bytes: bytes.len() as u64, hash }, packs))
     }
 
     /// Writes an index of packs that are durable.

@@ -171,6 +171,7 @@ async fn try_run(
     };
     refuse_doomed(repository, &manifest, &chunks).await?;
     let manifest = complete(repository, site, manifest, before).await?;
+    repository.keep_only(&manifest.indexes);
     Ok(Completed { manifest, stored, known_chunks })
 }
 

@@ -173,8 +173,9 @@ pub const CHUNK_PASS: Duration = Duration::from_secs(60);
 pub const DUMPS: usize = 4;
 /// A state that nobody has asked for so long is read by nobody any more. Between two questions a store may be slow to take a pack.
 pub const DUMP_PATIENCE: Duration = Duration::from_secs(300);
-/// Bytes of pieces after which an answer ends. With another piece and its last row it stays within a frame.
-pub const DUMP_REPLY_BYTES: usize = 1 << 20;
+/// Bytes of pieces after which an answer ends: a shard reads so much of its state file in about a millisecond. With another piece and
+/// its last row it stays within a frame.
+pub const DUMP_REPLY_BYTES: usize = 256 << 10;
 /// What waits for a thread that fills devices: two packs' worth of the default chunks.
 pub const FILL_QUEUE: usize = 16;
 /// Chunks that such a thread writes at once: as many as keep devices busy while others are flushed.
