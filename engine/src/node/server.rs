@@ -1,6 +1,6 @@
 //! Answers callers: who may ask what, where it runs, and what comes back.
 
-use super::shard::{Shard, count, log_view, state_refusal};
+use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
     chunks, collecting, dumping, fragments, joining, limits, links, membership, receiving, repairing, routing,
@@ -175,12 +175,10 @@ fn tenant_of(caller: &Caller) -> Result<Option<TenantId>, Refusal> {
     }
 }
 
+/// Another tenant's log is none at all to a tenant's client: nobody learns what there is besides their own.
 fn check_tenant(caller: &Caller, owner: TenantId) -> Result<(), Refusal> {
     match tenant_of(caller)? {
-        Some(tenant) if tenant != owner => Err(Refusal::new(
-            RefusalCode::Forbidden,
-            "this identity belongs to another tenant: use the context of the tenant that owns the log",
-        )),
+        Some(tenant) if tenant != owner => Err(no_such_log()),
         _ => Ok(()),
     }
 }
@@ -291,7 +289,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
                 Refusal::new(RefusalCode::NotFound, detail)
             };
             let log = view.log(&resolve.tenant, &resolve.log).ok_or_else(missing)?;
-            check_tenant(caller, log.tenant)?;
+            check_tenant(caller, log.tenant).map_err(|_| missing())?;
             let log = log.log;
             at_home(shard, log).await?;
             Ok(Reply::Log(log_info(shard, log).await?).into())
@@ -309,7 +307,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             Ok(Reply::Tenants(tenants).into())
         }
         Request::CreateLog(descriptor) => {
-            check_tenant(caller, descriptor.tenant)?;
+            check_tenant(caller, descriptor.tenant).map_err(|_| forbidden(caller))?;
             at_home(shard, descriptor.log).await?;
             create_log(shard, descriptor).await
         }

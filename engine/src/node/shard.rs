@@ -137,10 +137,15 @@ pub(crate) fn state_refusal(error: StateError) -> Refusal {
     )
 }
 
+/// A log that is not here, or none of the caller's business.
+pub(super) fn no_such_log() -> Refusal {
+    Refusal::new(RefusalCode::NotFound, "there is no such log here")
+}
+
 /// What a group knows of one of its logs.
 pub(super) fn log_view<D: Disk>(group: &LogGroup<D>, log: LogId) -> Result<LogView, Refusal> {
     let view = group.state().borrow().log(log).map_err(state_refusal)?;
-    view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such log here"))
+    view.ok_or_else(no_such_log)
 }
 
 pub(super) fn propose_refusal(error: ProposeError) -> Refusal {
