@@ -2,6 +2,7 @@
 //! over by a bounded queue and runs there.
 
 use super::directory::SiteFile;
+use super::keys::HeldKey;
 use super::links::{NodeLinks, PeerLinks};
 use super::repairing::Repair;
 use super::routing;
@@ -101,6 +102,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) machine: Machine,
     pub(crate) endpoint: Endpoint,
     pub(crate) trust: Trust,
+    /// The site's system key.
+    pub(crate) key: Arc<HeldKey>,
     pub(crate) links: PeerLinks,
     pub(crate) neighbours: Vec<mpsc::Sender<Job<D>>>,
     /// Woken when a log's head moved.
