@@ -11,6 +11,7 @@ mod exporting;
 mod importing;
 mod passphrase;
 mod sealing;
+pub(super) mod telling;
 mod unlocking;
 
 pub use error::KeyError;
