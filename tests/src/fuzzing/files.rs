@@ -8,10 +8,12 @@ use farside::client::{ClientSettings, Context};
 use farside::framed::{FileKind, check, record_bytes};
 use farside::node::config::NodeConfig;
 use farside::node::directory::{ScrubRecord, SiteFile};
+use farside::node::keys::{KeyExport, KeyExports};
 use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{Hlc, NodeId};
 use farside_codec::message::kind;
+use farside_codec::seal::passphrase::{MAX_FILLED_KIB, MAX_LANES, MAX_MEMORY_KIB, MIN_MEMORY_KIB, SealedKey};
 use farside_codec::{Field, FrameHeader};
 use farside_transport::{Identity, Role};
 use std::path::PathBuf;
@@ -61,7 +63,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 7] = [
+const KINDS: [FileKind; 9] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -69,12 +71,14 @@ const KINDS: [FileKind; 7] = [
     FileKind::Context,
     FileKind::TenantKey,
     FileKind::Scrub,
+    FileKind::SealedKey,
+    FileKind::KeyExports,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
 pub fn framed_file(bytes: &[u8]) {
     let mut feed = Feed::new(bytes);
-    let (file, other) = (KINDS[feed.below(7)], KINDS[feed.below(7)]);
+    let (file, other) = (KINDS[feed.below(KINDS.len())], KINDS[feed.below(KINDS.len())]);
     let (at, change) = (usize::from(feed.short()), feed.byte().max(1));
     let payload = feed.rest();
     if let Ok(held) = check(Bytes::copy_from_slice(payload), file) {
@@ -98,8 +102,18 @@ pub fn framed_file(bytes: &[u8]) {
             }
         }
         FileKind::Scrub => drop(canonical::<ScrubRecord>(payload)),
+        FileKind::SealedKey => sealed_key(payload),
+        FileKind::KeyExports => drop(canonical::<KeyExports>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
+}
+
+/// What a key file asks for to be opened is bounded, whoever wrote it.
+fn sealed_key(payload: &[u8]) {
+    let Ok(sealed) = SealedKey::read(Bytes::copy_from_slice(payload)) else { return };
+    assert_eq!(canonical::<SealedKey>(payload).as_ref(), Some(&sealed));
+    assert!((MIN_MEMORY_KIB..=MAX_MEMORY_KIB).contains(&sealed.memory_kib) && (1..=MAX_LANES).contains(&sealed.lanes));
+    assert!(sealed.passes > 0 && u64::from(sealed.memory_kib) * u64::from(sealed.passes) <= MAX_FILLED_KIB);
 }
 
 fn context(payload: &[u8]) {
@@ -142,6 +156,9 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         certificate: certificate.clone(),
         key: key.clone(),
     };
+    let sealed = SealedKey { version: 1, memory_kib: 65_536, passes: 3, lanes: 1, salt: [3; 16], sealed: [4; 48] };
+    let (made, confirmed) = (Hlc(3), Some(Hlc(4)));
+    let export = KeyExport { set: [1; 16], threshold: 3, shares: 5, check: [2; 16], made, confirmed };
     let of = |file: u8, payload: &[u8]| [&[file, 0, 40, 0, 1], payload].concat();
     vec![
         ("site", of(0, &site.to_bytes())),
@@ -151,5 +168,10 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         ("identity", of(3, &(certificate, key).to_bytes())),
         ("context", of(4, &context.to_bytes())),
         ("tenant-key", of(5, &[9; 32])),
+        ("sealed-key", of(7, &sealed.to_bytes())),
+        (
+            "key-exports",
+            of(8, &KeyExports { exports: vec![export.clone(), KeyExport { confirmed: None, ..export }] }.to_bytes()),
+        ),
     ]
 }
