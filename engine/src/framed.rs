@@ -11,6 +11,7 @@ use farside_codec::{DecodeError, Field, FrameHeader};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// Largest file of this sort: an identity with its chain is a few KiB.
 const MAX_FRAMED_FILE_BYTES: u64 = 1 << 20;
@@ -20,7 +21,7 @@ const MAX_FRAMED_FILE_BYTES: u64 = 1 << 20;
 pub enum FileKind {
     /// What a node is: site, shards, geometry, CA certificate.
     Site = 1,
-    /// The site's system key.
+    /// The site's system key, in the clear.
     SystemKey = 2,
     /// The site CA's key, sealed under the system key.
     AuthorityKey = 3,
@@ -32,6 +33,10 @@ pub enum FileKind {
     TenantKey = 6,
     /// How far a shard's scrubbing is.
     Scrub = 7,
+    /// The site's system key, sealed under a passphrase.
+    SealedKey = 8,
+    /// When the system key was exported.
+    KeyExports = 9,
     /// To which moment a restored site goes back.
     RestoredAt = 20,
     /// A restore that is under way.
@@ -85,13 +90,22 @@ pub fn record_bytes<R: Field>(file: FileKind, record: &R) -> Vec<u8> {
 
 /// Reads and checks a file.
 pub fn read(path: &Path, file: FileKind) -> Result<Bytes, FramedFileError> {
+    read_one_of(path, &[file]).map(|(_, payload)| payload)
+}
+
+/// Reads and checks a file that may be one of several; answers which it is. Many hold keys, so what was read is wiped once
+/// nobody has it any more.
+pub fn read_one_of(path: &Path, files: &[FileKind]) -> Result<(FileKind, Bytes), FramedFileError> {
     let fail = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => FramedFileError::Missing(path.to_owned()),
         _ => FramedFileError::Io(path.to_owned(), error),
     };
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|input| input.take(MAX_FRAMED_FILE_BYTES).read_to_end(&mut bytes)).map_err(fail)?;
-    check(Bytes::from(bytes), file).map_err(|error| FramedFileError::Damaged(path.to_owned(), error))
+    let input = File::open(path).map_err(fail)?;
+    let length = input.metadata().map_err(fail)?.len().min(MAX_FRAMED_FILE_BYTES);
+    // Room for all of it from the start: a vector that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
+    input.take(MAX_FRAMED_FILE_BYTES).read_to_end(&mut bytes).map_err(fail)?;
+    check_one_of(Bytes::from_owner(bytes), files).map_err(|error| FramedFileError::Damaged(path.to_owned(), error))
 }
 
 /// Reads a record so.
@@ -102,11 +116,16 @@ pub fn read_record<R: Field>(path: &Path, file: FileKind) -> Result<R, FramedFil
 
 /// What a file's bytes hold, if they are such a file, whole.
 pub fn check(bytes: Bytes, file: FileKind) -> Result<Bytes, DecodeError> {
+    check_one_of(bytes, &[file]).map(|(_, payload)| payload)
+}
+
+fn check_one_of(bytes: Bytes, files: &[FileKind]) -> Result<(FileKind, Bytes), DecodeError> {
     let header = FrameHeader::decode(&bytes)?;
     let payload = bytes.slice(HEADER_BYTES..);
     header.check_payload(&payload)?;
-    match header.kind() == kind::FILE && header.correlation() == file as u64 {
-        true => Ok(payload),
-        false => Err(DecodeError::Invalid { what: "kind of file" }),
+    let is_it = |file: &&FileKind| header.kind() == kind::FILE && header.correlation() == **file as u64;
+    match files.iter().find(is_it) {
+        Some(file) => Ok((*file, payload)),
+        None => Err(DecodeError::Invalid { what: "kind of file" }),
     }
 }

@@ -1,6 +1,7 @@
 //! The command line, as cli.md promises it.
 
 use super::backup_args::{BackupCommand, Restore};
+use super::keys::{KeyCommand, Unsealing};
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use farside_transport::limits::{MAX_MTU, MIN_MTU};
@@ -70,7 +71,12 @@ pub(super) enum Command {
     Node {
         #[command(subcommand)]
         command: Option<NodeCommand>,
+        #[command(flatten)]
+        unsealing: Unsealing,
     },
+    /// The site's system key: its shares, and what guards it at this node
+    #[command(subcommand, after_help = "Example: farside key status --dir near")]
+    Key(KeyCommand),
     /// What is being rebuilt and moved between nodes
     #[command(subcommand, after_help = "Example: farside repair status --dir near")]
     Repair(RepairCommand),
@@ -285,6 +291,12 @@ pub(super) enum NodeCommand {
     /// Lists the site's nodes
     #[command(after_help = "Example: farside node list --dir near --json")]
     List,
+    /// Tells the node of --dir the passphrase of its system key, while it waits for that to start
+    #[command(after_help = "Example: farside node unlock --dir near")]
+    Unlock {
+        #[command(flatten)]
+        unsealing: Unsealing,
+    },
     /// Moves everything off a node; `node undo` stops that
     #[command(after_help = "Example: farside node drain --dir near node-3")]
     Drain {
@@ -365,6 +377,8 @@ pub(super) enum ContextCommand {
         /// Only for this tenant
         #[arg(long)]
         tenant: Option<String>,
+        #[command(flatten)]
+        unsealing: Unsealing,
     },
 }
 

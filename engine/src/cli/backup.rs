@@ -5,6 +5,7 @@ use super::backup_args::{
     BackupCommand, Chunks, Every, PlaceArguments, RateArguments, Restore, RetentionArguments, TargetCommand,
 };
 use super::client_commands::connect;
+use super::keys::Unsealing;
 use super::output::CliError;
 use super::sizes::{parse_time, show_bytes, show_time};
 use crate::backup::prune::{PruneOptions, prune};
@@ -15,13 +16,13 @@ use crate::backup::verify::{Depth, Report, Verified, verify};
 use crate::backup::{BackupError, Completed, Found, Repository, SiteFacts, run};
 use crate::client::{Client, parse_label, unexpected};
 use crate::node::directory::{NodeDirectory, SiteFile};
+use crate::node::keys::{SystemKey, key_of_shares, system_key};
 use crate::terminal::{Progress, line};
 use farside_codec::backup::Manifest;
 use farside_codec::dump::{BackupSchedule, BackupTarget, NewestBackup, ScheduleBackup};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{Hlc, Label, SiteId};
 use farside_codec::message::{Reply, Request};
-use farside_codec::seal::shares::{Share, combine};
 use farside_io::entropy::SystemEntropy;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -33,8 +34,8 @@ type Outcome = Result<(), CliError>;
 
 pub(super) async fn backup(command: BackupCommand, common: &Common) -> Outcome {
     match command {
-        BackupCommand::Target(TargetCommand::Add { name, url, endpoint }) => {
-            add(&name, &url, endpoint.as_deref(), common).await
+        BackupCommand::Target(TargetCommand::Add { name, url, endpoint, unsealing }) => {
+            add(&name, &url, endpoint.as_deref(), &unsealing, common).await
         }
         BackupCommand::Target(TargetCommand::List) => list_targets(common).await,
         BackupCommand::Target(TargetCommand::Remove { name }) => {
@@ -47,7 +48,7 @@ pub(super) async fn backup(command: BackupCommand, common: &Common) -> Outcome {
             Ok(())
         }
         BackupCommand::Schedule { target, control, chunks } => schedule(&target, control, chunks, common).await,
-        BackupCommand::Now { target, rate } => now(&target, &rate, common).await,
+        BackupCommand::Now { target, rate, unsealing } => now(&target, &rate, &unsealing, common).await,
         BackupCommand::List(place) => list(&place, common).await,
         BackupCommand::Show { place, number } => show(&place, number, common).await,
         BackupCommand::Prune { place, retention, grace, dry_run } => {
@@ -87,22 +88,17 @@ struct SiteKey {
 }
 
 impl SiteKey {
-    fn of_directory(path: &Path) -> Result<(Self, SiteFile), CliError> {
+    fn of_directory(path: &Path, unsealing: &Unsealing) -> Result<(Self, SiteFile, SystemKey), CliError> {
         let directory = NodeDirectory::new(path);
         let site = directory.load_site()?;
-        let key = directory.system_key_bytes()?;
-        Ok((Self { site: site.site, key, cache: Some(directory.indexes()) }, site))
+        let key = system_key(&directory, &unsealing.source())?;
+        let own = Self { site: site.site, key: Zeroizing::new(*key.bytes()), cache: Some(directory.indexes()) };
+        Ok((own, site, key))
     }
 
     fn of_shares(files: &[PathBuf]) -> Result<Self, CliError> {
-        let read = |path: &PathBuf| -> Result<Share, CliError> {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| CliError::usage(format!("share {}: {error}", path.display())))?;
-            Share::parse(&text).map_err(|error| CliError::Share(format!("{}: {error}", path.display()), error))
-        };
-        let shares: Vec<Share> = files.iter().map(read).collect::<Result<_, _>>()?;
-        let (site, key) = combine(&shares).map_err(|error| CliError::Share(error.to_string(), error))?;
-        Ok(Self { site, key, cache: None })
+        let (site, key) = key_of_shares(files)?;
+        Ok(Self { site, key: Zeroizing::new(*key.bytes()), cache: None })
     }
 
     fn open(&self, url: &TargetUrl, limits: TargetLimits) -> Result<Repository, CliError> {
@@ -134,9 +130,9 @@ async fn find_target(client: &Client, name: &Label) -> Result<BackupTarget, CliE
     })
 }
 
-async fn add(name: &str, url: &str, endpoint: Option<&str>, common: &Common) -> Outcome {
+async fn add(name: &str, url: &str, endpoint: Option<&str>, unsealing: &Unsealing, common: &Common) -> Outcome {
     let (name, url) = (parse_label(name)?, parse_url(url, endpoint)?);
-    let (key, site) = SiteKey::of_directory(directory(common)?)?;
+    let (key, site, _) = SiteKey::of_directory(directory(common)?, unsealing)?;
     let repository = key.open(&url, TargetLimits::default())?;
     let able = repository.target().probe().await.map_err(BackupError::from)?;
     let objections = able.objections();
@@ -221,10 +217,10 @@ async fn list_targets(common: &Common) -> Outcome {
     Ok(())
 }
 
-async fn now(name: &str, rate: &RateArguments, common: &Common) -> Outcome {
+async fn now(name: &str, rate: &RateArguments, unsealing: &Unsealing, common: &Common) -> Outcome {
     let name = parse_label(name)?;
     let root = directory(common)?;
-    let (key, site) = SiteKey::of_directory(root)?;
+    let (key, site, system_key) = SiteKey::of_directory(root, unsealing)?;
     let facts = SiteFacts {
         site: site.site,
         name: site.name.clone(),
@@ -232,7 +228,7 @@ async fn now(name: &str, rate: &RateArguments, common: &Common) -> Outcome {
         groups: site.groups,
         geometry: site.geometry,
         certificate: site.certificate.clone(),
-        authority_key: NodeDirectory::new(root).authority()?,
+        authority_key: system_key.authority(&NodeDirectory::new(root))?,
     };
     let begun = Instant::now();
     let client = connect(common).await?;
@@ -287,7 +283,7 @@ async fn place(place: &PlaceArguments, limits: TargetLimits, common: &Common) ->
         let url = parse_url(&place.target, place.endpoint.as_deref())?;
         return SiteKey::of_shares(&place.shares)?.open(&url, limits);
     }
-    let (key, _) = SiteKey::of_directory(directory(common)?)?;
+    let (key, ..) = SiteKey::of_directory(directory(common)?, &place.unsealing)?;
     // A name has no slash and no colon.
     if place.target.contains(['/', ':']) {
         return key.open(&parse_url(&place.target, place.endpoint.as_deref())?, limits);

@@ -1,6 +1,7 @@
 //! The command line of backups and restores.
 
 use super::args::NodeArguments;
+use super::keys::Unsealing;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -54,6 +55,8 @@ pub(super) enum BackupCommand {
         target: String,
         #[command(flatten)]
         rate: RateArguments,
+        #[command(flatten)]
+        unsealing: Unsealing,
     },
     /// Lists the backups at a target
     #[command(after_help = "Example: farside backup list --dir near vault1")]
@@ -134,6 +137,8 @@ pub(super) enum TargetCommand {
         /// The store's address, where it is not AWS
         #[arg(long, value_name = "URL")]
         endpoint: Option<String>,
+        #[command(flatten)]
+        unsealing: Unsealing,
     },
     /// Lists targets, with the newest backup that this site knows of
     #[command(after_help = "Example: farside backup target list --dir near --json")]
@@ -157,6 +162,8 @@ pub(super) struct PlaceArguments {
     /// Shares of the system key, comma separated, where there is no node's directory
     #[arg(long, value_name = "FILE,..", value_delimiter = ',')]
     pub(super) shares: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) unsealing: Unsealing,
 }
 
 #[derive(Debug, Args)]

@@ -58,14 +58,14 @@ pub(super) async fn connect(common: &Common) -> Result<Client, CliError> {
 }
 
 pub(super) async fn context(command: ContextCommand, common: &Common) -> Outcome {
-    let ContextCommand::Export { output, tenant } = command;
+    let ContextCommand::Export { output, tenant, unsealing } = command;
     let dir = common.dir.as_deref().ok_or_else(|| CliError::usage("context export needs --dir DIR"))?;
     let tenant = tenant.as_deref().map(parse_label).transpose()?;
     let tenant = match tenant {
         None => None,
         Some(name) => Some(connect(common).await?.tenant(&name).await?.tenant),
     };
-    let mut context = node::export_context(dir, tenant)?;
+    let mut context = node::export_context(dir, tenant, &unsealing.source())?;
     context.endpoints.extend(other_endpoints(common, &context).await);
     let context = context.to_file_bytes();
     match Output::of(&output) {

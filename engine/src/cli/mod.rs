@@ -5,6 +5,7 @@ mod backup;
 mod backup_args;
 mod client_commands;
 mod divergence;
+mod keys;
 mod nodes;
 mod objects;
 mod output;
@@ -74,17 +75,18 @@ pub(crate) fn on_runtime<T>(work: impl Future<Output = T>) -> std::io::Result<T>
 
 fn run(arguments: Arguments) -> Result<(), CliError> {
     let Arguments { command, common } = arguments;
-    if !matches!(command, Command::Node { command: None }) {
+    if !matches!(command, Command::Node { command: None, .. }) {
         // A node stops by itself, when it has finished what it is at.
         interrupt::leave_on_signals().map_err(CliError::failed)?;
     }
     match command {
         Command::Init(options) => init(&options, &common),
         Command::Join(options) => join(&options, &common),
-        Command::Node { command: None } => {
+        Command::Node { command: None, unsealing } => {
             let dir = common.dir.ok_or_else(|| CliError::usage("node needs --dir DIR"))?;
-            Ok(node::run(&dir, |ready| line(ready))?)
+            Ok(node::run(&dir, unsealing.passphrase_file.as_deref(), |ready| line(ready))?)
         }
+        Command::Key(command) => keys::run(command, &common),
         Command::Device(DeviceCommand::Replace { old, new, size, force }) => {
             let directory = common.dir.clone().ok_or_else(|| CliError::usage("device replace needs --dir DIR"))?;
             replace(ReplaceOptions { directory, old, new, make_bytes: size, force }, &common)
@@ -125,7 +127,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         }
         Command::Drill { from, log, objects } => sides::drill(from, log, objects, common).await,
         Command::Invite { node } => nodes::invite(node.as_deref(), common).await,
-        Command::Node { command: Some(command) } => nodes::node(command, common).await,
+        Command::Node { command: Some(command), .. } => nodes::node(command, common).await,
         Command::Repair(command) => nodes::repair(command, common).await,
         Command::Device(_) => nodes::devices(common).await,
         Command::Scrub(command) => nodes::scrub(command, common).await,
@@ -135,7 +137,8 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Demo { .. }
         | Command::Init(_)
         | Command::Join(_)
-        | Command::Node { command: None }
+        | Command::Node { command: None, .. }
+        | Command::Key(_)
         | Command::Bench(_) => Ok(()),
     }
 }

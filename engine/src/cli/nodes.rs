@@ -24,6 +24,8 @@ pub(super) async fn invite(name: Option<&str>, common: &Common) -> Outcome {
 pub(super) async fn node(command: NodeCommand, common: &Common) -> Outcome {
     let (name, state, said) = match &command {
         NodeCommand::List => return list(common).await,
+        // A matter of the directory: a node that waits answers nobody else.
+        NodeCommand::Unlock { unsealing } => return super::keys::unlock(unsealing, common),
         NodeCommand::Drain { name } => (name, NodeState::Draining, "is being drained"),
         NodeCommand::Undo { name } => (name, NodeState::Up, "is counted on again"),
         NodeCommand::Remove { name } => (name, NodeState::Removed, "is out of the site"),

@@ -2,10 +2,10 @@
 
 use crate::backup::BackupError;
 use crate::client::{ClientError, ObjectInfo, PutReceipt};
+use crate::node::keys::KeyError;
 use crate::node::{DirectoryError, NodeError};
 use crate::terminal::note;
 use farside_codec::seal::ObjectKind;
-use farside_codec::seal::shares::ShareError;
 use serde_json::{Value, json};
 
 /// Why a command failed.
@@ -16,8 +16,6 @@ pub(super) enum CliError {
     Node(NodeError),
     /// A backup's command.
     Backup(BackupError),
-    /// Shares that don't make a key, and what is said about it.
-    Share(String, ShareError),
     /// The command is done and said what was wrong with it; this is its exit code.
     Told(u8),
 }
@@ -37,6 +35,12 @@ impl From<DirectoryError> for CliError {
 impl From<BackupError> for CliError {
     fn from(error: BackupError) -> Self {
         Self::Backup(error)
+    }
+}
+
+impl From<KeyError> for CliError {
+    fn from(error: KeyError) -> Self {
+        Self::Node(error.into())
     }
 }
 
@@ -64,26 +68,9 @@ impl CliError {
         match self {
             Self::Told(code) => code,
             Self::Backup(error) => tell(&error, error.hint(), error.exit_code()),
-            Self::Share(what, error) => {
-                note(format_args!("error: {what}"));
-                share_exit_code(&error)
-            }
             Self::Client(error) => tell(&error, error.hint(), error.exit_code()),
             Self::Node(error) => tell(&error, error.hint().map(str::to_owned), error.exit_code()),
         }
-    }
-}
-
-/// Shares that are damaged are one thing; good ones that don't belong together, or are too few, another.
-fn share_exit_code(error: &ShareError) -> u8 {
-    match error {
-        ShareError::Damaged => 6,
-        ShareError::TooFew { .. }
-        | ShareError::OtherSite
-        | ShareError::OtherSet
-        | ShareError::Twice { .. }
-        | ShareError::WrongSecret => 3,
-        _ => 2,
     }
 }
 

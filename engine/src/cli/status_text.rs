@@ -65,4 +65,7 @@ pub(super) fn print(document: &Value) {
     for alert in items(&document["alerts"]) {
         line(format!("  alert: {}", text(alert)));
     }
+    for notice in items(&document["notices"]) {
+        line(format!("  notice: {}", text(notice)));
+    }
 }

@@ -123,7 +123,8 @@ struct Job {
 
 fn job<D: Disk>(shard: &Shard<D>, target: BackupTarget, due: Due) -> Result<Job, String> {
     let directory = NodeDirectory::new(&shard.root);
-    let (key, authority_key) = shard.system_and_authority_keys().map_err(|error| error.to_string())?;
+    let key = shard.key.key();
+    let authority_key = key.authority(&directory).map_err(|error| error.to_string())?;
     let site = &shard.site;
     let facts = SiteFacts {
         site: site.site,
@@ -134,7 +135,7 @@ fn job<D: Disk>(shard: &Shard<D>, target: BackupTarget, due: Due) -> Result<Job,
         certificate: site.certificate.clone(),
         authority_key,
     };
-    Ok(Job { root: directory.root().to_owned(), facts, key, target, due })
+    Ok(Job { root: directory.root().to_owned(), facts, key: Zeroizing::new(*key.bytes()), target, due })
 }
 
 impl Job {

@@ -3,26 +3,25 @@
 //! ```text
 //! DIR/node.toml         settings that may change between two starts
 //! DIR/site.frame        what this node is; never changes
-//! DIR/system.key        the site's system key
+//! DIR/system.key        the site's system key, in the clear or sealed under a passphrase
 //! DIR/authority.key     the site CA's key, sealed under the system key
+//! DIR/key.exports       when the system key was exported as shares, and whether they are known to be good
 //! DIR/node.identity     certificate and key of the node
 //! DIR/peer.identity     certificate and key with which it calls on peers
 //! DIR/admin.context     how the command line finds this site
 //! DIR/devices/          device files, where `init` made them
 //! DIR/state/            one state file a shard: a cache of what devices hold; and how far scrubbing is
 //! DIR/lock              held while a node runs
+//! DIR/unlock.sock       there while a node waits for its passphrase
 //! ```
 
 use crate::framed::{self, FileKind, FramedFileError};
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use bytes::Bytes;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{Hlc, Label, NodeId, SiteId};
 use farside_codec::record;
-use farside_io::entropy::{Entropy, random};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use zeroize::Zeroizing;
 
 record!(
     /// What a node is, fixed when it is made.
@@ -127,46 +126,6 @@ impl From<FramedFileError> for DirectoryError {
     }
 }
 
-/// The site's system key. Seals the CA's key here; never leaves the site.
-pub struct SystemKey(Zeroizing<[u8; 32]>);
-
-impl SystemKey {
-    /// A new one.
-    pub fn generate(entropy: &dyn Entropy) -> Self {
-        Self(Zeroizing::new(random(entropy)))
-    }
-
-    /// The site's, as another of its nodes gave it.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(Zeroizing::new(bytes))
-    }
-
-    fn cipher(&self) -> LessSafeKey {
-        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &self.0[..]).expect("the key has the cipher's length"))
-    }
-
-    /// nonce (12) ‖ ciphertext ‖ tag. The nonce is random: a system key seals a handful of small files in its life.
-    fn seal(&self, label: &str, plain: &[u8], entropy: &dyn Entropy) -> Vec<u8> {
-        let nonce: [u8; 12] = random(entropy);
-        let mut body = plain.to_vec();
-        self.cipher()
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(label), &mut body)
-            .expect("a small file is within the cipher's limit");
-        [&nonce[..], &body].concat()
-    }
-
-    fn open(&self, label: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let (nonce, body) = sealed.split_first_chunk::<12>()?;
-        let mut body = Zeroizing::new(body.to_vec());
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let length = self.cipher().open_in_place(nonce, Aad::from(label), &mut body).ok()?.len();
-        body.truncate(length);
-        Some(body)
-    }
-}
-
-const AUTHORITY_LABEL: &str = "farside site authority key v1";
-
 /// Paths of a node's directory.
 #[derive(Debug, Clone)]
 pub struct NodeDirectory(PathBuf);
@@ -225,11 +184,22 @@ impl NodeDirectory {
     pub fn restoring(&self) -> PathBuf {
         self.0.join("restoring.frame")
     }
-    fn system_key(&self) -> PathBuf {
+    /// The site's system key.
+    pub(super) fn system_key(&self) -> PathBuf {
         self.0.join("system.key")
     }
-    fn authority_key(&self) -> PathBuf {
+    /// The site CA's key, sealed under it.
+    pub(super) fn authority_key(&self) -> PathBuf {
         self.0.join("authority.key")
+    }
+
+    /// What is known of the system key's exports.
+    pub(super) fn key_exports(&self) -> PathBuf {
+        self.0.join("key.exports")
+    }
+    /// Where a node that starts is told its passphrase.
+    pub(super) fn unlock_socket(&self) -> PathBuf {
+        self.0.join("unlock.sock")
     }
 
     /// Makes the directory and its folders; it must not exist or be empty.
@@ -251,33 +221,6 @@ impl NodeDirectory {
             File::open(&path).and_then(|file| file.sync_all()).map_err(|error| DirectoryError::Io(path, error))?;
         }
         Ok(())
-    }
-
-    /// Writes the system key and, sealed under it, the CA's.
-    pub fn save_keys(
-        &self,
-        key: &SystemKey,
-        authority_key: &[u8],
-        entropy: &dyn Entropy,
-    ) -> Result<(), DirectoryError> {
-        framed::write(&self.system_key(), FileKind::SystemKey, &key.0[..])?;
-        let sealed = key.seal(AUTHORITY_LABEL, authority_key, entropy);
-        Ok(framed::write(&self.authority_key(), FileKind::AuthorityKey, &sealed)?)
-    }
-
-    /// Reads the system key, for another node of the site.
-    pub fn system_key_bytes(&self) -> Result<Zeroizing<[u8; 32]>, DirectoryError> {
-        let bytes = framed::read(&self.system_key(), FileKind::SystemKey)?;
-        let wrong = |_| DirectoryError::WrongSystemKey(self.authority_key());
-        Ok(Zeroizing::new(bytes[..].try_into().map_err(wrong)?))
-    }
-
-    /// Reads the site CA's key.
-    pub fn authority(&self) -> Result<Zeroizing<Vec<u8>>, DirectoryError> {
-        let wrong = || DirectoryError::WrongSystemKey(self.authority_key());
-        let key = SystemKey(self.system_key_bytes()?);
-        let sealed = framed::read(&self.authority_key(), FileKind::AuthorityKey)?;
-        key.open(AUTHORITY_LABEL, &sealed).ok_or_else(wrong)
     }
 
     /// Reads what the node is.

@@ -2,9 +2,10 @@
 //! its devices.
 
 use super::config::NodeConfig;
-use super::directory::{NodeDirectory, SiteFile, SystemKey};
+use super::directory::{NodeDirectory, SiteFile};
 use super::error::{NodeError, failed};
 use super::init::{NodeOptions, announce, fill, format, in_new_directory};
+use super::keys::SystemKey;
 use super::limits;
 use super::token::{Purpose, Token};
 use crate::machine::Machine;

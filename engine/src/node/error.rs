@@ -2,6 +2,7 @@
 
 use super::config::ConfigError;
 use super::directory::DirectoryError;
+use super::keys::KeyError;
 use crate::framed::FramedFileError;
 use crate::store::OpenDevicesError;
 use farside_codec::message::Refusal;
@@ -15,6 +16,8 @@ pub enum NodeError {
     Directory(DirectoryError),
     /// Its settings are.
     Config(ConfigError),
+    /// The system key is, or what is done with it.
+    Key(KeyError),
     /// What was asked makes no sense.
     Usage(String),
     /// What it stored is damaged beyond what it can mend.
@@ -39,12 +42,18 @@ impl NodeError {
             {
                 Some("run it as the user who owns the directory, or change its permissions")
             }
+            Self::Directory(DirectoryError::File(
+                FramedFileError::Damaged(path, _) | FramedFileError::Missing(path),
+            )) if path.file_name().is_some_and(|name| name == "system.key") => {
+                Some("restore the file from a copy, or bring the key back from its shares: farside key import")
+            }
             Self::Directory(DirectoryError::File(FramedFileError::Damaged(..) | FramedFileError::Missing(_))) => {
                 Some("restore the file from a copy")
             }
             Self::Directory(DirectoryError::InUse(_)) => Some("stop that node first: it ends cleanly on SIGTERM"),
             Self::Config(ConfigError::Invalid(..)) => Some("docs/operators.md says what node.toml may hold"),
             Self::Unreachable(_) => Some("is a node of that site running, and may UDP pass between the two?"),
+            Self::Key(error) => error.hint(),
             Self::Unfinished(_) => Some("repeat `farside restore` with the same --dir: it goes on where it was"),
             Self::Corrupt(_) => Some("docs/operators.md says what can be restored"),
             _ => None,
@@ -58,6 +67,7 @@ impl NodeError {
             Self::Corrupt(_) | Self::Directory(DirectoryError::WrongSystemKey(_)) => 6,
             Self::Directory(DirectoryError::File(FramedFileError::Damaged(..))) => 6,
             Self::Directory(DirectoryError::NotANode(_)) => 5,
+            Self::Key(error) => error.exit_code(),
             Self::Refused(_) | Self::Unfinished(_) => 3,
             Self::Unreachable(_) => 4,
             _ => 1,
@@ -70,6 +80,7 @@ impl std::fmt::Display for NodeError {
         match self {
             Self::Directory(error) => error.fmt(f),
             Self::Config(error) => error.fmt(f),
+            Self::Key(error) => error.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Unfinished(path) => write!(f, "the restore into {} has not ended", path.display()),
             Self::Usage(reason) | Self::Corrupt(reason) | Self::Unreachable(reason) | Self::Failed(reason) => {
@@ -96,6 +107,12 @@ impl From<OpenDevicesError> for NodeError {
 impl From<DirectoryError> for NodeError {
     fn from(error: DirectoryError) -> Self {
         Self::Directory(error)
+    }
+}
+
+impl From<KeyError> for NodeError {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::config::{NodeConfig, repeated};
 use super::devices::{losses_survived, twins};
-use super::directory::{NodeDirectory, SiteFile, SystemKey};
+use super::directory::{NodeDirectory, SiteFile};
 use super::error::{NodeError, failed};
+use super::keys::{PassphraseSource, SystemKey, system_key};
 use super::limits;
 use crate::client::Context;
 use crate::framed::{self, FileKind};
@@ -247,7 +248,7 @@ pub(super) fn fill(
     machine: &Machine,
 ) -> Result<(), NodeError> {
     let (entropy, now) = (machine.entropy.as_ref(), Duration::from_millis(machine.clock.wall_ms()));
-    directory.save_keys(key, authority.key(), entropy)?;
+    key.save(directory, authority.key(), entropy)?;
     let issue =
         |role, subject: &str| authority.issue(role, subject, now, limits::CERTIFICATE_LIFE, entropy).map_err(failed);
     let node = file.node.to_string();
@@ -343,8 +344,13 @@ pub(super) fn context(site: &SiteFile, endpoint: SocketAddr, identity: &Identity
     }
 }
 
-/// Issues a context from a node's directory: an administrator's, or that of one tenant's client.
-pub fn export_context(root: &Path, tenant: Option<farside_codec::ids::TenantId>) -> Result<Context, NodeError> {
+/// Issues a context from a node's directory: an administrator's, or that of one tenant's client. It takes the CA's key, and
+/// so a passphrase where the system key is sealed.
+pub fn export_context(
+    root: &Path,
+    tenant: Option<farside_codec::ids::TenantId>,
+    source: &PassphraseSource,
+) -> Result<Context, NodeError> {
     let directory = NodeDirectory::new(root);
     let site = directory.load_site()?;
     let config = NodeConfig::load(&directory.config())?;
@@ -355,7 +361,8 @@ pub fn export_context(root: &Path, tenant: Option<farside_codec::ids::TenantId>)
             directory.config().display()
         )));
     }
-    let authority = Authority::from_parts(site.site, site.certificate.to_vec(), directory.authority()?);
+    let key = system_key(&directory, source)?.authority(&directory)?;
+    let authority = Authority::from_parts(site.site, site.certificate.to_vec(), key);
     let machine = Machine::real();
     let now = Duration::from_millis(machine.clock.wall_ms());
     let (role, subject) = match tenant {

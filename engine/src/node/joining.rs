@@ -27,7 +27,9 @@ pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: NodeJoin) -> Answe
         ));
     }
     let directory = NodeDirectory::new(&shard.root);
-    let (system_key, authority_key) = (directory.system_key_bytes(), directory.authority());
+    let key = shard.key.key();
+    // Before anybody is let in whom nothing could be given to.
+    let authority_key = key.authority(&directory).map_err(internal)?;
     let node = match shard.control(ControlCommand::JoinNode((join, shard.clock.now()))).await? {
         ControlOutcome::Joined(node) => node,
         _ => return Err(internal("the control group answered something else than was asked")),
@@ -41,8 +43,8 @@ pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: NodeJoin) -> Answe
         groups: site.groups,
         geometry: site.geometry,
         certificate: site.certificate.clone(),
-        system_key: *system_key.map_err(internal)?,
-        authority_key: Bytes::copy_from_slice(&authority_key.map_err(internal)?),
+        system_key: *key.bytes(),
+        authority_key: Bytes::copy_from_slice(&authority_key),
     })
     .into())
 }

@@ -6,9 +6,10 @@
 //! under way; so an interrupted restore is one that has to go on.
 
 use super::config::NodeConfig;
-use super::directory::{NodeDirectory, SiteFile, SystemKey};
+use super::directory::{NodeDirectory, SiteFile};
 use super::error::{NodeError, failed};
 use super::init::{NodeOptions, announce, fill, format, in_new_directory};
+use super::keys::{HeldKey, SystemKey};
 use super::limits::{FILL_CHUNKS, FILL_QUEUE};
 use super::renewing::RestoredAt;
 use super::run::open_storage;
@@ -151,8 +152,10 @@ fn ended() -> NodeError {
 impl Filling {
     /// Opens the devices of the node at `root`.
     pub async fn open(root: &Path) -> Result<Self, NodeError> {
-        let lock = NodeDirectory::new(root).lock()?;
-        let (seeds, _) = shard_seeds::<UringDisk>(root)?;
+        let directory = NodeDirectory::new(root);
+        let lock = directory.lock()?;
+        // A restore writes it so; its owner seals it later.
+        let (seeds, _) = shard_seeds::<UringDisk>(root, HeldKey::in_the_clear(&directory)?)?;
         let mut filling = Self { shards: Vec::new(), threads: Vec::new(), _lock: lock };
         let mut ups = Vec::new();
         for seed in seeds {

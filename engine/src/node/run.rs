@@ -4,6 +4,7 @@ use super::config::NodeConfig;
 use super::devices::twins;
 use super::directory::NodeDirectory;
 use super::error::{NodeError, failed};
+use super::keys;
 use super::restoring::resume_restored;
 use super::seed::{ShardSeed, Storage, shard_seeds};
 use super::start::run_shard;
@@ -24,7 +25,9 @@ use tokio::signal::unix::Signal;
 type Ready = Result<Vec<String>, NodeError>;
 
 /// Runs the node at `root` until SIGTERM, SIGINT or SIGHUP. Calls `ready` once, when it accepts callers.
-pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
+///
+/// A sealed system key takes a passphrase: from the file, the service manager's credential, or whoever unlocks the node.
+pub fn run(root: &Path, passphrase_file: Option<&Path>, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     end_on_panic();
     let directory = NodeDirectory::new(root);
     let site = directory.load_site()?;
@@ -32,7 +35,8 @@ pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     if resume_restored(root)?.is_some() {
         return Err(NodeError::Unfinished(root.to_owned()));
     }
-    let (seeds, shards) = shard_seeds(root)?;
+    let key = keys::obtain(&directory, passphrase_file)?;
+    let (seeds, shards) = shard_seeds(root, key)?;
     refuse_twins(root, seeds[0].config())?;
     uring::check_io_uring().map_err(failed)?;
     let listen = seeds[0].config().listen;

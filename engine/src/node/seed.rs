@@ -4,6 +4,7 @@ use super::config::NodeConfig;
 use super::directory::{NodeDirectory, SiteFile};
 use super::error::NodeError;
 use super::init::load_credentials;
+use super::keys::HeldKey;
 use super::limits;
 use super::shard::Job;
 use crate::store::Candidate;
@@ -12,6 +13,7 @@ use farside_io::pool::Pool;
 use farside_transport::{Credentials, Trust};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Everything that one shard begins with, but for its devices and its machine.
@@ -24,6 +26,7 @@ pub struct ShardSeed<D: Disk> {
     pub(super) node: Credentials,
     pub(super) peer: Credentials,
     pub(super) trust: Trust,
+    pub(super) key: Arc<HeldKey>,
     pub(super) jobs: mpsc::Receiver<Job<D>>,
     pub(super) neighbours: Vec<mpsc::Sender<Job<D>>>,
 }
@@ -75,8 +78,9 @@ impl<D: Disk> Stopper<D> {
     }
 }
 
-/// Reads a node's directory, and makes a seed for each of its shards. The directory's lock is the caller's to hold.
-pub fn shard_seeds<D: Disk>(root: &Path) -> Result<(Vec<ShardSeed<D>>, Stopper<D>), NodeError> {
+/// Reads a node's directory, and makes a seed for each of its shards. The directory's lock is the caller's to hold, and so
+/// was it to get at its key.
+pub fn shard_seeds<D: Disk>(root: &Path, key: HeldKey) -> Result<(Vec<ShardSeed<D>>, Stopper<D>), NodeError> {
     let directory = NodeDirectory::new(root);
     let site = directory.load_site()?;
     let config = NodeConfig::load(&directory.config())?;
@@ -86,8 +90,7 @@ pub fn shard_seeds<D: Disk>(root: &Path) -> Result<(Vec<ShardSeed<D>>, Stopper<D
             "node.toml names {named} cores, but the node was made with {made} shards"
         )));
     }
-    // Refuses a wrong or damaged key now, not when a token is asked for.
-    directory.authority()?;
+    let key = Arc::new(key);
     let trust = Trust::new(site.site, &site.certificate);
     let node = load_credentials(&directory.node_identity(), &trust)?;
     let peer = load_credentials(&directory.peer_identity(), &trust)?;
@@ -101,6 +104,7 @@ pub fn shard_seeds<D: Disk>(root: &Path) -> Result<(Vec<ShardSeed<D>>, Stopper<D
         node: node.clone(),
         peer: peer.clone(),
         trust: trust.clone(),
+        key: key.clone(),
         jobs,
         neighbours: senders.clone(),
     };

@@ -2,8 +2,9 @@
 //! over by a bounded queue and runs there.
 
 use super::backing_up::Backups;
-use super::directory::{DirectoryError, NodeDirectory, SiteFile};
+use super::directory::SiteFile;
 use super::dumping::Dumps;
+use super::keys::HeldKey;
 use super::links::{NodeLinks, PeerLinks};
 use super::repairing::Repair;
 use super::routing;
@@ -32,7 +33,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
-use zeroize::Zeroizing;
 
 /// A log group on this shard.
 pub(crate) type LogGroup<D> = Group<D, LogGroupState, ChunkSnapshots<D>>;
@@ -104,6 +104,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) machine: Machine,
     pub(crate) endpoint: Endpoint,
     pub(crate) trust: Trust,
+    /// The site's system key.
+    pub(crate) key: Arc<HeldKey>,
     pub(crate) links: PeerLinks,
     pub(crate) neighbours: Vec<mpsc::Sender<Job<D>>>,
     /// Woken when a log's head moved.
@@ -162,14 +164,6 @@ pub(super) fn propose_refusal(error: ProposeError) -> Refusal {
 impl<D: Disk> Shard<D> {
     pub(crate) fn shards(&self) -> u16 {
         self.site.shards
-    }
-
-    /// The site's system key, and its CA's.
-    pub(crate) fn system_and_authority_keys(
-        &self,
-    ) -> Result<(Zeroizing<[u8; 32]>, Zeroizing<Vec<u8>>), DirectoryError> {
-        let directory = NodeDirectory::new(&self.root);
-        Ok((directory.system_key_bytes()?, directory.authority()?))
     }
 
     /// What the control group has agreed on, as this shard heard last.

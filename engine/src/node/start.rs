@@ -197,6 +197,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         machine,
         endpoint,
         trust: seed.trust,
+        key: seed.key,
         neighbours: seed.neighbours,
         moved: RefCell::default(),
         senders: RefCell::default(),

@@ -2,6 +2,7 @@
 
 use super::devices::{fragments_placed, losses_survived};
 use super::directory::ScrubRecord;
+use super::keys::telling;
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
 use super::scrubbing;
 use super::shard::Shard;
@@ -39,6 +40,7 @@ type Unreachable = BTreeMap<SiteId, (Duration, Option<String>)>;
 pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
     let mut document = own_document(shard).await;
     if shard.is_alone() {
+        telling::tell_of_site(&mut document);
         return Bytes::from(document.to_string());
     }
     name_alerts(&mut document, &node_name(shard, shard.site.node));
@@ -89,10 +91,11 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
         let alert = format!("{owed} fragments are owed: redundancy is reduced until they are repaired");
         push(&mut document["alerts"], json!(alert));
     }
+    telling::tell_of_site(&mut document);
     Bytes::from(document.to_string())
 }
 
-fn push(list: &mut Value, value: Value) {
+pub(super) fn push(list: &mut Value, value: Value) {
     if let Some(list) = list.as_array_mut() {
         list.push(value);
     }
@@ -173,6 +176,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         .map(|peer| json!({ "site": peer.name.as_str(), "paused": peer.paused, "endpoints": peer.endpoints }))
         .collect();
     let scrubs: Vec<ScrubRecord> = reports.iter().map(|(_, report)| report.scrub.clone()).collect();
+    let system_key = telling::of_node(&shard.root, shard.site.site, &shard.key, &mut alerts);
     let document = json!({
         "site": shard.site.name.as_str(),
         "site_id": shard.site.site.to_string(),
@@ -181,6 +185,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
             "state": own_state(shard),
             "shards": shard.shards(),
             "fragments": sum(|store| store.fragments),
+            "system_key": system_key,
             "scrub": scrubbing::told(&scrubs, shard.scrub_percent),
             "devices": devices.into_iter().map(|(_, device)| device).collect::<Vec<_>>(),
         }],
@@ -197,6 +202,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         "repair": repair,
         "counters": reports.iter().map(|(_, report)| report.counters.clone()).collect::<Vec<_>>(),
         "alerts": alerts,
+        "notices": [],
     });
     document
 }

@@ -115,7 +115,8 @@ pub(super) async fn make<D: Disk>(shard: &Rc<Shard<D>>, purpose: Purpose, lets_i
     check_reachable(shard)?;
     let failed = |error: String| Refusal::new(RefusalCode::Internal, error);
     let entropy = shard.machine.entropy.as_ref();
-    let key = NodeDirectory::new(&shard.root).authority().map_err(|error| failed(error.to_string()))?;
+    let directory = NodeDirectory::new(&shard.root);
+    let key = shard.key.key().authority(&directory).map_err(|error| failed(error.to_string()))?;
     let authority = Authority::from_parts(shard.site.site, shard.site.certificate.to_vec(), key);
     let now = shard.clock.now();
     let since_epoch = Duration::from_millis(now.ms());

@@ -9,10 +9,12 @@ use farside::framed::{FileKind, check, record_bytes};
 use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
 use farside::node::directory::{ScrubRecord, SiteFile};
+use farside::node::keys::{KeyExport, KeyExports};
 use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{Hlc, NodeId};
 use farside_codec::message::kind;
+use farside_codec::seal::passphrase::{MAX_FILLED_KIB, MAX_LANES, MAX_MEMORY_KIB, MIN_MEMORY_KIB, SealedKey};
 use farside_codec::{Field, FrameHeader};
 use farside_transport::{Identity, Role};
 use std::path::PathBuf;
@@ -62,7 +64,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 9] = [
+const KINDS: [FileKind; 11] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -70,6 +72,8 @@ const KINDS: [FileKind; 9] = [
     FileKind::Context,
     FileKind::TenantKey,
     FileKind::Scrub,
+    FileKind::SealedKey,
+    FileKind::KeyExports,
     FileKind::RestoredAt,
     FileKind::Restoring,
 ];
@@ -101,10 +105,20 @@ pub fn framed_file(bytes: &[u8]) {
             }
         }
         FileKind::Scrub => drop(canonical::<ScrubRecord>(payload)),
+        FileKind::SealedKey => sealed_key(payload),
+        FileKind::KeyExports => drop(canonical::<KeyExports>(payload)),
         FileKind::RestoredAt => drop(canonical::<Option<Hlc>>(payload)),
         FileKind::Restoring => drop(canonical::<RestoringFile>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
+}
+
+/// What a key file asks for to be opened is bounded, whoever wrote it.
+fn sealed_key(payload: &[u8]) {
+    let Ok(sealed) = SealedKey::read(Bytes::copy_from_slice(payload)) else { return };
+    assert_eq!(canonical::<SealedKey>(payload).as_ref(), Some(&sealed));
+    assert!((MIN_MEMORY_KIB..=MAX_MEMORY_KIB).contains(&sealed.memory_kib) && (1..=MAX_LANES).contains(&sealed.lanes));
+    assert!(sealed.passes > 0 && u64::from(sealed.memory_kib) * u64::from(sealed.passes) <= MAX_FILLED_KIB);
 }
 
 fn context(payload: &[u8]) {
@@ -147,6 +161,9 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         certificate: certificate.clone(),
         key: key.clone(),
     };
+    let sealed = SealedKey { version: 1, memory_kib: 65_536, passes: 3, lanes: 1, salt: [3; 16], sealed: [4; 48] };
+    let (made, confirmed) = (Hlc(3), Some(Hlc(4)));
+    let export = KeyExport { set: [1; 16], threshold: 3, shares: 5, check: [2; 16], made, confirmed };
     let of = |file: u8, payload: &[u8]| [&[file, 0, 40, 0, 1], payload].concat();
     vec![
         ("site", of(0, &site.to_bytes())),
@@ -156,7 +173,12 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         ("identity", of(3, &(certificate, key).to_bytes())),
         ("context", of(4, &context.to_bytes())),
         ("tenant-key", of(5, &[9; 32])),
-        ("restored", of(7, &Some(Hlc(9)).to_bytes())),
-        ("restoring", of(8, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
+        ("sealed-key", of(7, &sealed.to_bytes())),
+        (
+            "key-exports",
+            of(8, &KeyExports { exports: vec![export.clone(), KeyExport { confirmed: None, ..export }] }.to_bytes()),
+        ),
+        ("restored", of(9, &Some(Hlc(9)).to_bytes())),
+        ("restoring", of(10, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
     ]
 }

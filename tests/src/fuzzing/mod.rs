@@ -15,6 +15,7 @@ pub mod files;
 pub mod kmip;
 pub mod mutation;
 pub mod sealing;
+pub mod shares;
 mod sites;
 pub mod state;
 pub mod stores;
@@ -66,6 +67,7 @@ pub const TARGETS: &[Target] = &[
     target("ttlv", kmip::ttlv, kmip::ttlv_seeds, 20000),
     target("settings", files::settings, files::settings_seeds, 10000),
     target("framed_file", files::framed_file, files::framed_file_seeds, 10000),
+    target("share", shares::share, shares::share_seeds, 10000),
     target("certificate", transport::certificate, transport::certificate_seeds, 10000),
     target("wal_recovery", wal::recovery, wal::recovery_seeds, 150),
     target("store_recovery", stores::recovery, stores::recovery_seeds, 100),

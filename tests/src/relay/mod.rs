@@ -12,6 +12,7 @@ pub use recording::{Recording, Said};
 
 use crate::Site;
 use farside::client::Context;
+use farside::node::HeldKey;
 use farside::node::directory::{NodeDirectory, SiteFile};
 use farside_codec::ids::SiteId;
 use farside_io::entropy::SystemEntropy;
@@ -99,7 +100,8 @@ fn advertise(directory: &NodeDirectory, port: u16) {
 fn authority(directory: &Path) -> (SiteId, Authority) {
     let directory = NodeDirectory::new(directory);
     let SiteFile { site, certificate, .. } = directory.load_site().expect("a site");
-    let key = directory.authority().expect("its authority's key");
+    let held = HeldKey::in_the_clear(&directory).expect("its system key");
+    let key = held.key().authority(&directory).expect("its authority's key");
     (site, Authority::from_parts(site, certificate.to_vec(), key))
 }
 

@@ -4,7 +4,7 @@ use super::host::Host;
 use super::trace::Trace;
 use farside::client::{Client, ClientError, ClientSettings, Context};
 use farside::node::directory::NodeDirectory;
-use farside::node::{self, NodeError, SitePlan, Storage};
+use farside::node::{self, HeldKey, NodeError, SitePlan, Storage};
 use farside::store::{Candidate, FormatOptions, format_devices};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::Label;
@@ -139,7 +139,8 @@ impl SimSite {
         self.trace.line(format!("{} starts", self.name));
         self.starts.push(self.trace.now_ms());
         self.trouble.borrow_mut().take();
-        let (seeds, stopper) = match node::shard_seeds::<SimDisk>(&self.directory) {
+        let key = HeldKey::in_the_clear(&NodeDirectory::new(&self.directory));
+        let (seeds, stopper) = match key.and_then(|key| node::shard_seeds::<SimDisk>(&self.directory, key)) {
             Ok(seeds) => seeds,
             Err(error) => return drop(self.trouble.borrow_mut().replace(error.to_string())),
         };
