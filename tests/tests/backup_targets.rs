@@ -266,7 +266,8 @@ fn a_store_and_all_that_can_be_wrong_with_it() {
     // Another prefix holds nothing of it.
     assert_eq!(run(bucket(&server.url("site-a")).list("x/race")).expect("listed"), []);
     assert_eq!(run(bucket(&server.url("site-b")).list("")).expect("listed"), []);
-    exactly_one_wins(&|| bucket(&server.url("races")), 100, 4);
+    // Whoever meets another writer waits a second or two for a lock of SeaweedFS's: a minute for all.
+    exactly_one_wins(&|| bucket(&server.url("races")), 100, 3);
     more_than_one_page(&server);
     slowly(&server);
 

@@ -173,7 +173,8 @@ impl Desk {
     /// What becomes of the next request, and one more number.
     fn fate(&self, faults: &Faults, request: &Message) -> (Fate, u64) {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let chance = SeededEntropy::new(faults.seed.wrapping_add(number).wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let seed = SeededEntropy::new(faults.seed).next_u64();
+        let chance = SeededEntropy::new(seed ^ number.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let mut drawn = chance.next_u64() % 100;
         let reads =
             request.first_word() == "GET" && !request.head.lines().next().is_some_and(|line| line.contains('?'));

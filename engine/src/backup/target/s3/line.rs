@@ -16,7 +16,7 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
     HttpService,
 };
-use reqwest::header::{CONTENT_RANGE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, RETRY_AFTER};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -96,6 +96,8 @@ impl Line {
         *request.headers_mut() = head.headers;
         let progress = Arc::new(Progress::new(body.content_length()));
         if body.content_length() > 0 {
+            // A stream does not know its length, and stores take no put without.
+            request.headers_mut().insert(CONTENT_LENGTH, body.content_length().into());
             *request.body_mut() = Some(paced(body, self.gate.clone(), progress.clone()));
         }
         self.gate.request().await;
