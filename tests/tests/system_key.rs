@@ -104,7 +104,16 @@ fn shares_bring_a_lost_key_back() {
     with_files(&site, "import", &[three, one, two, five]).ok();
     site.run();
     site.farside(&["context", "export", "-o", &text(&root.path().join("near.context"))]).ok();
-    let _second = let_in(&site, root.path(), "near-2");
+    let second = let_in(&site, root.path(), "near-2");
+    // One alert for the site, until one of its nodes has seen the shares.
+    let nags = || {
+        let alerts = site.status()["alerts"].take();
+        alerts.as_array().expect("alerts").iter().filter(|alert| alert.to_string().contains("system key")).count()
+    };
+    wait_until("both nodes answer", || site.status()["notices"].to_string().contains("at node-1, node-2"));
+    assert_eq!(nags(), 1, "{}", site.status()["alerts"]);
+    with_files(&second, "confirm", &[five, two, three]).ok();
+    assert_eq!(nags(), 0, "{}", site.status()["alerts"]);
     assert_eq!(site.stop(), 0);
 }
 
