@@ -219,6 +219,11 @@ async fn answer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request
     authorised(shard, caller, &request)?;
     if reads_control(&request) && !shard.is_alone() {
         routing::know_control(shard).await;
+        if shard.view().site.is_none() {
+            // Whoever has just started would take everything that it has not read yet for missing.
+            let detail = "the node has just started and does not know yet what its site has";
+            return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
+        }
     }
     match group_of(shard, &request) {
         Some(group) => routing::at_leader(shard, caller, group, request).await,
