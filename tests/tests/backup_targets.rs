@@ -107,11 +107,9 @@ fn exactly_one_wins(open: &(dyn Fn() -> Target + Sync), rounds: usize, threads: 
                     for round in 0..rounds {
                         barrier.wait();
                         let object = body((round * threads + racer) as u64, 20_000);
-                        match target.put_new(&format!("race/{round}"), vec![object]).await {
-                            Ok(()) => won.push(true),
-                            Err(TargetError::Exists { .. }) => won.push(false),
-                            Err(error) => panic!("{error}"),
-                        }
+                        let put = target.put_new(&format!("race/{round}"), vec![object]).await;
+                        assert!(matches!(put, Ok(()) | Err(TargetError::Exists { .. })), "{put:?}");
+                        won.push(put.is_ok());
                     }
                     won
                 })
@@ -122,7 +120,8 @@ fn exactly_one_wins(open: &(dyn Fn() -> Target + Sync), rounds: usize, threads: 
     });
     let target = open();
     for round in 0..rounds {
-        let winners: Vec<usize> = (0..threads).filter(|racer| won[*racer][round]).collect();
+        let has_won = |(racer, won): (usize, &Vec<bool>)| won[round].then_some(racer);
+        let winners: Vec<usize> = won.iter().enumerate().filter_map(has_won).collect();
         assert_eq!(winners.len(), 1, "round {round} was won by {winners:?}");
         let object = run(target.get(&format!("race/{round}"), 20_000)).expect("got");
         assert!(object == body((round * threads + winners[0]) as u64, 20_000), "round {round} holds the loser's");

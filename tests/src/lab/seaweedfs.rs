@@ -71,14 +71,18 @@ impl SeaweedFs {
         let begun = Instant::now();
         while !self.is_ready() {
             let ended = self.process.as_mut().and_then(|process| process.try_wait().ok()).flatten();
-            if ended.is_some() || begun.elapsed() > START {
-                let told = std::fs::read_to_string(self.directory.join("weed.log")).unwrap_or_default();
-                let end: Vec<&str> = told.lines().rev().take(20).collect();
-                panic!("SeaweedFS does not start: {}", end.into_iter().rev().collect::<Vec<_>>().join("\n"));
-            }
+            let starts = ended.is_none() && begun.elapsed() < START;
+            assert!(starts, "SeaweedFS does not start: {}", self.told());
             std::thread::sleep(Duration::from_millis(200));
         }
         Ok(())
+    }
+
+    /// The end of what it wrote.
+    fn told(&self) -> String {
+        let told = std::fs::read_to_string(self.directory.join("weed.log")).unwrap_or_default();
+        let lines: Vec<&str> = told.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
     /// Whether it takes an object: its ports are open long before that.

@@ -40,11 +40,13 @@ mod tests {
 
     #[test]
     fn pauses_double_and_end() {
-        let mut backoff = Backoff::new(Duration::ZERO, None);
-        let pauses: Vec<u128> = std::iter::from_fn(|| backoff.next(Duration::ZERO, None, u32::MAX / 2))
-            .map(|pause| pause.as_millis())
-            .collect();
-        assert_eq!(pauses, [199, 399, 799, 1599, 3199, 6399, 9999]);
+        let pauses = |chance| {
+            let mut backoff = Backoff::new(Duration::ZERO, None);
+            let next = || backoff.next(Duration::ZERO, None, chance).map(|pause| pause.as_millis());
+            std::iter::from_fn(next).collect::<Vec<u128>>()
+        };
+        assert_eq!(pauses(0), [100, 200, 400, 800, 1600, 3200, 5000]);
+        assert_eq!(pauses(u32::MAX), [300, 600, 1200, 2400, 4800, 9600, 15_000]);
     }
 
     #[test]

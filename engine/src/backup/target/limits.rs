@@ -19,7 +19,7 @@ pub const MAX_LISTED: usize = 4_000_000;
 pub const ATTEMPTS: u32 = 8;
 /// Before the second attempt, on average; twice as long before each further one.
 pub const PAUSE: Duration = Duration::from_millis(200);
-/// As long as that at most, unless the store asks for more. All pauses of one thing come to about 20 seconds.
+/// As long as that at most on average, unless the store asks for more. All pauses of one thing come to about 20 seconds.
 pub const PAUSE_MOST: Duration = Duration::from_secs(10);
 /// As long as a store is believed that asks to be left alone (Retry-After).
 pub const RETRY_AFTER_MOST: Duration = Duration::from_secs(60);

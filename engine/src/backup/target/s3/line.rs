@@ -261,7 +261,7 @@ fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 /// Whether a range, if the answer names one, has an end that can be counted with: object_store adds one to it.
 fn is_plain(headers: &HeaderMap) -> bool {
     let Some(range) = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok()) else { return true };
-    let end = range.split(['-', '/']).nth(1).and_then(|end| end.trim().parse::<u64>().ok());
+    let end = range.split_once('-').and_then(|(_, rest)| rest.split('/').next()?.trim().parse::<u64>().ok());
     end.is_some_and(|end| end < u64::MAX)
 }
 
