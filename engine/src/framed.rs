@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// Largest file of this sort: an identity with its chain is a few KiB.
 const MAX_FRAMED_FILE_BYTES: u64 = 1 << 20;
+/// Largest one that lists a site's logs and nodes: 4,096 logs of some 300 bytes twice, and 256 nodes with their devices.
+const MAX_SITE_FILE_BYTES: u64 = 8 << 20;
 
 /// Which file a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,20 @@ pub enum FileKind {
     RestoredAt = 20,
     /// A restore that is under way.
     Restoring = 21,
+    /// What a node has, for a site that has lost a quorum.
+    Report = 30,
+    /// A recovery from the loss of a quorum.
+    Recovered = 31,
+}
+
+impl FileKind {
+    /// Bytes that such a file has at most: one that names every log and node of a site is larger than the others.
+    fn most_bytes(self) -> u64 {
+        match self {
+            Self::Report | Self::Recovered => MAX_SITE_FILE_BYTES,
+            _ => MAX_FRAMED_FILE_BYTES,
+        }
+    }
 }
 
 /// Why a framed file is no use.
@@ -90,7 +106,7 @@ pub fn read(path: &Path, file: FileKind) -> Result<Bytes, FramedFileError> {
         _ => FramedFileError::Io(path.to_owned(), error),
     };
     let mut bytes = Vec::new();
-    File::open(path).and_then(|input| input.take(MAX_FRAMED_FILE_BYTES).read_to_end(&mut bytes)).map_err(fail)?;
+    File::open(path).and_then(|input| input.take(file.most_bytes()).read_to_end(&mut bytes)).map_err(fail)?;
     check(Bytes::from(bytes), file).map_err(|error| FramedFileError::Damaged(path.to_owned(), error))
 }
 
