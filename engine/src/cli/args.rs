@@ -1,6 +1,7 @@
 //! The command line, as cli.md promises it.
 
 use super::backup_args::{BackupCommand, Restore};
+use super::recovery_args::RecoverQuorum;
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use farside_transport::limits::{MAX_MTU, MIN_MTU};
@@ -71,6 +72,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Option<NodeCommand>,
     },
+    /// Goes on with the nodes that are left when a group has lost its majority for good; the node of --dir must not be running
+    #[command(
+        after_help = "Examples: farside recover-quorum --dir n2 --report n2.report\n          farside recover-quorum --dir n2 --reports n2.report,n4.report --confirm near"
+    )]
+    RecoverQuorum(RecoverQuorum),
     /// What is being rebuilt and moved between nodes
     #[command(subcommand, after_help = "Example: farside repair status --dir near")]
     Repair(RepairCommand),

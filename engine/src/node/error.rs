@@ -25,6 +25,8 @@ pub enum NodeError {
     Refused(Refusal),
     /// A restore into its directory has not ended.
     Unfinished(PathBuf),
+    /// A recovery of its site, begun in its directory, has not ended.
+    Unrecovered(PathBuf),
     /// Anything else that keeps it from running.
     Failed(String),
 }
@@ -46,6 +48,9 @@ impl NodeError {
             Self::Config(ConfigError::Invalid(..)) => Some("docs/operators.md says what node.toml may hold"),
             Self::Unreachable(_) => Some("is a node of that site running, and may UDP pass between the two?"),
             Self::Unfinished(_) => Some("repeat `farside restore` with the same --dir: it goes on where it was"),
+            Self::Unrecovered(_) => {
+                Some("repeat `farside recover-quorum` with the same --reports and --confirm: it goes on where it was")
+            }
             Self::Corrupt(_) => Some("docs/operators.md says what can be restored"),
             _ => None,
         }
@@ -58,7 +63,7 @@ impl NodeError {
             Self::Corrupt(_) | Self::Directory(DirectoryError::WrongSystemKey(_)) => 6,
             Self::Directory(DirectoryError::File(FramedFileError::Damaged(..))) => 6,
             Self::Directory(DirectoryError::NotANode(_)) => 5,
-            Self::Refused(_) | Self::Unfinished(_) => 3,
+            Self::Refused(_) | Self::Unfinished(_) | Self::Unrecovered(_) => 3,
             Self::Unreachable(_) => 4,
             _ => 1,
         }
@@ -72,6 +77,7 @@ impl std::fmt::Display for NodeError {
             Self::Config(error) => error.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Unfinished(path) => write!(f, "the restore into {} has not ended", path.display()),
+            Self::Unrecovered(path) => write!(f, "the recovery of the site has not ended in {}", path.display()),
             Self::Usage(reason) | Self::Corrupt(reason) | Self::Unreachable(reason) | Self::Failed(reason) => {
                 f.write_str(reason)
             }

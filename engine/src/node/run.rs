@@ -4,6 +4,7 @@ use super::config::NodeConfig;
 use super::devices::twins;
 use super::directory::NodeDirectory;
 use super::error::{NodeError, failed};
+use super::recovered;
 use super::restoring::resume_restored;
 use super::seed::{ShardSeed, Storage, shard_seeds};
 use super::start::run_shard;
@@ -32,6 +33,7 @@ pub fn run(root: &Path, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     if resume_restored(root)?.is_some() {
         return Err(NodeError::Unfinished(root.to_owned()));
     }
+    recovered::refuse_unfinished(&directory, &site)?;
     let (seeds, shards) = shard_seeds(root)?;
     refuse_twins(root, seeds[0].config())?;
     uring::check_io_uring().map_err(failed)?;
