@@ -5,6 +5,7 @@ use super::wire::canonical;
 use super::{Seed, transport, values};
 use bytes::Bytes;
 use farside::client::{ClientSettings, Context};
+use farside::cluster::recovery::plan;
 use farside::framed::{FileKind, check, record_bytes};
 use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
@@ -13,6 +14,7 @@ use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{Hlc, NodeId};
 use farside_codec::message::kind;
+use farside_codec::recovery::{NodeReport, RecoveredFile};
 use farside_codec::{Field, FrameHeader};
 use farside_transport::{Identity, Role};
 use std::path::PathBuf;
@@ -62,7 +64,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 9] = [
+const KINDS: [FileKind; 11] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -72,6 +74,8 @@ const KINDS: [FileKind; 9] = [
     FileKind::Scrub,
     FileKind::RestoredAt,
     FileKind::Restoring,
+    FileKind::Report,
+    FileKind::Recovered,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
@@ -103,7 +107,22 @@ pub fn framed_file(bytes: &[u8]) {
         FileKind::Scrub => drop(canonical::<ScrubRecord>(payload)),
         FileKind::RestoredAt => drop(canonical::<Option<Hlc>>(payload)),
         FileKind::Restoring => drop(canonical::<RestoringFile>(payload)),
+        FileKind::Report => report(payload),
+        FileKind::Recovered => drop(canonical::<RecoveredFile>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
+    }
+}
+
+/// A report from elsewhere: whatever it says, it is refused or something follows that another node comes to as well.
+fn report(payload: &[u8]) {
+    let Some(report) = canonical::<NodeReport>(payload) else { return };
+    let mut other = report.clone();
+    other.node = NodeId(report.node.0 ^ 3);
+    for reports in [vec![report.clone()], vec![report.clone(), other.clone()]] {
+        for begin_empty in [false, true] {
+            let backwards: Vec<NodeReport> = reports.iter().rev().cloned().collect();
+            assert_eq!(plan(&reports, begin_empty), plan(&backwards, begin_empty));
+        }
     }
 }
 
@@ -157,6 +176,8 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         ("context", of(4, &context.to_bytes())),
         ("tenant-key", of(5, &[9; 32])),
         ("restored", of(7, &Some(Hlc(9)).to_bytes())),
+        ("report", of(9, &values::node_report().to_bytes())),
+        ("recovered", of(10, &values::recovered().to_bytes())),
         ("restoring", of(8, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
     ]
 }
