@@ -6,6 +6,7 @@ use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, Log
 use crate::dump::{BackupTarget, HeldBackup, ScheduleBackup};
 use crate::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId};
 use crate::message::{PeerAction, PeerRecord, Refusal, Tenant};
+use crate::recovery::Recovery;
 use crate::{choice, record};
 use bytes::Bytes;
 
@@ -257,6 +258,8 @@ choice!(
         PutBackupTarget(BackupTarget) = 15,
         /// Forgets one.
         ForgetBackupTarget(Label) = 16,
+        /// Goes on without nodes that were lost with the majority of a group.
+        Recover(Recovery) = 20,
         /// Has backups made by the site itself, or no more.
         ScheduleBackup(ScheduleBackup) = 17,
     }

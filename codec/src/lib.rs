@@ -17,6 +17,7 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod record;
+pub mod recovery;
 pub mod refusal;
 pub mod seal;
 pub mod sides;

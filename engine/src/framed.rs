@@ -15,6 +15,8 @@ use zeroize::Zeroizing;
 
 /// Largest file of this sort: an identity with its chain is a few KiB.
 const MAX_FRAMED_FILE_BYTES: u64 = 1 << 20;
+/// Largest one that lists a site's logs and nodes: 4,096 logs of some 300 bytes twice, and 256 nodes with their devices.
+const MAX_SITE_FILE_BYTES: u64 = 8 << 20;
 
 /// Which file a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,20 @@ pub enum FileKind {
     RestoredAt = 20,
     /// A restore that is under way.
     Restoring = 21,
+    /// What a node has, for a site that has lost a quorum.
+    Report = 30,
+    /// A recovery from the loss of a quorum.
+    Recovered = 31,
+}
+
+impl FileKind {
+    /// Bytes that such a file has at most: one that names every log and node of a site is larger than the others.
+    fn most_bytes(self) -> u64 {
+        match self {
+            Self::Report | Self::Recovered => MAX_SITE_FILE_BYTES,
+            _ => MAX_FRAMED_FILE_BYTES,
+        }
+    }
 }
 
 /// Why a framed file is no use.
@@ -101,10 +117,11 @@ pub fn read_one_of(path: &Path, files: &[FileKind]) -> Result<(FileKind, Bytes),
         _ => FramedFileError::Io(path.to_owned(), error),
     };
     let input = File::open(path).map_err(fail)?;
-    let length = input.metadata().map_err(fail)?.len().min(MAX_FRAMED_FILE_BYTES);
+    let most_bytes = files.iter().map(|file| file.most_bytes()).max().unwrap_or(0);
+    let length = input.metadata().map_err(fail)?.len().min(most_bytes);
     // Room for all of it from the start: a vector that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
-    input.take(MAX_FRAMED_FILE_BYTES).read_to_end(&mut bytes).map_err(fail)?;
+    input.take(most_bytes).read_to_end(&mut bytes).map_err(fail)?;
     check_one_of(Bytes::from_owner(bytes), files).map_err(|error| FramedFileError::Damaged(path.to_owned(), error))
 }
 

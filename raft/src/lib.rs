@@ -8,6 +8,7 @@ pub mod limits;
 mod machine;
 pub mod message;
 mod network;
+pub mod offline;
 mod runtime;
 mod storage;
 mod types;

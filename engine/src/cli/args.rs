@@ -1,7 +1,9 @@
 //! The command line, as cli.md promises it.
 
 use super::backup_args::{BackupCommand, Restore};
+use super::divergence::DivergenceCommand;
 use super::keys::{KeyCommand, Unsealing};
+use super::recovery_args::RecoverQuorum;
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use farside_transport::limits::{MAX_MTU, MIN_MTU};
@@ -74,6 +76,11 @@ pub(super) enum Command {
         #[command(flatten)]
         unsealing: Unsealing,
     },
+    /// Goes on with the nodes that are left when a group has lost its majority for good; the node of --dir must not be running
+    #[command(
+        after_help = "Examples: farside recover-quorum --dir n2 --report n2.report\n          farside recover-quorum --dir n2 --reports n2.report,n4.report --confirm near"
+    )]
+    RecoverQuorum(RecoverQuorum),
     /// The site's system key: its shares, and what guards it at this node
     #[command(subcommand, after_help = "Example: farside key status --dir near")]
     Key(KeyCommand),
@@ -497,47 +504,6 @@ pub(super) enum PeerCommand {
     Remove {
         /// The peer's name
         site: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum DivergenceCommand {
-    /// Lists what was set aside, a line a delta
-    #[command(after_help = "Example: farside divergence list --dir near acme/photos --json")]
-    List {
-        /// TENANT/LOG
-        log: String,
-    },
-    /// Writes every version that was set aside as DIR/GENERATION-SEQUENCE/NAME
-    #[command(after_help = "Example: farside divergence export --dir near acme/photos -o ./undone")]
-    Export {
-        /// TENANT/LOG
-        log: String,
-        /// An empty directory, which is made
-        #[arg(short, long, value_name = "DIR")]
-        output: PathBuf,
-    },
-    /// Applies it again where the log has its home, but for names that others have changed there since; exit 3 if there
-    /// are such. Needs no keys, and may be repeated
-    #[command(after_help = "Example: farside divergence reapply --dir near acme/photos --into far")]
-    Reapply {
-        /// TENANT/LOG
-        log: String,
-        /// A node's directory, or a context file, of the site that is home
-        #[arg(long, value_name = "DIR|FILE")]
-        into: PathBuf,
-        /// Replaces what others have changed since
-        #[arg(long)]
-        overwrite: bool,
-    },
-    /// Lets go of it all, for good, and of the space that it takes
-    #[command(after_help = "Example: farside divergence discard --dir near acme/photos --deltas 12")]
-    Discard {
-        /// TENANT/LOG
-        log: String,
-        /// How many deltas that is, as listed: nothing goes that nobody has looked at
-        #[arg(long, value_name = "N")]
-        deltas: u64,
     },
 }
 

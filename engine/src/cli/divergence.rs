@@ -1,6 +1,6 @@
 //! Commands about what a change of home undid and set aside.
 
-use super::args::{Common, DivergenceCommand};
+use super::args::Common;
 use super::client_commands::{Outcome, connect, connect_to};
 use super::objects::tell;
 use super::output::{CliError, kind, show_name, with_name};
@@ -8,12 +8,54 @@ use super::sizes::{show_bytes, show_time};
 use crate::client::{Client, ClientError, Log, Reapplied, SetAside, What, parse_log_name};
 use crate::terminal::{Progress, line, note};
 use crate::tree::{self, Restored};
+use clap::Subcommand;
 use farside_codec::message::RefusalCode;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Deltas that are named one by one when they were left alone.
 const CHANGED_SHOWN: usize = 10;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DivergenceCommand {
+    /// Lists what was set aside, a line a delta
+    #[command(after_help = "Example: farside divergence list --dir near acme/photos --json")]
+    List {
+        /// TENANT/LOG
+        log: String,
+    },
+    /// Writes every version that was set aside as DIR/GENERATION-SEQUENCE/NAME
+    #[command(after_help = "Example: farside divergence export --dir near acme/photos -o ./undone")]
+    Export {
+        /// TENANT/LOG
+        log: String,
+        /// An empty directory, which is made
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+    },
+    /// Applies it again where the log has its home, but for names that others have changed there since; exit 3 if there
+    /// are such. Needs no keys, and may be repeated
+    #[command(after_help = "Example: farside divergence reapply --dir near acme/photos --into far")]
+    Reapply {
+        /// TENANT/LOG
+        log: String,
+        /// A node's directory, or a context file, of the site that is home
+        #[arg(long, value_name = "DIR|FILE")]
+        into: PathBuf,
+        /// Replaces what others have changed since
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Lets go of it all, for good, and of the space that it takes
+    #[command(after_help = "Example: farside divergence discard --dir near acme/photos --deltas 12")]
+    Discard {
+        /// TENANT/LOG
+        log: String,
+        /// How many deltas that is, as listed: nothing goes that nobody has looked at
+        #[arg(long, value_name = "N")]
+        deltas: u64,
+    },
+}
 
 pub(super) async fn run(command: DivergenceCommand, common: &Common) -> Outcome {
     let (DivergenceCommand::List { log }

@@ -9,6 +9,8 @@ mod keys;
 mod nodes;
 mod objects;
 mod output;
+mod recovery;
+mod recovery_args;
 mod sides;
 pub mod sizes;
 mod status_text;
@@ -91,6 +93,7 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
             let directory = common.dir.clone().ok_or_else(|| CliError::usage("device replace needs --dir DIR"))?;
             replace(ReplaceOptions { directory, old, new, make_bytes: size, force }, &common)
         }
+        Command::RecoverQuorum(options) => recovery::recover_quorum(&options, &common),
         Command::Demo { path, keep, size } => {
             let demo = crate::demo::Options { path, keep, bytes: size, json: common.json };
             crate::demo::run(&demo).map_err(CliError::failed)
@@ -137,6 +140,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Demo { .. }
         | Command::Init(_)
         | Command::Join(_)
+        | Command::RecoverQuorum(_)
         | Command::Node { command: None, .. }
         | Command::Key(_)
         | Command::Bench(_) => Ok(()),

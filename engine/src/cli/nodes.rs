@@ -95,6 +95,9 @@ async fn show_repair(client: &Client, common: &Common) -> Outcome {
     };
     line(format!("owed: {owed} fragments, {}; to be moved: {}", show_bytes(bytes), figure("misplaced_fragments")));
     line(format!("rate: {}/s{left}", show_bytes(rate)));
+    if figure("unreadable_chunks") > 0 {
+        line(format!("lost: {} chunks have too few fragments left to be read", figure("unreadable_chunks")));
+    }
     Ok(())
 }
 

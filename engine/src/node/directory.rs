@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! DIR/node.toml         settings that may change between two starts
-//! DIR/site.frame        what this node is; never changes
+//! DIR/site.frame        what this node is; only a recovery of its site changes it
+//! DIR/recovered.frame   how the site went on that had lost a quorum, once it has
 //! DIR/system.key        the site's system key, in the clear or sealed under a passphrase
 //! DIR/authority.key     the site CA's key, sealed under the system key
 //! DIR/key.exports       when the system key was exported as shares, and whether they are known to be good
@@ -183,6 +184,10 @@ impl NodeDirectory {
     /// A restore that is under way, and until it has ended no node.
     pub fn restoring(&self) -> PathBuf {
         self.0.join("restoring.frame")
+    }
+    /// How the site went on that had lost a quorum.
+    pub fn recovered(&self) -> PathBuf {
+        self.0.join("recovered.frame")
     }
     /// The site's system key.
     pub(super) fn system_key(&self) -> PathBuf {

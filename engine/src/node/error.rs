@@ -28,6 +28,8 @@ pub enum NodeError {
     Refused(Refusal),
     /// A restore into its directory has not ended.
     Unfinished(PathBuf),
+    /// A recovery of its site, begun in its directory, has not ended.
+    Unrecovered(PathBuf),
     /// Anything else that keeps it from running.
     Failed(String),
 }
@@ -55,6 +57,9 @@ impl NodeError {
             Self::Unreachable(_) => Some("is a node of that site running, and may UDP pass between the two?"),
             Self::Key(error) => error.hint(),
             Self::Unfinished(_) => Some("repeat `farside restore` with the same --dir: it goes on where it was"),
+            Self::Unrecovered(_) => {
+                Some("repeat `farside recover-quorum` with the same --reports and --confirm: it goes on where it was")
+            }
             Self::Corrupt(_) => Some("docs/operators.md says what can be restored"),
             _ => None,
         }
@@ -67,8 +72,8 @@ impl NodeError {
             Self::Corrupt(_) | Self::Directory(DirectoryError::WrongSystemKey(_)) => 6,
             Self::Directory(DirectoryError::File(FramedFileError::Damaged(..))) => 6,
             Self::Directory(DirectoryError::NotANode(_)) => 5,
+            Self::Refused(_) | Self::Unfinished(_) | Self::Unrecovered(_) => 3,
             Self::Key(error) => error.exit_code(),
-            Self::Refused(_) | Self::Unfinished(_) => 3,
             Self::Unreachable(_) => 4,
             _ => 1,
         }
@@ -83,6 +88,7 @@ impl std::fmt::Display for NodeError {
             Self::Key(error) => error.fmt(f),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Unfinished(path) => write!(f, "the restore into {} has not ended", path.display()),
+            Self::Unrecovered(path) => write!(f, "the recovery of the site has not ended in {}", path.display()),
             Self::Usage(reason) | Self::Corrupt(reason) | Self::Unreachable(reason) | Self::Failed(reason) => {
                 f.write_str(reason)
             }

@@ -14,11 +14,12 @@ use farside_io::entropy::Entropy;
 use farside_transport::{
     CallError, Class, ConnectError, Connection, Credentials, Dialer, Endpoint, Expect, Rejection, Stream, StreamError,
 };
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Why a peer did not answer.
 #[derive(Debug)]
@@ -227,6 +228,16 @@ struct Links {
     /// What a node is asked to find out whether it answers again.
     hello: Request,
     clock: Rc<dyn Clock>,
+    /// This node.
+    own: NodeId,
+    /// The site's incarnation when this node was started.
+    incarnation: u64,
+    /// A higher one, if another node of the site has greeted this one with it.
+    ahead: Cell<u64>,
+    /// Woken when that happens.
+    behind: Notify,
+    /// Nodes that the site goes on without, whatever its control group says so far.
+    fenced: BTreeSet<NodeId>,
     /// Nodes that did not answer when they were asked last. Nobody waits for them: a greeting now and then finds out when
     /// they are back.
     silent: RefCell<BTreeMap<NodeId, Silence>>,
@@ -244,17 +255,71 @@ struct Silence {
 }
 
 impl NodeLinks {
-    pub(crate) fn new(site: &SiteFile, endpoint: Endpoint, credentials: Credentials, machine: &Machine) -> Self {
+    pub(crate) fn new(
+        site: &SiteFile,
+        fenced: BTreeSet<NodeId>,
+        endpoint: Endpoint,
+        credentials: Credentials,
+        machine: &Machine,
+    ) -> Self {
         let dialers = Dialers::new(endpoint, credentials, machine.entropy.clone());
         // For no site: clocks are compared elsewhere.
         let hello = Request::Hello(Hello::of_caller(site.name.clone(), Hlc::default()));
         let (clock, silent) = (machine.clock.clone(), RefCell::default());
-        Self(Rc::new(Links { dialers, site: site.site, hello, clock, silent }))
+        let (own, incarnation, ahead, behind) = (site.node, site.incarnation, Cell::new(0), Notify::new());
+        Self(Rc::new(Links { dialers, site: site.site, hello, clock, own, incarnation, ahead, behind, fenced, silent }))
+    }
+
+    /// Whether the site goes on without a node.
+    pub(crate) fn is_fenced(&self, node: NodeId) -> bool {
+        self.0.fenced.contains(&node)
+    }
+
+    /// The incarnation in which the site goes on without this node, if it is known to.
+    pub(crate) fn left_behind(&self) -> Option<u64> {
+        Some(self.0.ahead.get()).filter(|ahead| *ahead > 0)
+    }
+
+    /// Waits until it is.
+    pub(crate) async fn left_behind_by(&self) -> u64 {
+        loop {
+            match self.left_behind() {
+                Some(incarnation) => return incarnation,
+                None => self.0.behind.notified().await,
+            }
+        }
+    }
+
+    /// Takes note of it. Nothing is said to other nodes any more.
+    pub(crate) fn leave_behind(&self, incarnation: u64) {
+        self.0.ahead.set(incarnation);
+        self.0.behind.notify_one();
+    }
+
+    /// Takes note of what another node says of itself.
+    fn greeted_back(&self, reply: &Reply) {
+        if let Reply::Hello(hello) = reply
+            && hello.site == self.0.site
+            && hello.incarnation > self.0.incarnation
+        {
+            self.leave_behind(hello.incarnation);
+        }
+    }
+
+    /// Greets every node of the site once, so that a node that was left behind knows it before it takes anything in.
+    pub(crate) async fn greet_all(&self, nodes: &BTreeMap<NodeId, NodeRecord>) {
+        let others = nodes.values().filter(|node| node.node != self.0.own && node.state != NodeState::Removed);
+        let greetings = others.map(|node| async move {
+            let greeted = self.call(node, 0, Class::Request, &self.0.hello, None, RAFT_PATIENCE).await;
+            // Whoever does not answer now is greeted again before it is asked anything.
+            greeted.into_iter().for_each(|(reply, _)| self.greeted_back(&reply));
+        });
+        futures_util::future::join_all(greetings).await;
     }
 
     /// Whether a node answered when it was asked last, or was not asked yet.
     pub(crate) fn answers(&self, node: NodeId) -> bool {
-        !self.0.silent.borrow().contains_key(&node)
+        !self.0.silent.borrow().contains_key(&node) && !self.is_fenced(node)
     }
 
     /// Gives up the connections to nodes that are no longer of the site.
@@ -275,6 +340,9 @@ impl NodeLinks {
         patience: Duration,
     ) -> Result<(Reply, Stream), NodeCallError> {
         let silent = || NodeCallError::Silent(node.node);
+        if self.left_behind().is_some() || self.is_fenced(node.node) {
+            return Err(silent());
+        }
         let known = self.0.silent.borrow().get(&node.node).copied();
         if let Some(silence) = known {
             self.greet_again(node, silence);
@@ -335,7 +403,7 @@ impl NodeLinks {
             return;
         }
         self.0.silent.borrow_mut().insert(node.node, Silence { greeted: now, ..silence });
-        let (links, node) = (self.0.clone(), node.clone());
+        let (own, links, node) = (self.clone(), self.0.clone(), node.clone());
         tokio::task::spawn_local(async move {
             let Ok(first) = node.endpoint.parse::<SocketAddr>() else { return };
             let Some(dialer) = links.dialers.to(node.node, first, 0, Class::Request, links.site) else { return };
@@ -344,7 +412,10 @@ impl NodeLinks {
                 connection.call(&links.hello, None).await.ok()
             });
             match answered.await {
-                Ok(Some(_)) => drop(links.silent.borrow_mut().remove(&node.node)),
+                Ok(Some((reply, _))) => {
+                    own.greeted_back(&reply);
+                    links.silent.borrow_mut().remove(&node.node);
+                }
                 // A process that died says nothing any more, and what took its place knows nothing of the connections.
                 _ if now.saturating_sub(silence.since) > HANG_UP => {
                     links.dialers.forget(|other| other == node.node, "the node does not answer");

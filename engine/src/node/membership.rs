@@ -4,6 +4,7 @@
 use super::collecting;
 use super::limits::{BEAT, HAND_OVER_REST, HELD_UP, STEP_PATIENCE, TEND};
 use super::links::misanswered;
+use super::recovered;
 use super::routing;
 use super::shard::Shard;
 use super::start;
@@ -25,7 +26,7 @@ pub(super) async fn keep_groups<D: Disk>(shard: Rc<Shard<D>>) {
     let mut rested: BTreeMap<GroupId, Duration> = BTreeMap::new();
     loop {
         tokio::time::sleep(shard.pace(TEND)).await;
-        if shard.is_alone() {
+        if shard.is_alone() || recovered::is_pending(&shard) {
             continue;
         }
         if let Err(error) = start_and_stop(&shard).await {
@@ -177,6 +178,12 @@ pub(super) async fn lead_site<D: Disk>(shard: Rc<Shard<D>>) {
         }
         if !shard.control.as_ref().is_some_and(Group::is_leader) {
             led_since = None;
+            continue;
+        }
+        if recovered::is_pending(&shard) {
+            if let Err(refusal) = recovered::commit(&shard).await {
+                tracing::info!(%refusal, "the site can't go on yet without the nodes that it has lost");
+            }
             continue;
         }
         // Whoever has just begun to lead has heard nobody yet.

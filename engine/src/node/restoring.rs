@@ -109,7 +109,8 @@ pub fn make_restored(
         // A runtime of its own, which can't be inside another one.
         let formatted = std::thread::scope(|scope| scope.spawn(|| format(&file, &devices)).join());
         formatted.map_err(|_| ended())??;
-        framed::write_record(&directory.restored_at(), FileKind::RestoredAt, &RestoredAt { at: restoring.at })?;
+        let restored = RestoredAt { incarnation: site.incarnation, at: restoring.at };
+        framed::write_record(&directory.restored_at(), FileKind::RestoredAt, &restored)?;
         framed::write_record(&directory.restoring(), FileKind::Restoring, &restoring)?;
         announce(directory, &file)?;
         Ok(file)

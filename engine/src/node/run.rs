@@ -5,6 +5,7 @@ use super::devices::twins;
 use super::directory::NodeDirectory;
 use super::error::{NodeError, failed};
 use super::keys;
+use super::recovered;
 use super::restoring::resume_restored;
 use super::seed::{ShardSeed, Storage, shard_seeds};
 use super::start::run_shard;
@@ -35,6 +36,7 @@ pub fn run(root: &Path, passphrase_file: Option<&Path>, ready: impl FnOnce(&str)
     if resume_restored(root)?.is_some() {
         return Err(NodeError::Unfinished(root.to_owned()));
     }
+    recovered::refuse_unfinished(&directory, &site)?;
     let key = keys::obtain(&directory, passphrase_file)?;
     let (seeds, shards) = shard_seeds(root, key)?;
     refuse_twins(root, seeds[0].config())?;

@@ -6,8 +6,10 @@ use super::error::NodeError;
 use super::init::load_credentials;
 use super::keys::HeldKey;
 use super::limits;
+use super::recovered;
 use super::shard::Job;
 use crate::store::Candidate;
+use farside_codec::recovery::RecoveredFile;
 use farside_io::disk::Disk;
 use farside_io::pool::Pool;
 use farside_transport::{Credentials, Trust};
@@ -21,6 +23,7 @@ pub struct ShardSeed<D: Disk> {
     pub(super) index: u16,
     pub(super) root: PathBuf,
     pub(super) site: SiteFile,
+    pub(super) recovered: Option<RecoveredFile>,
     pub(super) config: NodeConfig,
     pub(super) advertised: SocketAddr,
     pub(super) node: Credentials,
@@ -83,6 +86,7 @@ impl<D: Disk> Stopper<D> {
 pub fn shard_seeds<D: Disk>(root: &Path, key: HeldKey) -> Result<(Vec<ShardSeed<D>>, Stopper<D>), NodeError> {
     let directory = NodeDirectory::new(root);
     let site = directory.load_site()?;
+    let recovered = recovered::load(&directory)?;
     let config = NodeConfig::load(&directory.config())?;
     if config.cores.len() != usize::from(site.shards) {
         let (named, made) = (config.cores.len(), site.shards);
@@ -99,6 +103,7 @@ pub fn shard_seeds<D: Disk>(root: &Path, key: HeldKey) -> Result<(Vec<ShardSeed<
         index,
         root: directory.root().to_owned(),
         site: site.clone(),
+        recovered: recovered.clone(),
         config: config.clone(),
         advertised: config.advertised(),
         node: node.clone(),

@@ -64,7 +64,7 @@ fn wanted<D: Disk>(shard: &Rc<Shard<D>>) -> Vec<(LogId, SiteId)> {
     let view = shard.view();
     let peers: Vec<SiteId> = view.peers.values().filter(|peer| !peer.paused).map(|peer| peer.site).collect();
     let mut wanted = Vec::new();
-    if peers.is_empty() {
+    if peers.is_empty() || shard.nodes.left_behind().is_some() {
         return wanted;
     }
     for group in shard.groups().into_iter().filter(|group| group.is_leader()) {

@@ -3,7 +3,8 @@
 use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
-    chunks, collecting, dumping, fragments, joining, limits, links, membership, receiving, repairing, routing,
+    chunks, collecting, dumping, fragments, joining, limits, links, membership, receiving, recovered, renewing,
+    repairing, routing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
@@ -106,6 +107,9 @@ fn forbidden(caller: &Caller) -> Refusal {
 
 /// Who may ask what. A client's tenant is checked where the log or tenant is known.
 fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> Result<(), Refusal> {
+    if let Some(refusal) = recovered::objection(shard, caller, request) {
+        return Err(refusal);
+    }
     let own = caller.site == shard.site.site;
     let known_peer = || shard.view().peers.get(&caller.site).cloned();
     let allowed = match request {
@@ -503,7 +507,9 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
         // What is known here of the log may be old.
         return Err(Refusal::retry(RefusalCode::NotLeader, 100, "another node leads the log's group"));
     }
-    check_tenant(caller, log_view(&group, propose.log)?.descriptor.tenant)?;
+    let log = log_view(&group, propose.log)?;
+    check_tenant(caller, log.descriptor.tenant)?;
+    renewing::refuse_due(shard, &log)?;
     let skew = |error: farside_io::clock::ClockSkew| Refusal::new(RefusalCode::ClockSkew, error.to_string());
     shard.clock.observe(propose.seen).map_err(skew)?;
     if propose

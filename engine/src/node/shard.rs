@@ -19,6 +19,7 @@ use farside_codec::cluster::{NodeRecord, NodeState};
 use farside_codec::command::{ControlCommand, ControlOutcome, GroupCommand, GroupOutcome};
 use farside_codec::ids::{ChunkId, GroupId, LogId, NodeId, SiteId};
 use farside_codec::message::{Refusal, RefusalCode};
+use farside_codec::recovery::Recovery;
 use farside_io::clock::HlcClock;
 use farside_io::disk::Disk;
 use farside_raft::wal::{Wal, WalReport};
@@ -73,6 +74,8 @@ pub(crate) fn add(counter: &Cell<u64>, more: u64) {
 pub(crate) struct Shard<D: Disk> {
     pub(crate) index: u16,
     pub(crate) site: SiteFile,
+    /// How the site went on that had lost a quorum, if it has.
+    pub(crate) recovery: Option<Recovery>,
     /// The node's directory.
     pub(crate) root: PathBuf,
     /// Where peers and clients find shard 0.
@@ -113,6 +116,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) senders: RefCell<BTreeMap<(LogId, SiteId), SenderState>>,
     /// The peers were asked whether this site is still home, or had their time to answer.
     pub(crate) fence_checked: Cell<bool>,
+    /// Woken when a log is written to that has to begin a new generation first.
+    pub(crate) renewal: Notify,
     /// The file system of the node's directory is nearly full, so that the state file could not grow.
     pub(crate) cramped: Cell<bool>,
     pub(crate) counters: Counters,

@@ -12,7 +12,7 @@ use super::scrubbing::{self, Scrub};
 use super::seed::{ShardSeed, Storage};
 use super::shard::{Counters, Job, LogGroup, Shard};
 use super::snapshots::ChunkSnapshots;
-use super::{collecting, limits, membership, mending, renewing, sending, server};
+use super::{collecting, limits, membership, mending, recovered, renewing, sending, server};
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState};
@@ -59,6 +59,8 @@ pub async fn run_shard<D: Disk>(
     tasks.push(tokio::task::spawn_local(collecting::close_time(shard.clone())));
     tasks.push(tokio::task::spawn_local(collecting::keep_house(shard.clone())));
     tasks.push(tokio::task::spawn_local(sending_after_check(shard.clone())));
+    tasks.push(tokio::task::spawn_local(renewing::keep_renewed(shard.clone())));
+    tasks.push(tokio::task::spawn_local(recovered::watch(shard.clone())));
     if shard.index == 0 {
         tasks.push(tokio::task::spawn_local(shard.clone().keep_view()));
         tasks.push(tokio::task::spawn_local(membership::lead_site(shard.clone())));
@@ -104,7 +106,7 @@ pub(super) async fn seat_devices<D: Disk>(
 
 /// Refuses to start where the state shows that there was a log and the log shows nothing: the groups would begin anew, and
 /// GC would take everything that they referred to.
-fn check_log<D: Disk>(seed: &ShardSeed<D>, wal: &Wal<D>, database: &Database) -> Result<(), NodeError> {
+pub(super) fn check_log<D: Disk>(seed: &ShardSeed<D>, wal: &Wal<D>, database: &Database) -> Result<(), NodeError> {
     let lost = |id: GroupId, applied: Result<Applied, StateError>| match applied.map_err(failed)?.last {
         Some(last) if wal.group(id, GroupLog::knows_nothing) => Err(NodeError::Corrupt(format!(
             "the write-ahead log holds nothing of group {id}, which had come to entry {}: the devices that carry it were \
@@ -154,7 +156,8 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
     let endpoint = machine.endpoint(address, Some(&seed.node), settings).map_err(failed)?;
     let snapshots = Rc::new(ChunkSnapshots::new(store.clone()));
     let view = Rc::new(RefCell::default());
-    let nodes = NodeLinks::new(&seed.site, endpoint.clone(), seed.node.clone(), &machine);
+    let fenced = seed.recovered.iter().flat_map(|recovered| &recovered.fenced).copied().collect();
+    let nodes = NodeLinks::new(&seed.site, fenced, endpoint.clone(), seed.node.clone(), &machine);
     let network: Rc<dyn PeerNetwork> = Rc::new(SiteNetwork { view: view.clone(), links: nodes.clone() });
     check_log(&seed, &wal, &database)?;
     let mut groups = BTreeMap::new();
@@ -202,6 +205,8 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         moved: RefCell::default(),
         senders: RefCell::default(),
         fence_checked: Cell::new(false),
+        renewal: Notify::new(),
+        recovery: seed.recovered.map(|recovered| recovered.recovery),
         cramped: Cell::new(false),
         counters: Counters::default(),
         repair: Repair::default(),
@@ -305,6 +310,7 @@ async fn sending_after_check<D: Disk>(shard: Rc<Shard<D>>) {
     while shard.view().site.is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    shard.nodes.greet_all(&shard.view().nodes).await;
     let peers: Vec<PeerRecord> = shard.view().peers.values().cloned().collect();
     let checks = peers.iter().map(|peer| check_home(&shard, peer));
     // A peer that does not answer in time may be the lost one; two homes are told apart by their generations.

@@ -6,7 +6,7 @@ use super::keys::telling;
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
 use super::scrubbing;
 use super::shard::Shard;
-use super::{repairing, routing};
+use super::{recovered, repairing, routing};
 use crate::state::{ControlView, Opened};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
 use crate::times::show_time;
@@ -164,6 +164,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
     } else if !writable {
         alerts.push("the devices are full".into());
     }
+    alerts.extend(recovered::left_behind(shard));
     alerts.extend(unreachable_alerts(&shard.view(), &reports));
     alerts.extend(super::backing_up::alerts(shard));
     alerts.extend(reports.iter().flat_map(|(_, report)| report.alerts.iter().cloned()));

@@ -5,7 +5,7 @@ use super::keys::Key;
 use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_PEERS, MAX_TENANTS, MAX_TOKENS};
 use super::log_group::{read_row, store_applied, stored_applied};
 use super::snapshot;
-use super::{backups, nodes};
+use super::{backups, nodes, recover};
 use crate::cluster::map::PlacementMap;
 use bytes::Bytes;
 use farside_codec::Field;
@@ -210,7 +210,7 @@ impl ControlState {
         Ok(())
     }
 
-    fn apply_one(
+    pub(super) fn apply_one(
         change: &Change,
         view: &mut ControlView,
         command: ControlCommand,
@@ -235,6 +235,7 @@ impl ControlState {
             ControlCommand::ScheduleBackup(order) => backups::schedule(change, view, order)?,
             ControlCommand::ForgetBackupTarget(name) => backups::forget_target(change, view, &name)?,
             ControlCommand::SettleGroup((group, members)) => nodes::settle(change, view, group, &members)?,
+            ControlCommand::Recover(recovery) => recover::apply(change, view, recovery)?,
             ControlCommand::Found(site) => match &view.site {
                 Some(known) if *known != site => exists("the site was founded before".into()),
                 _ => {

@@ -85,7 +85,7 @@ impl Work<'_> {
         Ok(self.change.get(Table::Meta, &self.key().part(BARRIER))?.map(read_row).transpose()?.unwrap_or(0))
     }
 
-    fn apply(&self, command: GroupCommand) -> Done {
+    pub(super) fn apply(&self, command: GroupCommand) -> Done {
         match command {
             GroupCommand::CreateLog((descriptor, generation)) => self.create_log(descriptor, generation),
             GroupCommand::Place(place) => place::apply(self, place),

@@ -16,8 +16,10 @@ pub(crate) mod lineage;
 mod log_group;
 mod nodes;
 mod place;
+mod preview;
 mod prune;
 mod queries;
+mod recover;
 mod rows;
 mod snapshot;
 

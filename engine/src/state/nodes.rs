@@ -24,14 +24,14 @@ fn no_node(node: NodeId) -> Outcome {
     Err(Refusal::new(RefusalCode::NotFound, format!("there is no node {node}")))
 }
 
-fn put_node(change: &Change, view: &mut ControlView, node: NodeRecord) -> Result<(), StateError> {
+pub(super) fn put_node(change: &Change, view: &mut ControlView, node: NodeRecord) -> Result<(), StateError> {
     change.put(Table::Control, &key(Kind::Node, &number(node.node)), &node.to_bytes())?;
     view.add_node(node);
     Ok(())
 }
 
 /// The epoch of a change of the placement map.
-fn next_epoch(change: &Change, view: &mut ControlView) -> Result<u64, StateError> {
+pub(super) fn next_epoch(change: &Change, view: &mut ControlView) -> Result<u64, StateError> {
     view.placement_epoch += 1;
     change.put(Table::Control, &key(Kind::Epoch, &[]), &view.placement_epoch.to_bytes())?;
     Ok(view.placement_epoch)
@@ -173,7 +173,7 @@ pub(super) fn assign(change: &Change, view: &mut ControlView, group: GroupRecord
     Ok(Ok(()))
 }
 
-fn put_group(change: &Change, view: &mut ControlView, group: GroupRecord) -> Result<(), StateError> {
+pub(super) fn put_group(change: &Change, view: &mut ControlView, group: GroupRecord) -> Result<(), StateError> {
     change.put(Table::Control, &key(Kind::Group, &group.group.0.to_be_bytes()), &group.to_bytes())?;
     view.groups.insert(group.group, group);
     Ok(())

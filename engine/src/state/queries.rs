@@ -8,7 +8,7 @@ use super::rows::{CursorRow, DeltaRow, LogRow, NameRow};
 use bytes::Bytes;
 use farside_codec::DecodeError;
 use farside_codec::delta::{Cursor, Delta, EpochRecord, Generation, Lineage, LogDescriptor};
-use farside_codec::ids::{BlindName, ChunkId, Hlc, LogId, OperationId, SiteId};
+use farside_codec::ids::{BlindName, ChunkId, GroupId, Hlc, LogId, OperationId, SiteId};
 use farside_codec::message::{Moment, Version, Versions};
 use farside_raft::StateError;
 
@@ -90,6 +90,18 @@ pub struct PeerLag {
 /// A delta as the sender wants it: place and bytes.
 pub type StoredDelta = (Cursor, Bytes);
 
+/// All logs of a group, as of a view or of a change under way.
+pub(super) fn logs_of(rows: &impl Rows, group: GroupId) -> Result<Vec<LogView>, StateError> {
+    let prefix = Key::group(group);
+    let end = prefix.after_prefix().unwrap_or_default();
+    let mut logs = Vec::new();
+    rows.scan(Table::Logs, &prefix[..]..&end[..], &mut |_, value| {
+        logs.push(LogView::from(read_row::<LogRow>(value.to_vec())?));
+        Ok(true)
+    })?;
+    Ok(logs)
+}
+
 impl LogGroupState {
     pub(super) fn key(&self, log: LogId) -> Key {
         Key::group(self.group).log(log)
@@ -103,14 +115,7 @@ impl LogGroupState {
 
     /// All logs of the group.
     pub fn logs(&self) -> Result<Vec<LogView>, StateError> {
-        let prefix = Key::group(self.group);
-        let end = prefix.after_prefix().unwrap_or_default();
-        let mut logs = Vec::new();
-        self.database.read()?.scan(Table::Logs, &prefix[..]..&end[..], &mut |_, value| {
-            logs.push(LogView::from(read_row::<LogRow>(value.to_vec())?));
-            Ok(true)
-        })?;
-        Ok(logs)
+        logs_of(&self.database.read()?, self.group)
     }
 
     /// Time below which nothing will be placed any more.

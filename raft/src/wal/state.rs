@@ -2,7 +2,7 @@
 
 use farside_codec::delta::ChunkRef;
 use farside_codec::ids::{GroupId, NodeId};
-use farside_codec::record::wal::{Entry, EntryPayload, LogPosition, SnapshotRecord, Vote, WalRecord};
+use farside_codec::record::wal::{Entry, EntryPayload, LogPosition, Membership, SnapshotRecord, Vote, WalRecord};
 use std::collections::VecDeque;
 
 /// A group's part of the log, in memory. Bounded: see [`super::Wal::live_limit`].
@@ -68,6 +68,25 @@ impl GroupLog {
     pub fn last(&self) -> Option<LogPosition> {
         self.entries.back().map(|entry| entry.position).or(self.purged)
     }
+    /// How far it goes with its snapshot, which may have been received just before the log was to be dropped.
+    pub fn end(&self) -> Option<LogPosition> {
+        let covered = self.snapshot.as_ref().and_then(|snapshot| snapshot.last);
+        let index = |position: &LogPosition| position.index;
+        self.last().into_iter().chain(covered).max_by_key(index)
+    }
+
+    /// Who votes and who listens, by the last entry that says so.
+    pub fn membership(&self) -> Option<Membership> {
+        let said = |entry: &Entry| match &entry.payload {
+            EntryPayload::Membership(membership) => Some((Some(entry.position.index), membership.clone())),
+            EntryPayload::Blank | EntryPayload::Command(_) => None,
+        };
+        let covered = self.snapshot.as_ref().map(|snapshot| &snapshot.membership);
+        let covered = covered.map(|stored| (stored.position.map(|at| at.index), stored.membership.clone()));
+        let last = self.entries.iter().rev().find_map(said);
+        covered.into_iter().chain(last).max_by_key(|(at, _)| *at).map(|(_, membership)| membership)
+    }
+
     /// Bytes of entries in memory.
     pub fn live_bytes(&self) -> usize {
         self.bytes

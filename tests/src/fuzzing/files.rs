@@ -5,6 +5,7 @@ use super::wire::canonical;
 use super::{Seed, transport, values};
 use bytes::Bytes;
 use farside::client::{ClientSettings, Context};
+use farside::cluster::recovery::plan;
 use farside::framed::{FileKind, check, record_bytes};
 use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
@@ -14,6 +15,7 @@ use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{Hlc, NodeId};
 use farside_codec::message::kind;
+use farside_codec::recovery::{NodeReport, RecoveredFile};
 use farside_codec::seal::passphrase::{MAX_FILLED_KIB, MAX_LANES, MAX_MEMORY_KIB, MIN_MEMORY_KIB, SealedKey};
 use farside_codec::{Field, FrameHeader};
 use farside_transport::{Identity, Role};
@@ -64,7 +66,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 11] = [
+const KINDS: [FileKind; 13] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -76,6 +78,8 @@ const KINDS: [FileKind; 11] = [
     FileKind::KeyExports,
     FileKind::RestoredAt,
     FileKind::Restoring,
+    FileKind::Report,
+    FileKind::Recovered,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
@@ -107,9 +111,24 @@ pub fn framed_file(bytes: &[u8]) {
         FileKind::Scrub => drop(canonical::<ScrubRecord>(payload)),
         FileKind::SealedKey => sealed_key(payload),
         FileKind::KeyExports => drop(canonical::<KeyExports>(payload)),
-        FileKind::RestoredAt => drop(canonical::<Option<Hlc>>(payload)),
+        FileKind::RestoredAt => drop(canonical::<(u64, Option<Hlc>)>(payload)),
         FileKind::Restoring => drop(canonical::<RestoringFile>(payload)),
+        FileKind::Report => report(payload),
+        FileKind::Recovered => drop(canonical::<RecoveredFile>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
+    }
+}
+
+/// A report from elsewhere: whatever it says, it is refused or something follows that another node comes to as well.
+fn report(payload: &[u8]) {
+    let Some(report) = canonical::<NodeReport>(payload) else { return };
+    let mut other = report.clone();
+    other.node = NodeId(report.node.0 ^ 3);
+    for reports in [vec![report.clone()], vec![report.clone(), other.clone()]] {
+        for begin_empty in [false, true] {
+            let backwards: Vec<NodeReport> = reports.iter().rev().cloned().collect();
+            assert_eq!(plan(&reports, begin_empty), plan(&backwards, begin_empty));
+        }
     }
 }
 
@@ -173,12 +192,14 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         ("identity", of(3, &(certificate, key).to_bytes())),
         ("context", of(4, &context.to_bytes())),
         ("tenant-key", of(5, &[9; 32])),
+        ("report", of(11, &values::node_report().to_bytes())),
+        ("recovered", of(12, &values::recovered().to_bytes())),
         ("sealed-key", of(7, &sealed.to_bytes())),
         (
             "key-exports",
             of(8, &KeyExports { exports: vec![export.clone(), KeyExport { confirmed: None, ..export }] }.to_bytes()),
         ),
-        ("restored", of(9, &Some(Hlc(9)).to_bytes())),
+        ("restored", of(9, &(1u64, Some(Hlc(9))).to_bytes())),
         ("restoring", of(10, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
     ]
 }

@@ -1,14 +1,16 @@
 //! Values that seeds are made of, small and all different.
 
 use bytes::Bytes;
+use farside_codec::cluster::{GroupRecord, NodeRecord, NodeState};
 use farside_codec::delta::{
     Branch, ChunkReceipt, ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Extent, Generation, Lineage,
     LogDescriptor, LogPolicy, Proposal,
 };
 use farside_codec::ids::{
-    BlindName, ChunkId, DeltaHash, EpochId, Hlc, Label, LogId, NodeId, OperationId, SiteId, TenantId,
+    BlindName, ChunkId, DeltaHash, EpochId, GroupId, Hlc, Label, LogId, NodeId, OperationId, SiteId, TenantId,
 };
 use farside_codec::record::wal;
+use farside_codec::recovery::{ForcedGroup, GroupReport, LogReport, NamedLog, NodeReport, RecoveredFile, Recovery};
 
 /// A site.
 pub fn site(number: u8) -> SiteId {
@@ -149,4 +151,69 @@ pub fn entry(index: u64, payload: wal::EntryPayload) -> wal::Entry {
 /// A snapshot of two pieces.
 pub fn snapshot() -> wal::SnapshotRecord {
     wal::SnapshotRecord { last: Some(position(3)), membership: membership(), pieces: vec![chunk(1), chunk(2)] }
+}
+
+/// Who is in a group.
+fn group_record() -> GroupRecord {
+    let (members, leaving) = (vec![NodeId(1), NodeId(2)], vec![NodeId(3)]);
+    GroupRecord { group: GroupId(1), members, leader: NodeId(2), leaving, stints: 4 }
+}
+
+/// What one of three nodes has of a site with one log group.
+pub fn node_report() -> NodeReport {
+    let named = NamedLog { log: log(1), tenant: label("acme"), name: label("photos") };
+    let node = |number: u64| NodeRecord {
+        node: NodeId(number),
+        name: label("left"),
+        endpoint: "127.0.0.1:1".into(),
+        shards: 1,
+        rack: None,
+        state: NodeState::Up,
+        devices: Vec::new(),
+    };
+    let held = LogReport {
+        log: named.clone(),
+        generation: generation(),
+        home: true,
+        sequence: 77,
+        hash: DeltaHash([4; 32]),
+        time: Hlc(98),
+    };
+    let group = |group: u32, logs: Vec<LogReport>| GroupReport {
+        group: GroupId(group),
+        member: NodeId(1),
+        vote: Some(wal::Vote { term: 2, leader: NodeId(2), committed: true }),
+        last: Some(position(9)),
+        committed: Some(position(8)),
+        purged: None,
+        membership: membership().membership,
+        logs,
+    };
+    NodeReport {
+        site: site(1),
+        site_name: label("near"),
+        incarnation: 0,
+        node: NodeId(1),
+        made: Hlc(99),
+        log_groups: 1,
+        nodes: (1..4).map(node).collect(),
+        assigned: vec![group_record()],
+        logs: vec![named],
+        groups: vec![group(0, Vec::new()), group(1, vec![held])],
+    }
+}
+
+/// How a site goes on with one node of three.
+pub fn recovered() -> RecoveredFile {
+    let forced = ForcedGroup {
+        group: GroupId(1),
+        member: NodeId(1),
+        last: Some(position(9)),
+        entry: wal::LogPosition { term: 3, leader: NodeId(1), index: 10 },
+        listeners: vec![NodeId(2)],
+    };
+    let lost = vec![NodeId(3)];
+    let recovery =
+        Recovery { incarnation: 1, lost: lost.clone(), groups: vec![group_record()], emptied: vec![GroupId(2)] };
+    RecoveredFile { recovery, forced: vec![forced], fenced: lost }
 }

@@ -374,6 +374,7 @@ pub(super) fn control_commands() -> Vec<(&'static str, ControlCommand)> {
             }),
         ),
         ("control-redeem", ControlCommand::RedeemToken(redeem)),
+        ("control-recover", ControlCommand::Recover(values::recovered().recovery)),
     ]
 }
 

@@ -169,6 +169,11 @@ impl HeldKey {
         Self::new(&KeyFile::read(directory)?.open(directory, sealed)?, directory, None)
     }
 
+    /// For a command that works on a node's devices while it is stopped.
+    pub fn of_command(directory: &NodeDirectory, source: &PassphraseSource) -> Result<Self, NodeError> {
+        Self::new(&system_key(directory, source)?, directory, None)
+    }
+
     /// The key, for as long as it is used.
     pub fn key(&self) -> SystemKey {
         let mut key = SystemKey(Zeroizing::new([0; shares::SECRET_BYTES]));
