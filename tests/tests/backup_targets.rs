@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use farside::backup::target::{Capabilities, StoreSettings, Target, TargetError, TargetLimits, TargetUrl};
 use farside_tests::lab::SeaweedFs;
-use farside_tests::{bytes, skip};
+use farside_tests::{bytes, rounds, skip};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Barrier;
@@ -265,8 +265,8 @@ fn a_store_and_all_that_can_be_wrong_with_it() {
     // Another prefix holds nothing of it.
     assert_eq!(run(bucket(&server.url("site-a")).list("x/race")).expect("listed"), []);
     assert_eq!(run(bucket(&server.url("site-b")).list("")).expect("listed"), []);
-    // Whoever meets another writer waits a second or two for a lock of SeaweedFS's: a minute for all.
-    exactly_one_wins(&|| bucket(&server.url("races")), 100, 3);
+    // Whoever meets another writer waits a second or two for a lock of SeaweedFS's.
+    exactly_one_wins(&|| bucket(&server.url("races")), rounds("FARSIDE_RACES", 20), 3);
     more_than_one_page(&server);
     slowly(&server);
 
