@@ -13,7 +13,7 @@ use crate::cluster::spread::{Held, losses_survived, targets};
 use crate::state::ControlView;
 use crate::store::{ChunkWriter, Stripe, columns, needed_fragments};
 use bytes::Bytes;
-use farside_codec::cluster::{FragmentQuestion, HeldFragments, PutFragments};
+use farside_codec::cluster::{FragmentQuestion, HeldFragments, NodeRecord, NodeState, PutFragments};
 use farside_codec::delta::ChunkReceipt;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, NodeId};
@@ -563,6 +563,11 @@ async fn gather<D: Disk>(
         shard.owe(chunk);
     }
     if !done(&got) {
+        if is_lost(shard, chunk).await {
+            let detail =
+                format!("chunk {chunk} is lost: fewer of its fragments are left than the {} it needs", geometry.data());
+            return Err(Refusal::new(RefusalCode::Corrupt, detail));
+        }
         let detail =
             format!("only {} of the {} fragments that chunk {chunk} needs can be read now", got.len(), geometry.data());
         return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
@@ -570,4 +575,15 @@ async fn gather<D: Disk>(
     let present = got.into_iter().map(|(fragment, bytes)| (usize::from(fragment), bytes)).collect();
     let decoded = shard.store.decode(chunk, geometry, sealed_bytes as usize, range, present);
     Ok(ChunkBytes { sealed_bytes, pieces: decoded.map_err(store_refusal)? })
+}
+
+/// Whether every node that the site counts on has said that too little of a chunk is left. One that is dead may come back.
+async fn is_lost<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> bool {
+    let said = |node: &NodeRecord| matches!(node.state, NodeState::Up | NodeState::Draining | NodeState::Removed);
+    if !shard.view().nodes.values().all(said) {
+        return false;
+    }
+    // Asked once more: a fragment may have been on its way from one node to another.
+    let found = locate(shard, &[chunk], false, Geometry::data, Seeking::ToUse).await;
+    found.silent.is_empty() && !is_enough(found.of.get(&chunk), Geometry::data)
 }
