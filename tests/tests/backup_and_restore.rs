@@ -100,16 +100,16 @@ fn a_site_goes_back_to_any_moment() {
     let (near, target) = site_with_target(&world);
     let mut objects = Objects::new();
     let mut history: Vec<(String, Objects)> = Vec::new();
-    let mut dice = farside_io::entropy::SeededEntropy::new(7);
-    let draw = |dice: &mut farside_io::entropy::SeededEntropy, below: u64| {
+    let dice = farside_io::entropy::SeededEntropy::new(7);
+    let draw = |dice: &farside_io::entropy::SeededEntropy, below: u64| {
         u64::from_le_bytes(farside_io::entropy::random(dice)) % below
     };
     for step in 0..24 {
-        let name = format!("object-{}", draw(&mut dice, 6));
-        let receipt = match objects.contains_key(&name) && draw(&mut dice, 3) == 0 {
+        let name = format!("object-{}", draw(&dice, 6));
+        let receipt = match objects.contains_key(&name) && draw(&dice, 3) == 0 {
             true => world.remove(&near, &mut objects, &name),
             false => {
-                let length = 1 + draw(&mut dice, 200_000) as usize;
+                let length = 1 + draw(&dice, 200_000) as usize;
                 world.put(&near, &mut objects, &name, bytes(step, length))
             }
         };
@@ -122,7 +122,7 @@ fn a_site_goes_back_to_any_moment() {
     destroy(near);
     let target = ["--target", &target];
     for round in 0..rounds("FARSIDE_MOMENTS", 3) {
-        let (time, objects) = &history[draw(&mut dice, history.len() as u64) as usize];
+        let (time, objects) = &history[draw(&dice, history.len() as u64) as usize];
         let name = format!("moment-{round}");
         let (told, site) = world.restored(&target, &shares[..3], &name, &["--at", time]);
         println!("back to {time}: backup {}, {} objects", told["backup"], objects.len());
@@ -140,10 +140,10 @@ fn backups_and_prunes_that_are_killed_leave_whole_backups() {
     let mut objects = Objects::new();
     world.put(&near, &mut objects, "first", bytes(1, 2_000_000));
     near.farside(&["backup", "now", "vault"]).ok();
-    let mut dice = farside_io::entropy::SeededEntropy::new(11);
+    let dice = farside_io::entropy::SeededEntropy::new(11);
     let (mut killed, kills) = (0, rounds("FARSIDE_KILLS", 12));
     for round in 0..kills as u64 {
-        let draw = u64::from_le_bytes(farside_io::entropy::random(&mut dice));
+        let draw = u64::from_le_bytes(farside_io::entropy::random(&dice));
         world.put(&near, &mut objects, &format!("object-{}", round % 5), bytes(100 + round, 300_000));
         let directory = near.directory.display().to_string();
         let backup = ["backup", "now", "vault", "--dir", &directory];

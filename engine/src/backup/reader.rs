@@ -10,13 +10,16 @@ use farside_codec::backup::Manifest;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
+/// A pack that was read whole: its id, and what is in it.
+type WholePack = ([u8; 16], HashMap<[u8; 32], Bytes>);
+
 /// Reads pieces in order. Packs that it has read whole are kept for a while: pieces that were backed up together lie together.
 pub(super) struct Reader<'a> {
     repository: &'a Repository,
     index: &'a Index,
     /// How much of each pack is needed.
     needed: BTreeMap<[u8; 16], usize>,
-    kept: VecDeque<([u8; 16], HashMap<[u8; 32], Bytes>)>,
+    kept: VecDeque<WholePack>,
 }
 
 impl<'a> Reader<'a> {

@@ -18,6 +18,9 @@ pub struct Retention {
     pub monthly: usize,
 }
 
+/// Which of its spans a time is in.
+type SpanOf = fn(u64) -> u64;
+
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 /// 1970 began on a Thursday.
@@ -31,7 +34,7 @@ impl Retention {
 
     /// Which of these backups, by number and cut, oldest first, stay. The newest one always does.
     pub fn kept(&self, backups: &[(u64, Hlc)]) -> BTreeSet<u64> {
-        let rules: [(usize, fn(u64) -> u64); 4] = [
+        let rules: [(usize, SpanOf); 4] = [
             (self.hourly, |ms| ms / HOUR_MS),
             (self.daily, |ms| ms / DAY_MS),
             (self.weekly, |ms| (ms + WEEK_SHIFT_MS) / (7 * DAY_MS)),

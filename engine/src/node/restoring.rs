@@ -247,14 +247,16 @@ async fn run(seed: ShardSeed<UringDisk>, told: mpsc::Receiver<Fill>, up: oneshot
     }
 }
 
+/// Rows of a group that are not a piece yet, and its pieces.
+type Taken = (Vec<u8>, Vec<ChunkRef>);
+
 /// One shard's store and log.
 struct Filler<D: Disk> {
     node: NodeId,
     store: Store<D>,
     wal: Wal<D>,
     snapshots: ChunkSnapshots<D>,
-    /// Rows of each group that are not a piece yet, and its pieces.
-    groups: RefCell<BTreeMap<GroupId, (Vec<u8>, Vec<ChunkRef>)>>,
+    groups: RefCell<BTreeMap<GroupId, Taken>>,
     under_way: Arc<Semaphore>,
     trouble: RefCell<Option<NodeError>>,
 }
