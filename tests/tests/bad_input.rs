@@ -84,7 +84,7 @@ fn a_running_node_and_what_it_refuses() {
     site.farside(&["context", "export", "--tenant", "acme", "-o", &context]).ok();
     farside(&["tenant", "kms", "--context", &context, "acme", &format!("file:{}", kms.display())]).ok();
     farside(&["put", "--context", &context, "acme/photos", "mine", "/etc/hostname"]).ok();
-    farside(&["ls", "--context", &context, "other/things"]).fails(1, "another tenant");
+    farside(&["ls", "--context", &context, "other/things"]).fails(5, "there is no log other/things");
     farside(&["status", "--context", &context]).fails(1, "may not ask");
     farside(&["failover", "--context", &context]).fails(1, "may not ask");
     // A damaged context, a context of another site at this address.

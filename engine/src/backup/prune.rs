@@ -78,15 +78,19 @@ pub async fn prune(repository: &Repository, options: &PruneOptions) -> Result<Pr
 }
 
 /// What backups need.
+#[derive(Default)]
 struct Needed {
     packs: BTreeSet<[u8; 16]>,
     indexes: BTreeSet<String>,
-    /// Packs that some index names which a backup needs: a doomed one stays written down as long as it is among these.
+    /// Packs that some index names which a backup needs.
     named: BTreeSet<[u8; 16]>,
+    /// Packs that some other index names. As long as a doomed pack is among these or the ones before it stays written down, or
+    /// a later backup would take it for being there.
+    left: BTreeSet<[u8; 16]>,
 }
 
 async fn needed(repository: &Repository, manifests: impl Iterator<Item = &Manifest>) -> Result<Needed, BackupError> {
-    let mut needed = Needed { packs: BTreeSet::new(), indexes: BTreeSet::new(), named: BTreeSet::new() };
+    let mut needed = Needed::default();
     let mut states = States::default();
     for manifest in manifests {
         let index = repository.index(&manifest.indexes).await?;
@@ -100,6 +104,14 @@ async fn needed(repository: &Repository, manifests: impl Iterator<Item = &Manife
                 let located = index.find(id).ok_or(BackupError::Lost { what: "chunk", id: *id })?;
                 needed.packs.insert(located.pack);
             }
+        }
+    }
+    for name in repository.indexes().await?.into_iter().filter(|name| !needed.indexes.contains(name)) {
+        match repository.read_index(&name).await {
+            Ok((_, packs)) => needed.left.extend(packs.iter().map(|pack| pack.pack)),
+            // A backup makes nothing of it either.
+            Err(BackupError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(needed)
@@ -131,7 +143,8 @@ async fn remove_doomed(
         }
         // A backup under way may have read an index that names one of them; once no index does, and those have ended, nobody
         // takes one for being there. One that is needed after all must not stay doomed.
-        let is_settled = |pack: &[u8; 16]| needed.packs.contains(pack) || !needed.named.contains(pack);
+        let is_named = |pack: &[u8; 16]| needed.named.contains(pack) || needed.left.contains(pack);
+        let is_settled = |pack: &[u8; 16]| needed.packs.contains(pack) || !is_named(pack);
         let is_over = age_ms >= 2 * grace_ms && doomed.packs.iter().all(is_settled);
         if is_over && !options.only_say {
             repository.remove(&name).await?;
