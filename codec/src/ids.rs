@@ -37,7 +37,12 @@ macro_rules! id_bytes {
     };
 }
 
-fn parse_hex(text: &str, out: &mut [u8]) -> bool {
+/// Bytes as two digits each, as ids are shown.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn parse_hex(text: &str, out: &mut [u8]) -> bool {
     let text = text.as_bytes();
     if text.len() != out.len() * 2 {
         return false;

@@ -11,6 +11,7 @@ use super::manifest::PackEntry;
 use super::object::nonce;
 use super::{BackupError, BackupKey, MAX_PACK_BYTES, MAX_PACK_ENTRIES, PACK_TARGET_BYTES};
 use crate::frame::{FrameHeader, HEADER_BYTES};
+use crate::ids::{hex, parse_hex};
 use crate::limits::TAG_BYTES;
 use crate::message::kind;
 use crate::seal::cipher;
@@ -78,18 +79,15 @@ pub struct SealedPack {
 impl SealedPack {
     /// The name under which a pack is stored. Spread over 256 prefixes, as stores like it.
     pub fn name(pack: &[u8; 16]) -> String {
-        let hex: String = pack.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(pack);
         format!("packs/{}/{hex}", &hex[..2])
     }
 
     /// The id of the pack that is stored under a name, if it is one's.
     pub fn id_of(name: &str) -> Option<[u8; 16]> {
-        let hex = name.strip_prefix("packs/")?.get(3..).filter(|hex| hex.len() == 32 && hex.is_ascii())?;
         let mut pack = [0; 16];
-        for (at, byte) in pack.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
-        }
-        (Self::name(&pack) == name).then_some(pack)
+        let is_hex = parse_hex(name.rsplit('/').next()?, &mut pack);
+        (is_hex && Self::name(&pack) == name).then_some(pack)
     }
 }
 

@@ -4,7 +4,7 @@ use super::target::TargetError;
 use crate::client::ClientError;
 use crate::node::NodeError;
 use farside_codec::backup::BackupError as FormatError;
-use farside_codec::ids::ChunkId;
+use farside_codec::ids::{ChunkId, hex};
 use std::fmt;
 
 /// Why.
@@ -120,7 +120,7 @@ impl fmt::Display for BackupError {
             Self::Doomed => f.write_str("prunes that run at the same time take away what this backup counts on"),
             Self::Damaged { name, error } => write!(f, "{name} at the target: {error}"),
             Self::Lost { what, id } => {
-                let id: String = id[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+                let id = hex(&id[..8]);
                 write!(f, "{what} {id}... is in no pack that any index at the target names")
             }
             Self::Chunk { chunk, error } => write!(f, "chunk {chunk} can't be read from the site: {error}"),

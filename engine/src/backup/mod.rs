@@ -1,7 +1,7 @@
 //! External backups, for the day when both sites are gone: everything that a site holds, at a target that needs to be trusted with
 //! neither contents nor names.
 //!
-//! Where to start: [`Repository`] is what lies at a target, [`run`] adds a backup to it, [`verify`] reads it again,
+//! Where to start: [`Repository`] is what lies at a target, [`run_and_tell`] adds a backup to it, [`verify`] reads it again,
 //! [`restore()`] makes a site of it. docs/backup.md says what an operator does.
 //!
 //! Invariants: a manifest is written last, under the next number, only where nobody has written one: what it names is there and durable;
@@ -26,4 +26,4 @@ mod worker;
 pub use error::BackupError;
 pub use index::Index;
 pub use repository::{Found, Repository};
-pub use run::{Completed, SiteFacts, Tell, run, run_chunks};
+pub use run::{Completed, SiteFacts, Tell, run_and_tell, run_chunks};

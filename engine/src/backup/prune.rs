@@ -47,9 +47,7 @@ pub struct Pruned {
 
 /// Prunes a target.
 pub async fn prune(repository: &Repository, options: &PruneOptions) -> Result<Pruned, BackupError> {
-    if repository.mark().await?.is_none() {
-        return Err(BackupError::NoBackup);
-    }
+    repository.require_mark().await?;
     let workers = repository.workers(options.now).await?;
     let mut manifests = BTreeMap::new();
     for number in repository.numbers().await? {
@@ -70,11 +68,23 @@ pub async fn prune(repository: &Repository, options: &PruneOptions) -> Result<Pr
         manifests.remove(&number);
         pruned.removed.push(number);
     }
-    let needed = needed(repository, manifests.values()).await?;
-    remove_doomed(repository, options, &needed, &mut pruned).await?;
+    let indexes = repository.indexes().await?;
+    let needed = needed(repository, manifests.values(), &indexes).await?;
+    let there = There { packs: repository.packs().await?, indexes, doomed: repository.doomed().await? };
+    remove_doomed(repository, options, &needed, &there, &mut pruned).await?;
     let backup_runs = workers.contains(&Work::Backup);
-    doom(repository, options, &needed, backup_runs, &mut pruned).await?;
+    doom(repository, options, &needed, &there, backup_runs, &mut pruned).await?;
     Ok(pruned)
+}
+
+/// What lies at the target.
+struct There {
+    /// Packs, with their bytes.
+    packs: BTreeMap<[u8; 16], u64>,
+    /// Names of indexes.
+    indexes: Vec<String>,
+    /// What is written down as doomed, by name.
+    doomed: Vec<(String, Doomed)>,
 }
 
 /// What backups need.
@@ -89,7 +99,11 @@ struct Needed {
     left: BTreeSet<[u8; 16]>,
 }
 
-async fn needed(repository: &Repository, manifests: impl Iterator<Item = &Manifest>) -> Result<Needed, BackupError> {
+async fn needed(
+    repository: &Repository,
+    manifests: impl Iterator<Item = &Manifest>,
+    indexes: &[String],
+) -> Result<Needed, BackupError> {
     let mut needed = Needed::default();
     let mut states = States::default();
     for manifest in manifests {
@@ -106,8 +120,8 @@ async fn needed(repository: &Repository, manifests: impl Iterator<Item = &Manife
             }
         }
     }
-    for name in repository.indexes().await?.into_iter().filter(|name| !needed.indexes.contains(name)) {
-        match repository.read_index(&name).await {
+    for name in indexes.iter().filter(|name| !needed.indexes.contains(*name)) {
+        match repository.read_index(name).await {
             Ok((_, packs)) => needed.left.extend(packs.iter().map(|pack| pack.pack)),
             // A backup makes nothing of it either.
             Err(BackupError::Damaged { .. }) => {}
@@ -122,17 +136,17 @@ async fn remove_doomed(
     repository: &Repository,
     options: &PruneOptions,
     needed: &Needed,
+    there: &There,
     pruned: &mut Pruned,
 ) -> Result<(), BackupError> {
-    let lengths = repository.packs().await?;
     let grace_ms = options.grace.as_millis() as u64;
-    for (name, doomed) in repository.doomed().await? {
+    for (name, doomed) in &there.doomed {
         let age_ms = options.now.ms().saturating_sub(doomed.time.ms());
         if age_ms < grace_ms {
             continue;
         }
         for pack in doomed.packs.iter().filter(|pack| !needed.packs.contains(*pack)) {
-            let Some(bytes) = lengths.get(pack) else { continue };
+            let Some(bytes) = there.packs.get(pack) else { continue };
             (pruned.removed_packs, pruned.removed_bytes) = (pruned.removed_packs + 1, pruned.removed_bytes + bytes);
             if !options.only_say {
                 repository.remove(&SealedPack::name(pack)).await?;
@@ -147,7 +161,7 @@ async fn remove_doomed(
         let is_settled = |pack: &[u8; 16]| needed.packs.contains(pack) || !is_named(pack);
         let is_over = age_ms >= 2 * grace_ms && doomed.packs.iter().all(is_settled);
         if is_over && !options.only_say {
-            repository.remove(&name).await?;
+            repository.remove(name).await?;
         }
     }
     Ok(())
@@ -158,33 +172,20 @@ async fn doom(
     repository: &Repository,
     options: &PruneOptions,
     needed: &Needed,
+    there: &There,
     backup_runs: bool,
     pruned: &mut Pruned,
 ) -> Result<(), BackupError> {
-    let (mut known_packs, mut known_indexes) = (BTreeSet::new(), BTreeSet::new());
-    for (_, doomed) in repository.doomed().await? {
-        known_packs.extend(doomed.packs);
-        known_indexes.extend(doomed.indexes);
-    }
-    let is_due = |pack: &[u8; 16]| {
-        // What a backup under way has stored is in no manifest, and perhaps in no index.
-        let is_old = !backup_runs || needed.named.contains(pack);
-        !needed.packs.contains(pack) && !known_packs.contains(pack) && is_old
-    };
-    let lengths = repository.packs().await?;
-    let packs: Vec<[u8; 16]> = lengths.keys().copied().filter(is_due).take(MAX_LIST).collect();
-    let indexes: Vec<String> = match backup_runs {
-        true => Vec::new(),
-        false => repository
-            .indexes()
-            .await?
-            .into_iter()
-            .filter(|name| !needed.indexes.contains(name) && !known_indexes.contains(name))
-            .take(MAX_LIST)
-            .collect(),
-    };
+    let known_packs: BTreeSet<&[u8; 16]> = there.doomed.iter().flat_map(|(_, doomed)| &doomed.packs).collect();
+    let known_indexes: BTreeSet<&String> = there.doomed.iter().flat_map(|(_, doomed)| &doomed.indexes).collect();
+    // What a backup under way has stored is in no manifest, and perhaps in no index.
+    let is_old = |pack: &[u8; 16]| !backup_runs || needed.named.contains(pack);
+    let is_due = |pack: &[u8; 16]| !needed.packs.contains(pack) && !known_packs.contains(pack) && is_old(pack);
+    let packs: Vec<[u8; 16]> = there.packs.keys().copied().filter(is_due).take(MAX_LIST).collect();
+    let is_due = |name: &String| !backup_runs && !needed.indexes.contains(name) && !known_indexes.contains(name);
+    let indexes: Vec<String> = there.indexes.iter().filter(|name| is_due(name)).take(MAX_LIST).cloned().collect();
     pruned.doomed_packs = packs.len() as u64;
-    pruned.doomed_bytes = packs.iter().filter_map(|pack| lengths.get(pack)).sum();
+    pruned.doomed_bytes = packs.iter().filter_map(|pack| there.packs.get(pack)).sum();
     if options.only_say || packs.is_empty() && indexes.is_empty() {
         return Ok(());
     }

@@ -24,7 +24,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// For reading these.
-    pub(super) fn new(repository: &'a Repository, index: &'a Index, ids: impl Iterator<Item = [u8; 32]>) -> Self {
+    fn new(repository: &'a Repository, index: &'a Index, ids: impl Iterator<Item = [u8; 32]>) -> Self {
         let mut needed: BTreeMap<[u8; 16], usize> = BTreeMap::new();
         for located in ids.filter_map(|id| index.find(&id)) {
             *needed.entry(located.pack).or_default() += 1;
@@ -81,42 +81,26 @@ impl States {
     }
 }
 
-/// Chunks that are to be read out of one pack.
-pub(super) struct Wanted {
-    pub(super) pack: [u8; 16],
-    pub(super) chunks: Vec<[u8; 32]>,
-}
-
-/// Sorts what is wanted by the packs that it lies in.
-pub(super) fn by_pack(index: &Index, ids: impl Iterator<Item = [u8; 32]>) -> Result<Vec<Wanted>, BackupError> {
+/// Sorts chunks by the packs that they lie in.
+pub(super) fn by_pack(index: &Index, ids: impl Iterator<Item = [u8; 32]>) -> Result<Vec<Vec<[u8; 32]>>, BackupError> {
     let mut packs: BTreeMap<[u8; 16], Vec<[u8; 32]>> = BTreeMap::new();
     for id in ids {
         let located = index.find(&id).ok_or(BackupError::Lost { what: "chunk", id })?;
         packs.entry(located.pack).or_default().push(id);
     }
-    Ok(packs.into_iter().map(|(pack, chunks)| Wanted { pack, chunks }).collect())
+    Ok(packs.into_values().collect())
 }
 
-/// Reads what is wanted of one pack.
-pub(super) async fn read_wanted(
+/// Reads chunks of one pack.
+pub(super) async fn read_chunks(
     repository: &Repository,
     index: &Index,
-    wanted: Wanted,
+    chunks: Vec<[u8; 32]>,
 ) -> Result<Vec<([u8; 32], Bytes)>, BackupError> {
-    if wanted.chunks.len() >= WHOLE_PACK_ENTRIES {
-        let entries = repository.pack(&wanted.pack).await?;
-        let mut entries: HashMap<[u8; 32], Vec<u8>> =
-            entries.into_iter().map(|(entry, plain)| (entry.id, plain)).collect();
-        let take = |id: [u8; 32]| {
-            let plain = entries.remove(&id).ok_or(BackupError::Lost { what: "chunk", id })?;
-            Ok((id, Bytes::from(plain)))
-        };
-        return wanted.chunks.into_iter().map(take).collect();
-    }
-    let mut read = Vec::with_capacity(wanted.chunks.len());
-    for id in wanted.chunks {
-        let located = index.find(&id).ok_or(BackupError::Lost { what: "chunk", id })?;
-        read.push((id, Bytes::from(repository.entry(&located).await?)));
+    let mut reader = Reader::new(repository, index, chunks.iter().copied());
+    let mut read = Vec::with_capacity(chunks.len());
+    for id in chunks {
+        read.push((id, reader.read("chunk", &id).await?));
     }
     Ok(read)
 }

@@ -17,10 +17,11 @@ use crate::whole_file;
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::backup::{
-    BackupKey, Doomed, MAX_OBJECT_BYTES, MAX_PACK_BYTES, Manifest, ObjectKind, ObjectReference, PackIndex, SealedPack,
-    SiteMark, Work, Worker, open_entry, open_object, read_pack, seal_object,
+    BackupError as FormatError, BackupKey, Doomed, MAX_OBJECT_BYTES, MAX_PACK_BYTES, Manifest, ObjectKind,
+    ObjectReference, PackEntry, PackIndex, SealedPack, SiteMark, Work, Worker, open_entry, open_object, read_pack,
+    seal_object,
 };
-use farside_codec::ids::{Hlc, SiteId};
+use farside_codec::ids::{Hlc, SiteId, hex};
 use farside_io::entropy::{Entropy, random};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -93,6 +94,11 @@ impl Repository {
             Err(BackupError::Target(TargetError::NotFound { .. })) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Refuses a target at which no backups lie.
+    pub async fn require_mark(&self) -> Result<(), BackupError> {
+        self.mark().await?.map(drop).ok_or(BackupError::NoBackup)
     }
 
     /// Begins to keep the backups of a site there.
@@ -206,35 +212,21 @@ impl Repository {
     pub(super) async fn entry(&self, at: &Located) -> Result<Vec<u8>, BackupError> {
         let name = SealedPack::name(&at.pack);
         let (offset, length) = (u64::from(at.entry.offset), u64::from(at.entry.sealed_bytes));
-        let mut wrong = None;
-        for _ in 0..READ_TRIES {
-            let sealed = self.target.get_range(&name, offset, length).await?;
-            match open_entry(&self.key, &at.pack, at.number, &at.entry, &sealed) {
-                Ok(plain) => return Ok(plain),
-                Err(error) => wrong = Some(error),
-            }
-        }
-        let error = wrong.unwrap_or(farside_codec::backup::BackupError::Contents);
-        Err(BackupError::Damaged { name, error })
+        let read = async || self.target.get_range(&name, offset, length).await;
+        let opened = until_good(read, |sealed| open_entry(&self.key, &at.pack, at.number, &at.entry, sealed)).await?;
+        opened.map_err(|error| BackupError::Damaged { name, error })
     }
 
-    /// Reads a whole pack, until all of it opens; what `visit` was told before counts only then.
-    pub(super) async fn pack(
-        &self,
-        pack: &[u8; 16],
-    ) -> Result<Vec<(farside_codec::backup::PackEntry, Vec<u8>)>, BackupError> {
+    /// Reads a whole pack, until all of it opens.
+    pub(super) async fn pack(&self, pack: &[u8; 16]) -> Result<Vec<(PackEntry, Vec<u8>)>, BackupError> {
         let name = SealedPack::name(pack);
-        let mut wrong = None;
-        for _ in 0..READ_TRIES {
-            let bytes = self.target.get(&name, MAX_PACK_BYTES as u64).await?;
+        let read = async || self.target.get(&name, MAX_PACK_BYTES as u64).await;
+        let open = |bytes: &Bytes| {
             let mut read = Vec::new();
-            match read_pack(&self.key, pack, &bytes, &mut |entry, plain| read.push((entry.clone(), plain))) {
-                Ok(_) => return Ok(read),
-                Err(error) => wrong = Some(error),
-            }
-        }
-        let error = wrong.unwrap_or(farside_codec::backup::BackupError::Contents);
-        Err(BackupError::Damaged { name, error })
+            read_pack(&self.key, pack, bytes, &mut |entry, plain| read.push((entry.clone(), plain)))?;
+            Ok(read)
+        };
+        until_good(read, open).await?.map_err(|error| BackupError::Damaged { name, error })
     }
 
     /// Lengths of all packs that lie there.
@@ -299,11 +291,11 @@ impl Repository {
 
     fn random_name(&self, folder: &str) -> String {
         let id: [u8; 16] = self.random();
-        id.iter().fold(folder.to_owned(), |name, byte| format!("{name}{byte:02x}"))
+        format!("{folder}{}", hex(&id))
     }
 
     fn damaged(&self, name: &str) -> BackupError {
-        BackupError::Damaged { name: name.to_owned(), error: farside_codec::backup::BackupError::Contents }
+        BackupError::Damaged { name: name.to_owned(), error: FormatError::Contents }
     }
 
     async fn read<R: Field>(&self, kind: ObjectKind, name: &str) -> Result<(R, [u8; 32]), BackupError> {
@@ -313,17 +305,26 @@ impl Repository {
 
     /// Reads a small object, until it opens. The site's mark that does not is another key's.
     async fn read_bytes<R: Field>(&self, kind: ObjectKind, name: &str) -> Result<(R, Bytes), BackupError> {
-        let mut wrong = farside_codec::backup::BackupError::Contents;
-        for _ in 0..READ_TRIES {
-            let bytes = self.target.get(name, MAX_OBJECT_BYTES as u64).await?;
-            match open_object(&self.key, kind, name, &bytes) {
-                Ok(record) => return Ok((record, bytes)),
-                Err(error) => wrong = error,
-            }
-        }
-        match (kind, &wrong) {
-            (ObjectKind::Site, farside_codec::backup::BackupError::NotAuthentic) => Err(BackupError::WrongKey),
-            _ => Err(BackupError::Damaged { name: name.to_owned(), error: wrong }),
-        }
+        let read = async || self.target.get(name, MAX_OBJECT_BYTES as u64).await;
+        let open = |bytes: &Bytes| Ok((open_object(&self.key, kind, name, bytes)?, bytes.clone()));
+        until_good(read, open).await?.map_err(|error| match (kind, &error) {
+            (ObjectKind::Site, FormatError::NotAuthentic) => BackupError::WrongKey,
+            _ => BackupError::Damaged { name: name.to_owned(), error },
+        })
     }
+}
+
+/// Reads something until it opens. A store or a network may damage what it delivers; what is damaged at the target stays so.
+async fn until_good<T>(
+    read: impl AsyncFn() -> Result<Bytes, TargetError>,
+    open: impl Fn(&Bytes) -> Result<T, FormatError>,
+) -> Result<Result<T, FormatError>, TargetError> {
+    let mut opened = open(&read().await?);
+    for _ in 1..READ_TRIES {
+        if opened.is_ok() {
+            break;
+        }
+        opened = open(&read().await?);
+    }
+    Ok(opened)
 }

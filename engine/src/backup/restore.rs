@@ -7,19 +7,19 @@
 use super::error::BackupError;
 use super::index::Index;
 use super::limits::PACKS_AT_ONCE;
-use super::reader::{Reader, by_pack, read_wanted};
+use super::reader::{Reader, by_pack, read_chunks};
 use super::repository::{Found, Repository};
-use super::run::Tell;
+use super::run::{SiteFacts, Tell};
 use super::worker::AtWork;
 use crate::machine::Machine;
-use crate::node::{Filling, NodeOptions, RestoredSite, RestoringFile, make_restored, restore_done, resume_restored};
+use crate::node::{Filling, NodeOptions, RestoringFile, make_restored, restore_done, resume_restored};
 use crate::state::{chunks_in, logs_in, restored_control};
 use farside_codec::backup::{Manifest, Work};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId};
 use farside_codec::limits::MAX_CHUNKS_PER_QUESTION;
 use futures_util::stream::{self, StreamExt};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use zeroize::Zeroizing;
 
@@ -50,12 +50,10 @@ pub struct Restored {
 pub async fn restore(
     options: &RestoreOptions,
     repository: &Repository,
-    system_key: Zeroizing<[u8; 32]>,
+    system_key: &[u8; 32],
     tell: Tell<'_>,
 ) -> Result<Restored, BackupError> {
-    if repository.mark().await?.is_none() {
-        return Err(BackupError::NoBackup);
-    }
+    repository.require_mark().await?;
     let begun = resume_restored(&options.directory)?;
     let (found, at) = match &begun {
         Some(restoring) => (repository.manifest(restoring.number).await?, restoring.at),
@@ -65,7 +63,7 @@ pub async fn restore(
     let index = repository.index(&manifest.indexes).await?;
     let incarnation = manifest.incarnation + 1;
     if begun.is_none() {
-        let site = RestoredSite {
+        let site = SiteFacts {
             site: manifest.site,
             name: manifest.name.clone(),
             incarnation,
@@ -73,9 +71,9 @@ pub async fn restore(
             geometry: options.geometry.unwrap_or(manifest.geometry),
             certificate: manifest.certificate.clone(),
             authority_key: Zeroizing::new(manifest.authority_key.to_vec()),
-            system_key,
         };
-        make_restored(&options.directory, &options.node, site, RestoringFile { number: manifest.number, at })?;
+        let restoring = RestoringFile { number: manifest.number, at };
+        make_restored(&options.directory, &options.node, &site, system_key, restoring)?;
     }
     // A prune spares what is being restored. Whoever may only read the target goes without.
     let work = Work::Restore(manifest.number);
@@ -120,7 +118,7 @@ async fn fill(
 ) -> Result<u64, BackupError> {
     let filling = Filling::open(&options.directory).await?;
     let chunks = fill_states(repository, manifest, index, &filling).await?;
-    let all: Vec<ChunkId> = chunks.into_keys().collect();
+    let all: Vec<ChunkId> = chunks.into_iter().collect();
     let mut missing = Vec::new();
     for asked in all.chunks(MAX_CHUNKS_PER_QUESTION) {
         let have = filling.have(asked).await?;
@@ -129,7 +127,7 @@ async fn fill(
     let known = (all.len() - missing.len()) as u64;
     let (mut done, total) = (0, missing.len() as u64);
     let wanted = by_pack(index, missing.into_iter())?;
-    let read = |wanted| read_wanted(repository, index, wanted);
+    let read = |chunks| read_chunks(repository, index, chunks);
     let mut packs = stream::iter(wanted.into_iter().map(read)).buffer_unordered(PACKS_AT_ONCE);
     while let Some(read) = packs.next().await {
         for (chunk, sealed) in read? {
@@ -150,11 +148,10 @@ async fn fill_states(
     manifest: &Manifest,
     index: &Index,
     filling: &Filling,
-) -> Result<HashMap<ChunkId, u32>, BackupError> {
+) -> Result<HashSet<ChunkId>, BackupError> {
     let state = |error: farside_raft::StateError| BackupError::State(error.to_string());
-    let ids = manifest.dumps.iter().flat_map(|dump| dump.pieces.iter().copied());
-    let mut reader = Reader::new(repository, index, ids);
-    let (mut chunks, mut logs) = (HashMap::new(), BTreeSet::<LogId>::new());
+    let mut reader = Reader::of_states(repository, index, manifest);
+    let (mut chunks, mut logs) = (HashSet::new(), BTreeSet::<LogId>::new());
     let is_control = |group: GroupId| group == GroupId::CONTROL;
     let (control, others): (Vec<_>, Vec<_>) = manifest.dumps.iter().partition(|dump| is_control(dump.group));
     for dump in others.into_iter().chain(control) {
@@ -164,7 +161,7 @@ async fn fill_states(
                 true => rows = restored_control(&rows, manifest.incarnation + 1, &logs).map_err(state)?,
                 false => {
                     let named = &mut |chunk: farside_codec::delta::ChunkRef| {
-                        chunks.insert(chunk.chunk, chunk.sealed_bytes);
+                        chunks.insert(chunk.chunk);
                     };
                     chunks_in(&rows, named).map_err(state)?;
                     logs_in(&rows, &mut |log| {

@@ -9,13 +9,16 @@ use super::packer::{Packer, Stored};
 use super::repository::{Found, Repository};
 use super::snapshot::{DumpError, DumpReader, Hold};
 use super::worker::AtWork;
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, unexpected};
+use crate::node::directory::SiteFile;
 use crate::state::chunks_in;
 use bytes::Bytes;
 use farside_codec::backup::{EntryKind, GroupDump, Manifest, ObjectReference, SiteMark, Work};
 use farside_codec::delta::ChunkRef;
+use farside_codec::dump::{BackupTarget, NewestBackup};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, GroupId, Hlc, Label, SiteId};
+use farside_codec::message::{Reply, Request};
 use futures_util::stream::{self, StreamExt};
 use std::collections::{BTreeSet, HashSet};
 use zeroize::Zeroizing;
@@ -38,6 +41,21 @@ pub struct SiteFacts {
     pub authority_key: Zeroizing<Vec<u8>>,
 }
 
+impl SiteFacts {
+    /// As a node of the site knows it.
+    pub fn new(site: &SiteFile, authority_key: Zeroizing<Vec<u8>>) -> Self {
+        Self {
+            site: site.site,
+            name: site.name.clone(),
+            incarnation: site.incarnation,
+            groups: site.groups,
+            geometry: site.geometry,
+            certificate: site.certificate.clone(),
+            authority_key,
+        }
+    }
+}
+
 /// What is said while a backup runs: chunks that are done, and all that there are to do.
 pub type Tell<'a> = &'a mut dyn FnMut(u64, u64);
 
@@ -52,8 +70,24 @@ pub struct Completed {
     pub known_chunks: u64,
 }
 
+/// Makes one backup of the site that `client`, an administrator's, is connected to, and tells the site of it.
+pub async fn run_and_tell(
+    client: &Client,
+    repository: &Repository,
+    site: &SiteFacts,
+    target: BackupTarget,
+    tell: Tell<'_>,
+) -> Result<Completed, BackupError> {
+    let made = run(client, repository, site, tell).await?;
+    let newest = Some(NewestBackup::from(&made.manifest));
+    match client.control(&Request::SetBackupTarget(BackupTarget { newest, ..target })).await? {
+        Reply::Done => Ok(made),
+        reply => Err(unexpected(&reply).into()),
+    }
+}
+
 /// Makes one backup of the site that `client`, an administrator's, is connected to.
-pub async fn run(
+async fn run(
     client: &Client,
     repository: &Repository,
     site: &SiteFacts,

@@ -79,12 +79,9 @@ fn passes(error: BackupError) -> Result<BackupError, BackupError> {
 
 /// Verifies every backup at a target.
 pub async fn verify(repository: &Repository, depth: Depth, tell: Tell<'_>) -> Result<Report, BackupError> {
-    if repository.mark().await?.is_none() {
-        return Err(BackupError::NoBackup);
-    }
+    repository.require_mark().await?;
     let mut report = Report::default();
-    let lengths: BTreeMap<String, u64> =
-        repository.target().list("packs/").await?.into_iter().map(|listed| (listed.name, listed.bytes)).collect();
+    let lengths = repository.packs().await?;
     // Which backups need what of each pack.
     let mut needs: BTreeMap<[u8; 16], BTreeSet<u64>> = BTreeMap::new();
     let mut states = States::default();
@@ -114,7 +111,7 @@ pub async fn verify(repository: &Repository, depth: Depth, tell: Tell<'_>) -> Re
 async fn verify_one(
     repository: &Repository,
     manifest: &Manifest,
-    lengths: &BTreeMap<String, u64>,
+    lengths: &BTreeMap<[u8; 16], u64>,
     verified: &mut Verified,
     needs: &mut BTreeMap<[u8; 16], BTreeSet<u64>>,
     states: &mut States,
@@ -142,9 +139,9 @@ async fn verify_one(
     for id in needed.into_iter().chain(ids()) {
         match index.find(&id) {
             Some(located) => {
-                let name = SealedPack::name(&located.pack);
-                let seen = needs.entry(located.pack).or_default().insert(manifest.number);
-                if seen && lengths.get(&name) != Some(&located.pack_bytes) {
+                let is_new = needs.entry(located.pack).or_default().insert(manifest.number);
+                if is_new && lengths.get(&located.pack) != Some(&located.pack_bytes) {
+                    let name = SealedPack::name(&located.pack);
                     verified.fault(format!("{name} is not there, or not as long as it was"));
                 }
             }

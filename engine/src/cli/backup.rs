@@ -13,7 +13,7 @@ use crate::backup::restore::{RestoreOptions, restore};
 use crate::backup::retention::Retention;
 use crate::backup::target::{Target, TargetError, TargetLimits, TargetUrl};
 use crate::backup::verify::{Depth, Report, Verified, verify};
-use crate::backup::{BackupError, Completed, Found, Repository, SiteFacts, run};
+use crate::backup::{BackupError, Completed, Found, Repository, SiteFacts, run_and_tell};
 use crate::client::{Client, parse_label, unexpected};
 use crate::node::directory::{NodeDirectory, SiteFile};
 use crate::node::keys::{SystemKey, key_of_shares, system_key};
@@ -221,15 +221,7 @@ async fn now(name: &str, rate: &RateArguments, unsealing: &Unsealing, common: &C
     let name = parse_label(name)?;
     let root = directory(common)?;
     let (key, site, system_key) = SiteKey::of_directory(root, unsealing)?;
-    let facts = SiteFacts {
-        site: site.site,
-        name: site.name.clone(),
-        incarnation: site.incarnation,
-        groups: site.groups,
-        geometry: site.geometry,
-        certificate: site.certificate.clone(),
-        authority_key: system_key.authority(&NodeDirectory::new(root))?,
-    };
+    let facts = SiteFacts::new(&site, system_key.authority(&NodeDirectory::new(root))?);
     let begun = Instant::now();
     let client = connect(common).await?;
     let made = async {
@@ -237,12 +229,8 @@ async fn now(name: &str, rate: &RateArguments, unsealing: &Unsealing, common: &C
         let repository = key.open(&parse_url(&target.url, target.endpoint.as_deref())?, limits(rate))?;
         let mut progress = Progress::new();
         let mut tell = |done, all| progress.show(|| format!("{done} of {all} chunks are at the target"));
-        let made = run(&client, &repository, &facts, &mut tell).await?;
-        let newest = Some(NewestBackup::from(&made.manifest));
-        match client.control(&Request::SetBackupTarget(BackupTarget { newest, ..target })).await? {
-            Reply::Done => Ok::<_, CliError>((made, repository.target().counters())),
-            reply => Err(unexpected(&reply).into()),
-        }
+        let made = run_and_tell(&client, &repository, &facts, target, &mut tell).await?;
+        Ok::<_, CliError>((made, repository.target().counters()))
     };
     let made = made.await;
     client.close().await?;
@@ -316,9 +304,7 @@ fn manifest_line(manifest: &Manifest) -> String {
 
 async fn list(arguments: &PlaceArguments, common: &Common) -> Outcome {
     let repository = place(arguments, TargetLimits::default(), common).await?;
-    if repository.mark().await?.is_none() {
-        return Err(BackupError::NoBackup.into());
-    }
+    repository.require_mark().await?;
     for number in repository.numbers().await? {
         let Found { manifest, .. } = repository.manifest(number).await?;
         match common.json {
@@ -331,9 +317,7 @@ async fn list(arguments: &PlaceArguments, common: &Common) -> Outcome {
 
 async fn show(arguments: &PlaceArguments, number: Option<u64>, common: &Common) -> Outcome {
     let repository = place(arguments, TargetLimits::default(), common).await?;
-    if repository.mark().await?.is_none() {
-        return Err(BackupError::NoBackup.into());
-    }
+    repository.require_mark().await?;
     let found = match number {
         Some(number) => repository.manifest(number).await?,
         None => repository.newest().await?.ok_or(BackupError::NoBackup)?,
@@ -472,7 +456,7 @@ pub(super) async fn restore_site(options: Restore, common: &Common) -> Outcome {
     let begun = Instant::now();
     let mut progress = Progress::new();
     let mut tell = |done, all| progress.show(|| format!("{done} of {all} chunks are restored"));
-    let restored = restore(&order, &repository, key.key.clone(), &mut tell).await?;
+    let restored = restore(&order, &repository, &key.key, &mut tell).await?;
     drop(progress);
     let (seconds, manifest) = (begun.elapsed().as_secs_f64(), &restored.manifest);
     let now_ms = crate::machine::Machine::real().clock.wall_ms();

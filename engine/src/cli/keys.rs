@@ -10,6 +10,7 @@ use crate::node::directory::NodeDirectory;
 use crate::node::keys::{self, ExportOptions, ExportState, Imported, KeyExport, KeyExports, KeyFile, PassphraseSource};
 use crate::terminal::line;
 use clap::{Args, Subcommand};
+use farside_codec::ids::hex;
 use farside_codec::seal::shares::{MAX_SHARES, MIN_THRESHOLD};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -176,10 +177,6 @@ fn export(options: &ExportOptions, source: &PassphraseSource, common: &Common) -
         options.directory.display()
     ));
     Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn export_json(export: &KeyExport) -> Value {

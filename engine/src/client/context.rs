@@ -6,7 +6,7 @@ use crate::framed::{self, FileKind};
 use crate::whole_file;
 use bytes::Bytes;
 use farside_codec::delta::{Cursor, Lineage};
-use farside_codec::ids::{EpochId, Label, LogId, SiteId};
+use farside_codec::ids::{EpochId, Label, LogId, SiteId, hex};
 use farside_codec::record;
 use farside_transport::{Credentials, Identity, Trust};
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,7 @@ impl ClientSettings {
 
     /// Whether `check` is what was pinned for this epoch; the first one seen is pinned.
     pub fn pin(&mut self, tenant: &Label, epoch: EpochId, check: &[u8; 16]) -> bool {
-        let hex: String = check.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(check);
         let pins = &mut self.file.tenants.entry(tenant.to_string()).or_default().pins;
         *pins.entry(epoch.to_string()).or_insert_with(|| hex.clone()) == hex
     }

@@ -8,12 +8,11 @@ use super::directory::NodeDirectory;
 use super::limits::{BACKUP_LOOK, BACKUP_REST, CHUNK_PASS};
 use super::shard::Shard;
 use crate::backup::target::{Target, TargetLimits, TargetUrl};
-use crate::backup::{Repository, SiteFacts, run, run_chunks};
+use crate::backup::{Repository, SiteFacts, run_and_tell, run_chunks};
 use crate::cli::on_runtime;
 use crate::client::{Client, ClientSettings, Context};
-use farside_codec::dump::{BackupSchedule, BackupTarget, NewestBackup};
+use farside_codec::dump::{BackupSchedule, BackupTarget};
 use farside_codec::ids::{Hlc, Label};
-use farside_codec::message::Request;
 use farside_io::disk::Disk;
 use farside_io::entropy::SystemEntropy;
 use farside_raft::Group;
@@ -125,47 +124,30 @@ fn job<D: Disk>(shard: &Shard<D>, target: BackupTarget, due: Due) -> Result<Job,
     let directory = NodeDirectory::new(&shard.root);
     let key = shard.key.key();
     let authority_key = key.authority(&directory).map_err(|error| error.to_string())?;
-    let site = &shard.site;
-    let facts = SiteFacts {
-        site: site.site,
-        name: site.name.clone(),
-        incarnation: site.incarnation,
-        groups: site.groups,
-        geometry: site.geometry,
-        certificate: site.certificate.clone(),
-        authority_key,
-    };
+    let facts = SiteFacts::new(&shard.site, authority_key);
     Ok(Job { root: directory.root().to_owned(), facts, key: Zeroizing::new(*key.bytes()), target, due })
 }
 
 impl Job {
     fn run(self) -> Result<(), String> {
-        on_runtime(self.make()).map_err(|error| error.to_string())?
+        let made = on_runtime(self.make()).map_err(|error| error.to_string())?;
+        made.map_err(|error| error.to_string())
     }
 
-    async fn make(self) -> Result<(), String> {
+    async fn make(self) -> Result<(), Box<dyn std::error::Error>> {
         let directory = NodeDirectory::new(&self.root);
-        let url =
-            TargetUrl::parse(&self.target.url, self.target.endpoint.as_deref()).map_err(|error| error.to_string())?;
-        let target = Target::open(&url, TargetLimits::default()).map_err(|error| error.to_string())?;
+        let url = TargetUrl::parse(&self.target.url, self.target.endpoint.as_deref())?;
+        let target = Target::open(&url, TargetLimits::default())?;
         let repository = Repository::new(target, &self.key, self.facts.site, Rc::new(SystemEntropy));
         let repository = repository.cached_in(directory.indexes());
-        let context = Context::load(&directory.admin_context()).map_err(|error| error.to_string())?;
-        let settings = ClientSettings::beside(&directory.admin_context()).map_err(|error| error.to_string())?;
-        let client = Client::connect(&context, settings).await.map_err(|error| error.to_string())?;
+        let path = directory.admin_context();
+        let client = Client::connect(&Context::load(&path)?, ClientSettings::beside(&path)?).await?;
         let made = match self.due {
             Due::Chunks => run_chunks(&client, &repository, &self.facts).await.map(drop),
-            Due::Backup => match run(&client, &repository, &self.facts, &mut |_, _| ()).await {
-                Ok(completed) => {
-                    let newest = Some(NewestBackup::from(&completed.manifest));
-                    let set = Request::SetBackupTarget(BackupTarget { newest, ..self.target.clone() });
-                    client.control(&set).await.map(drop).map_err(Into::into)
-                }
-                Err(error) => Err(error),
-            },
+            Due::Backup => run_and_tell(&client, &repository, &self.facts, self.target, &mut |_, _| ()).await.map(drop),
         };
         client.link.close().await;
-        made.map_err(|error| error.to_string())
+        Ok(made?)
     }
 }
 
@@ -194,6 +176,7 @@ pub(super) fn alerts<D: Disk>(shard: &Shard<D>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use farside_codec::dump::NewestBackup;
 
     fn check(newest_s: Option<u64>, continuous: bool, standing: Standing, at_s: u64, expected: Option<Due>) {
         let cut = |seconds: u64| Hlc::from_ms(seconds * 1000);

@@ -52,7 +52,7 @@ pub use keys::{HeldKey, SystemKey};
 pub use peers::token_site;
 pub use recovering::{carry_out, read_report, report, write_report};
 pub use replacing::{ReplaceOptions, replace};
-pub use restoring::{Filling, RestoredSite, RestoringFile, make_restored, restore_done, resume_restored};
+pub use restoring::{Filling, RestoringFile, make_restored, restore_done, resume_restored};
 pub use run::run;
 pub use seed::{ShardSeed, Stopper, Storage, shard_seeds};
 pub use start::run_shard;

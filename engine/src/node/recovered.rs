@@ -83,8 +83,10 @@ pub(super) fn objection<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Re
     if let Some(detail) = left_behind(shard).filter(|_| !says_how_it_is) {
         return Some(Refusal::new(RefusalCode::Unavailable, detail));
     }
-    let number = caller.subject.parse().ok().filter(|_| caller.role == Role::Node && caller.site == shard.site.site);
-    let node = number.map(NodeId).filter(|node| is_out(shard, *node))?;
+    if caller.role != Role::Node || caller.site != shard.site.site {
+        return None;
+    }
+    let node = caller.subject.parse().ok().map(NodeId).filter(|node| is_out(shard, *node))?;
     if matches!(request, Request::Hello(_)) {
         return None;
     }

@@ -8,11 +8,10 @@ use super::directory::{NodeDirectory, SiteFile};
 use super::error::{NodeError, failed};
 use super::keys::{HeldKey, PassphraseSource};
 use super::recovered;
-use super::restoring::resume_restored;
-use super::run::open_storage;
+use super::run::{open_storage, take};
 use super::seed::{ShardSeed, Storage, shard_seeds};
 use super::snapshots::ChunkSnapshots;
-use super::start::{check_log, seat_devices, wal_owner};
+use super::start::{check_log, open_wal, seat_devices};
 use crate::cluster::recovery::Plan;
 use crate::framed::{self, FileKind};
 use crate::machine::Machine;
@@ -24,7 +23,7 @@ use farside_codec::record::wal::{LogPosition, Membership, Vote, WalRecord};
 use farside_codec::recovery::{ForcedGroup, GroupReport, LogReport, NamedLog, NodeReport};
 use farside_io::pool::Pool;
 use farside_io::uring::{self, UringDisk};
-use farside_raft::wal::{GroupLog, Wal, WalError, WalMirror};
+use farside_raft::wal::{GroupLog, Wal};
 use farside_raft::{StateMachine, offline};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -47,13 +46,7 @@ pub fn write_report(path: &Path, report: &NodeReport) -> Result<(), NodeError> {
 
 /// What the node at `root` has. It must not be running.
 pub fn report(root: &Path, source: &PassphraseSource) -> Result<NodeReport, NodeError> {
-    let directory = NodeDirectory::new(root);
-    let site = directory.load_site()?;
-    let _lock = directory.lock()?;
-    if resume_restored(root)?.is_some() {
-        return Err(NodeError::Unfinished(root.to_owned()));
-    }
-    recovered::refuse_unfinished(&directory, &site)?;
+    let (directory, site, _lock) = take(root)?;
     uring::check_io_uring().map_err(failed)?;
     let (seeds, _) = shard_seeds::<UringDisk>(root, HeldKey::of_command(&directory, source)?)?;
     let (mut groups, mut view) = (Vec::new(), ControlView::default());
@@ -87,15 +80,7 @@ type Opened = (DeviceSet<UringDisk>, Pool, Wal<UringDisk>);
 async fn open(seed: &ShardSeed<UringDisk>) -> Result<Opened, NodeError> {
     let Storage { pool, candidates, .. } = open_storage(seed)?;
     let devices = seat_devices(seed, &pool, candidates).await?;
-    let regions = devices.wal_regions(seed.index).into_iter();
-    let mirrors = regions.map(|region| WalMirror { disk: region.disk, offset: region.offset, bytes: region.bytes });
-    let opened = Wal::open(wal_owner(&seed.site, seed.index), mirrors.collect(), &pool).await;
-    let (wal, _) = opened.map_err(|error| match error {
-        WalError::Damaged { .. } | WalError::Forked { .. } | WalError::NoMirror => {
-            NodeError::Corrupt(error.to_string())
-        }
-        other => failed(other),
-    })?;
+    let (wal, _) = open_wal(seed, devices.wal_regions(seed.index), &pool).await?;
     Ok((devices, pool, wal))
 }
 

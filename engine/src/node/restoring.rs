@@ -15,20 +15,20 @@ use super::renewing::RestoredAt;
 use super::run::open_storage;
 use super::seed::{ShardSeed, shard_seeds};
 use super::snapshots::ChunkSnapshots;
-use super::start::{seat_devices, wal_owner};
+use super::start::{open_wal, seat_devices};
+use crate::backup::SiteFacts;
 use crate::framed::{self, FileKind, FramedFileError};
 use crate::machine::Machine;
 use crate::store::Store;
 use bytes::Bytes;
 use farside_codec::delta::ChunkRef;
-use farside_codec::erasure::Geometry;
-use farside_codec::ids::{ChunkId, GroupId, Hlc, Label, NodeId, SiteId};
+use farside_codec::ids::{ChunkId, GroupId, Hlc, NodeId};
 use farside_codec::record;
 use farside_codec::record::wal::{LogPosition, Membership, SnapshotRecord, StoredMembership, Vote, WalRecord};
 use farside_io::disk::Disk;
 use farside_io::uring::{self, UringDisk};
 use farside_raft::SnapshotStore;
-use farside_raft::wal::{Wal, WalMirror};
+use farside_raft::wal::Wal;
 use farside_transport::Authority;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -38,7 +38,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use zeroize::Zeroizing;
 
 record!(
     /// A restore that is under way, as its directory says.
@@ -49,26 +48,6 @@ record!(
         at: Option<Hlc>,
     }
 );
-
-/// A site as it is made from a backup.
-pub struct RestoredSite {
-    /// The site.
-    pub site: SiteId,
-    /// Its name.
-    pub name: Label,
-    /// Its incarnation from now on.
-    pub incarnation: u64,
-    /// Its log groups.
-    pub groups: u32,
-    /// How it cuts chunks from now on.
-    pub geometry: Geometry,
-    /// Its CA's certificate (DER).
-    pub certificate: Bytes,
-    /// Its CA's key (PKCS #8 DER).
-    pub authority_key: Zeroizing<Vec<u8>>,
-    /// Its system key.
-    pub system_key: Zeroizing<[u8; 32]>,
-}
 
 /// The restore that was begun into a directory, if there is one.
 pub fn resume_restored(path: &Path) -> Result<Option<RestoringFile>, NodeError> {
@@ -83,7 +62,8 @@ pub fn resume_restored(path: &Path) -> Result<Option<RestoringFile>, NodeError> 
 pub fn make_restored(
     path: &Path,
     options: &NodeOptions,
-    site: RestoredSite,
+    site: &SiteFacts,
+    system_key: &[u8; 32],
     restoring: RestoringFile,
 ) -> Result<(), NodeError> {
     let cores = options.check()?;
@@ -105,7 +85,7 @@ pub fn make_restored(
             created: Hlc::from_ms(machine.clock.wall_ms()),
         };
         let authority = Authority::from_parts(site.site, site.certificate.to_vec(), site.authority_key.clone());
-        fill(directory, &file, &config, &authority, &SystemKey::from_bytes(*site.system_key), &machine)?;
+        fill(directory, &file, &config, &authority, &SystemKey::from_bytes(*system_key), &machine)?;
         // A runtime of its own, which can't be inside another one.
         let formatted = std::thread::scope(|scope| scope.spawn(|| format(&file, &devices)).join());
         formatted.map_err(|_| ended())??;
@@ -265,9 +245,7 @@ impl<D: Disk> Filler<D> {
     async fn open(seed: &ShardSeed<D>, storage: super::seed::Storage<D>) -> Result<Self, NodeError> {
         let super::seed::Storage { pool, candidates, .. } = storage;
         let devices = seat_devices(seed, &pool, candidates).await?;
-        let regions = devices.wal_regions(seed.index).into_iter();
-        let mirrors = regions.map(|region| WalMirror { disk: region.disk, offset: region.offset, bytes: region.bytes });
-        let (wal, _) = Wal::open(wal_owner(&seed.site, seed.index), mirrors.collect(), &pool).await.map_err(failed)?;
+        let (wal, _) = open_wal(seed, devices.wal_regions(seed.index), &pool).await?;
         let store = Store::open(&devices, seed.index, pool).await.map_err(failed)?;
         Ok(Self {
             node: seed.site.node,

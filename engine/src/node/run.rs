@@ -2,7 +2,7 @@
 
 use super::config::NodeConfig;
 use super::devices::twins;
-use super::directory::NodeDirectory;
+use super::directory::{NodeDirectory, SiteFile};
 use super::error::{NodeError, failed};
 use super::keys;
 use super::recovered;
@@ -16,6 +16,7 @@ use crate::terminal::note;
 use farside_io::cores;
 use farside_io::pool::Pool;
 use farside_io::uring::{self, OpenError, Ring, UringDisk};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::mpsc as ready;
@@ -30,13 +31,7 @@ type Ready = Result<Vec<String>, NodeError>;
 /// A sealed system key takes a passphrase: from the file, the service manager's credential, or whoever unlocks the node.
 pub fn run(root: &Path, passphrase_file: Option<&Path>, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     end_on_panic();
-    let directory = NodeDirectory::new(root);
-    let site = directory.load_site()?;
-    let _lock = directory.lock()?;
-    if resume_restored(root)?.is_some() {
-        return Err(NodeError::Unfinished(root.to_owned()));
-    }
-    recovered::refuse_unfinished(&directory, &site)?;
+    let (directory, site, _lock) = take(root)?;
     let key = keys::obtain(&directory, passphrase_file)?;
     let (seeds, shards) = shard_seeds(root, key)?;
     refuse_twins(root, seeds[0].config())?;
@@ -70,6 +65,19 @@ pub fn run(root: &Path, passphrase_file: Option<&Path>, ready: impl FnOnce(&str)
         }
     }
     trouble.map_or(Ok(()), Err)
+}
+
+/// Takes a directory in which a node could start: it has one, none runs on it, and nothing is under way there. The lock goes
+/// with the file.
+pub(super) fn take(root: &Path) -> Result<(NodeDirectory, SiteFile, File), NodeError> {
+    let directory = NodeDirectory::new(root);
+    let site = directory.load_site()?;
+    let lock = directory.lock()?;
+    if resume_restored(root)?.is_some() {
+        return Err(NodeError::Unfinished(root.to_owned()));
+    }
+    recovered::refuse_unfinished(&directory, &site)?;
+    Ok((directory, site, lock))
 }
 
 fn refuse_twins(root: &Path, config: &NodeConfig) -> Result<(), NodeError> {

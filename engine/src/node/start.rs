@@ -16,14 +16,14 @@ use super::{collecting, limits, membership, mending, recovered, renewing, sendin
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState};
-use crate::store::{Candidate, DeviceSet, Store, open_devices};
+use crate::store::{Candidate, DeviceSet, Store, WalRegion, open_devices};
 use farside_codec::command::{ControlCommand, Fence, GroupCommand, SiteRecord};
 use farside_codec::ids::{GroupId, NodeId};
 use farside_codec::message::{FedHello, LogOffer, PeerRecord, Reply, Request};
 use farside_io::clock::HlcClock;
 use farside_io::disk::Disk;
 use farside_io::pool::Pool;
-use farside_raft::wal::{GroupLog, Wal, WalError, WalMirror};
+use farside_raft::wal::{GroupLog, Wal, WalError, WalMirror, WalReport};
 use farside_raft::{Applied, Group, GroupSettings, PeerNetwork, StateError, StateMachine};
 use farside_transport::{Class, Settings};
 use std::cell::{Cell, RefCell};
@@ -123,11 +123,28 @@ pub(super) fn check_log<D: Disk>(seed: &ShardSeed<D>, wal: &Wal<D>, database: &D
 }
 
 /// The log's owner: the node, which no other ever was, and the shard. Not a device: any of them may be replaced.
-pub(super) fn wal_owner(site: &SiteFile, shard: u16) -> [u8; 16] {
+fn wal_owner(site: &SiteFile, shard: u16) -> [u8; 16] {
     let mut owner = [0; 16];
     let named = [&site.site.0[..], &site.node.0.to_le_bytes(), &shard.to_le_bytes()].concat();
     owner.copy_from_slice(&blake3::hash(&named).as_bytes()[..16]);
     owner
+}
+
+/// Opens a shard's write-ahead log on the devices that are there.
+pub(super) async fn open_wal<D: Disk>(
+    seed: &ShardSeed<D>,
+    regions: Vec<WalRegion<D>>,
+    pool: &Pool,
+) -> Result<(Wal<D>, WalReport), NodeError> {
+    let mirrors =
+        regions.into_iter().map(|region| WalMirror { disk: region.disk, offset: region.offset, bytes: region.bytes });
+    let opened = Wal::open(wal_owner(&seed.site, seed.index), mirrors.collect(), pool).await;
+    opened.map_err(|error| match error {
+        WalError::Damaged { .. } | WalError::Forked { .. } | WalError::NoMirror => {
+            NodeError::Corrupt(error.to_string())
+        }
+        other => failed(other),
+    })
 }
 
 type Built<D> = (Rc<Shard<D>>, mpsc::Receiver<Job<D>>);
@@ -137,15 +154,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
     let devices = seat_devices(&seed, &pool, candidates).await?;
     let regions = devices.wal_regions(seed.index);
     let wal_present = regions.len();
-    let mirrors =
-        regions.into_iter().map(|region| WalMirror { disk: region.disk, offset: region.offset, bytes: region.bytes });
-    let owner = wal_owner(&seed.site, seed.index);
-    let (wal, wal_report) = Wal::open(owner, mirrors.collect(), &pool).await.map_err(|error| match error {
-        WalError::Damaged { .. } | WalError::Forked { .. } | WalError::NoMirror => {
-            NodeError::Corrupt(error.to_string())
-        }
-        other => failed(other),
-    })?;
+    let (wal, wal_report) = open_wal(&seed, regions, &pool).await?;
     let store = Store::open(&devices, seed.index, pool.clone()).await.map_err(failed)?;
     let directory = NodeDirectory::new(&seed.root);
     let (database, opened) = Database::open(&directory.state(seed.index)).map_err(failed)?;

@@ -10,7 +10,7 @@ use super::server::Answered;
 use super::shard::Shard;
 use bytes::Bytes;
 use farside_codec::command::{ControlCommand, PendingToken, TokenPurpose};
-use farside_codec::ids::{Hlc, Label, SiteId};
+use farside_codec::ids::{Hlc, Label, SiteId, hex};
 use farside_codec::message::{Refusal, RefusalCode, Reply};
 use farside_codec::{Field, record};
 use farside_io::disk::Disk;
@@ -83,8 +83,7 @@ impl Token {
     }
 
     fn to_text(&self, purpose: Purpose) -> String {
-        let hex: String = self.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}{hex}", purpose.prefix())
+        format!("{}{}", purpose.prefix(), hex(&self.to_bytes()))
     }
 
     /// Reads a token that was made for `purpose`.

@@ -10,7 +10,7 @@ use crate::node::error::NodeError;
 use crate::times::show_time;
 use crate::whole_file;
 use aws_lc_rs::constant_time;
-use farside_codec::ids::{Hlc, SiteId};
+use farside_codec::ids::{Hlc, SiteId, hex};
 use farside_codec::record;
 use farside_codec::seal::shares::{self, Share};
 use farside_io::entropy::random;
@@ -204,7 +204,7 @@ fn write_shares(output: &Path, shares: &[Share], site: &SiteFile, made: Hlc) -> 
 /// What whoever is given a share reads.
 fn letter(share: &Share, site: &SiteFile, made: Hlc) -> String {
     let (threshold, shares, index) = (share.threshold(), share.shares(), share.index());
-    let set: String = share.set().iter().map(|byte| format!("{byte:02x}")).collect();
+    let set = hex(&share.set());
     format!(
         "Share {index} of {shares} of the system key of a Farside site\n\
          \n\
