@@ -48,8 +48,11 @@ record!(
         last: Option<LogPosition>,
         /// The last entry that it knows to be committed.
         committed: Option<LogPosition>,
-        /// The last entry that only a snapshot has.
-        purged: Option<LogPosition>,
+        /// The last entry that a snapshot covers.
+        covered: Option<LogPosition>,
+        /// Where the entries of each leader begin, of those behind `covered`: entries are told apart by it, since whatever
+        /// two logs have of one leader is the same.
+        leaders: Vec<LogPosition>,
         /// Who votes and who listens, by the last entry that says so.
         membership: Membership,
         /// The group's logs.

@@ -153,7 +153,7 @@ fn group_json(group: &GroupReport) -> Value {
         group.membership.configurations.iter().map(|set| set.iter().map(|member| member.node().0).collect()).collect();
     json!({
         "group": group.group.0, "member": group.member.0, "last": position_json(group.last),
-        "committed": position_json(group.committed), "purged": position_json(group.purged),
+        "committed": position_json(group.committed), "covered": position_json(group.covered),
         "vote": group.vote.map(|vote| json!({ "term": vote.term, "for": vote.leader.node().0 })),
         "voters": voters, "logs": group.logs.iter().map(log_json).collect::<Vec<_>>(),
     })

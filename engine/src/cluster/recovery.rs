@@ -2,9 +2,13 @@
 //! which replica a group goes on with, who is out for good, and what may be lost. Pure: every node that is left comes to
 //! the same from the same reports.
 //!
-//! A group whose voters are there in their majority goes on by itself and loses nothing. Any other one goes on with the
-//! replica that has the newest log, by the rule by which voters compare logs (Ongaro 2014, 5.4.1): an entry that was committed
-//! and that any of those who are left has is in the newest log of them, whose last entry a leader wrote that had it.
+//! A group whose voters are there in their majority goes on by itself and loses nothing. Any other one goes on with one
+//! replica: of those that have everything that any of them knows to be committed, the one with the newest log, by the rule by
+//! which voters compare logs (Ongaro 2014, 5.4.1). So nothing goes that a replica knows to be committed, nor anything before an
+//! entry that is there and that its own leader committed, since all later leaders had it.
+//!
+//! One thing can't be known. Of two entries at one place the older one may have been committed by a leader after both
+//! (figure 8 there), of whom nobody who is left has heard; the newer one goes on.
 
 use super::membership::group_size;
 use farside_codec::Field;
@@ -125,11 +129,25 @@ impl<'a> Replica<'a> {
         self.group.last.filter(|_| self.group.member != NodeId(0))
     }
 
-    /// The newest first; of equal ones the node with the lowest number.
-    fn newest_first(mut replicas: Vec<Self>) -> Vec<Self> {
+    /// Whether its log has an entry, as far as can be said: two entries with one index are one if one leader wrote both.
+    fn has(&self, entry: LogPosition) -> bool {
+        let is_covered = self.group.covered.is_some_and(|covered| entry.index <= covered.index);
+        let begun_before = self.group.leaders.iter().rev().find(|begin| begin.index <= entry.index);
+        let by_the_same = begun_before.is_some_and(|begin| (begin.term, begin.leader) == (entry.term, entry.leader));
+        is_covered || by_the_same && self.last().is_some_and(|last| entry.index <= last.index)
+    }
+
+    /// Those with a log, best first: what is known to be committed before what is newer, and of equal ones the node with the
+    /// lowest number.
+    fn best_first(mut replicas: Vec<Self>) -> Vec<Self> {
         replicas.retain(|replica| replica.last().is_some());
-        replicas.sort_by_key(|replica| (replica.last().map(age), std::cmp::Reverse(replica.node)));
-        replicas.reverse();
+        // All that is committed lies in one sequence, so who has the last of it has all.
+        let known = replicas.iter().filter_map(|replica| replica.group.committed).max_by_key(|entry| entry.index);
+        let rank = |replica: &Self| {
+            let has_all = known.is_none_or(|known| replica.has(known));
+            (has_all, replica.last().map(age), std::cmp::Reverse(replica.node))
+        };
+        replicas.sort_by_key(|replica| std::cmp::Reverse(rank(replica)));
         replicas
     }
 
@@ -173,9 +191,9 @@ fn agreeing(reports: &[NodeReport]) -> Result<Vec<NodeReport>, Objection> {
 /// What follows from these reports. `begin_empty` gives up the groups of which nobody has anything.
 pub fn plan(reports: &[NodeReport], begin_empty: bool) -> Result<Plan, Objection> {
     let reports = agreeing(reports)?;
-    let control = Replica::newest_first(Replica::of(&reports, GroupId::CONTROL)?);
-    let newest = control.first().and_then(|newest| reports.iter().find(|report| report.node == newest.node));
-    let known = newest.ok_or(Objection::Incomplete(reports[0].node, GroupId::CONTROL))?;
+    let control = Replica::best_first(Replica::of(&reports, GroupId::CONTROL)?);
+    let best = control.first().and_then(|best| reports.iter().find(|report| report.node == best.node));
+    let known = best.ok_or(Objection::Incomplete(reports[0].node, GroupId::CONTROL))?;
     let left: BTreeSet<NodeId> = reports.iter().map(|report| report.node).collect();
     let counted: BTreeMap<NodeId, &NodeRecord> =
         known.nodes.iter().filter(|node| node.state != NodeState::Removed).map(|node| (node.node, node)).collect();
@@ -195,7 +213,7 @@ pub fn plan(reports: &[NodeReport], begin_empty: bool) -> Result<Plan, Objection
 /// A plan that is being made, group by group.
 struct Planned<'a> {
     reports: &'a [NodeReport],
-    /// The report with the newest state of the control group.
+    /// The report with the best state of the control group.
     known: &'a NodeReport,
     left: &'a BTreeSet<NodeId>,
     kept: Vec<GroupId>,
@@ -218,38 +236,38 @@ impl<'a> Planned<'a> {
         terms.flatten().max().unwrap_or(0).saturating_add(1)
     }
 
-    fn force(&mut self, newest: Replica<'_>, listeners: Vec<NodeId>) {
-        let group = newest.group.group;
-        let (member, last) = (newest.group.member, newest.last());
+    fn force(&mut self, best: Replica<'_>, listeners: Vec<NodeId>) {
+        let group = best.group.group;
+        let (member, last) = (best.group.member, best.last());
         let index = last.map_or(0, |last| last.index.saturating_add(1));
         let entry = LogPosition { term: self.term_above_all(group), leader: member, index };
         self.forced.push(ForcedGroup { group, member, last, entry, listeners });
     }
 
     /// Every node listens to the control group, so every one that is left goes on doing so.
-    fn control(&mut self, newest_first: Vec<Replica<'_>>) {
-        let Some(newest) = newest_first.first() else { return };
-        if has_majority(&newest.group.membership, self.left) {
+    fn control(&mut self, best_first: Vec<Replica<'_>>) {
+        let Some(best) = best_first.first() else { return };
+        if has_majority(&best.group.membership, self.left) {
             return self.kept.push(GroupId::CONTROL);
         }
-        let listeners = self.left.iter().copied().filter(|node| *node != newest.node).collect();
-        self.force(*newest, listeners);
+        let listeners = self.left.iter().copied().filter(|node| *node != best.node).collect();
+        self.force(*best, listeners);
     }
 
     fn log_group(&mut self, group: GroupId, replicas: Vec<Replica<'_>>) {
-        let mut newest_first = Replica::newest_first(replicas);
-        let Some(newest) = newest_first.first().copied() else { return self.emptied.push(group) };
-        let there = newest_first.iter().map(|replica| replica.group.member).collect();
-        if has_majority(&newest.group.membership, &there) {
+        let mut best_first = Replica::best_first(replicas);
+        let Some(best) = best_first.first().copied() else { return self.emptied.push(group) };
+        let there = best_first.iter().map(|replica| replica.group.member).collect();
+        if has_majority(&best.group.membership, &there) {
             return self.kept.push(group);
         }
         let before = self.before(group);
-        // A replica whose node has left the group already, and has not forgotten it, may be the newest there is; it is of
+        // A replica whose node has left the group already, and has not forgotten it, may have the newest log there is; it is of
         // no use as one of several.
         let of_the_group =
-            |member: &NodeId| newest.group.membership.nodes.contains(member) || before.members.contains(member);
-        let others = newest_first.split_off(1).into_iter().map(|replica| replica.group.member);
-        let (mut members, mut leaving) = (vec![newest.group.member], Vec::new());
+            |member: &NodeId| best.group.membership.nodes.contains(member) || before.members.contains(member);
+        let others = best_first.split_off(1).into_iter().map(|replica| replica.group.member);
+        let (mut members, mut leaving) = (vec![best.group.member], Vec::new());
         for member in others {
             match members.len() < group_size(self.left.len()) && of_the_group(&member) {
                 true => members.push(member),
@@ -258,9 +276,9 @@ impl<'a> Planned<'a> {
         }
         let listeners = members[1..].to_vec();
         let stints = before.stints.saturating_add(1);
-        self.groups.push(GroupRecord { group, members, leader: newest.group.member, leaving, stints });
-        self.may_lack.extend(newest.group.logs.iter().cloned());
-        self.force(newest, listeners);
+        self.groups.push(GroupRecord { group, members, leader: best.group.member, leaving, stints });
+        self.may_lack.extend(best.group.logs.iter().cloned());
+        self.force(best, listeners);
     }
 
     fn before(&self, group: GroupId) -> GroupRecord {

@@ -19,12 +19,12 @@ use crate::state::{ControlState, ControlView, Database, LogGroupState, LogView};
 use crate::store::{DeviceSet, Store};
 use farside_codec::ids::{GroupId, Hlc, NodeId, SiteId};
 use farside_codec::message::{Refusal, RefusalCode};
-use farside_codec::record::wal::{LogPosition, Membership, Vote, WalRecord};
+use farside_codec::record::wal::{LogPosition, Vote, WalRecord};
 use farside_codec::recovery::{ForcedGroup, GroupReport, LogReport, NamedLog, NodeReport};
 use farside_io::pool::Pool;
 use farside_io::uring::{self, UringDisk};
 use farside_raft::wal::{GroupLog, Wal};
-use farside_raft::{StateMachine, offline};
+use farside_raft::{Applied, StateMachine, offline};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -107,32 +107,47 @@ async fn examine(seed: &ShardSeed<UringDisk>) -> Result<(Vec<GroupReport>, Optio
     let (mut reports, mut view) = (Vec::new(), None);
     for group in groups_of(seed) {
         let member = wal.group(group, |log| member_of(log, group, seed.site.node));
-        let (mut logs, mut membership) = (Vec::new(), Membership { configurations: Vec::new(), nodes: Vec::new() });
+        let (mut logs, mut stored) = (Vec::new(), Applied::default());
         if group == GroupId::CONTROL {
             let state = Rc::new(RefCell::new(ControlState::new(database.clone()).map_err(failed)?));
             let commands = unapplied(&wal, group, &state, &snapshots).await?;
             view = Some(state.borrow().preview(&commands).map_err(unreadable)?);
-            membership = state.borrow().applied().map_err(failed)?.membership.membership;
+            stored = state.borrow().applied().map_err(failed)?;
         } else if member != NodeId(0) {
             let state = Rc::new(RefCell::new(LogGroupState::new(database.clone(), group, seed.site.site)));
             let commands = unapplied(&wal, group, &state, &snapshots).await?;
             logs = state.borrow().preview(&commands).map_err(unreadable)?;
-            membership = state.borrow().applied().map_err(failed)?.membership.membership;
+            stored = state.borrow().applied().map_err(failed)?;
         }
         let logs = logs.into_iter().map(|log| log_report(log, seed.site.site)).collect();
+        let Applied { last: applied, membership } = stored;
         reports.push(wal.group(group, |log| GroupReport {
             group,
             member,
             vote: log.vote(),
             last: log.end(),
-            committed: log.committed(),
-            purged: log.purged(),
-            membership: log.membership().unwrap_or(membership),
+            committed: furthest([log.committed(), log.covered(), applied]),
+            covered: log.covered(),
+            leaders: last_of(log.leaders()),
+            membership: log.membership().unwrap_or(membership.membership),
             logs,
         }));
     }
     wal.close().await;
     Ok((reports, view))
+}
+
+/// What a commit mark that was not written down in time says less than what was done because of it.
+fn furthest(known: [Option<LogPosition>; 3]) -> Option<LogPosition> {
+    known.into_iter().flatten().max_by_key(|position| position.index)
+}
+
+/// As many as a report holds of where leaders' entries begin.
+const MAX_LEADERS: usize = 1024;
+
+fn last_of(mut leaders: Vec<LogPosition>) -> Vec<LogPosition> {
+    leaders.drain(..leaders.len().saturating_sub(MAX_LEADERS));
+    leaders
 }
 
 fn unreadable(error: farside_raft::StateError) -> NodeError {

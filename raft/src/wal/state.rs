@@ -70,9 +70,22 @@ impl GroupLog {
     }
     /// How far it goes with its snapshot, which may have been received just before the log was to be dropped.
     pub fn end(&self) -> Option<LogPosition> {
+        self.last().into_iter().chain(self.covered()).max_by_key(|position| position.index)
+    }
+
+    /// How far a snapshot covers it, whether the entries were dropped already or not: all of that is committed.
+    pub fn covered(&self) -> Option<LogPosition> {
         let covered = self.snapshot.as_ref().and_then(|snapshot| snapshot.last);
-        let index = |position: &LogPosition| position.index;
-        self.last().into_iter().chain(covered).max_by_key(index)
+        self.purged.into_iter().chain(covered).max_by_key(|position| position.index)
+    }
+
+    /// Where the entries of each leader begin, of those that no snapshot covers.
+    pub fn leaders(&self) -> Vec<LogPosition> {
+        let from = self.covered().map_or(0, |covered| covered.index.saturating_add(1));
+        let mut positions: Vec<LogPosition> = self.entries.iter().map(|entry| entry.position).collect();
+        positions.retain(|position| position.index >= from);
+        positions.dedup_by_key(|position| (position.term, position.leader));
+        positions
     }
 
     /// Who votes and who listens, by the last entry that says so.

@@ -185,7 +185,8 @@ pub fn node_report() -> NodeReport {
         vote: Some(wal::Vote { term: 2, leader: NodeId(2), committed: true }),
         last: Some(position(9)),
         committed: Some(position(8)),
-        purged: None,
+        covered: Some(position(6)),
+        leaders: vec![position(7)],
         membership: membership().membership,
         logs,
     };
