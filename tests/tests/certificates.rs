@@ -31,6 +31,12 @@ fn put(site: &Site, root: &Path, number: u64) -> Outcome {
     site.farside(&["put", "acme/data", &format!("object-{number}"), &text(&file)])
 }
 
+/// Every node's own context is another client's.
+fn tell_kms(cluster: &Cluster, root: &Path) {
+    let kms = format!("file:{}", text(&root.join("kms")));
+    cluster.nodes.iter().for_each(|node| drop(node.farside(&["tenant", "kms", "acme", &kms]).ok()));
+}
+
 fn put_at_last(site: &Site, root: &Path, number: u64) {
     let begun = Instant::now();
     while put(site, root, number).code != 0 {
@@ -88,6 +94,7 @@ fn nodes_renew_what_they_show_in_time_and_on_order_and_after_a_long_rest() {
     let root = root.path();
     let mut cluster = Cluster::start(root, "near", 3, &SMALL);
     cluster.make_log(&root.join("kms"), "acme/data");
+    tell_kms(&cluster, root);
     let before = shown(&cluster.nodes[0]);
     assert!(before.len() == 3 && before.iter().all(|(_, serial)| serial.len() == 32), "{before:?}");
     cluster.nodes[0].farside(&["certificate", "rotate"]).ok();
@@ -156,6 +163,7 @@ fn a_site_goes_over_to_another_authority_with_a_node_down_and_whoever_knows_the_
     let root = root.path();
     let mut cluster = Cluster::start(root, "near", 3, &SMALL);
     cluster.make_log(&root.join("kms"), "acme/data");
+    tell_kms(&cluster, root);
     let out = text(&root.join("identities"));
     cluster.nodes[0].farside(&["identity", "issue", "anna", "--operator", "-o", &out]).ok();
     let anna = root.join("identities/anna.context");

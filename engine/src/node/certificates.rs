@@ -11,7 +11,7 @@ use super::init::save_identity;
 use super::seed::ShardSeed;
 use super::server::Answered;
 use super::shard::Shard;
-use super::{identities, limits, routing};
+use super::{identities, limits};
 use crate::client::Context;
 use crate::machine::Machine;
 use crate::node::keys::HeldKey;
@@ -21,7 +21,7 @@ use farside_codec::cluster::NodeState;
 use farside_codec::command::ControlCommand;
 use farside_codec::message::{Reply, Request};
 use farside_io::disk::Disk;
-use farside_transport::{HeldIdentity, Identity, Role, Validity};
+use farside_transport::{Class, HeldIdentity, Identity, Role, Validity};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -210,8 +210,10 @@ pub(super) async fn rotate<D: Disk>(shard: &Rc<Shard<D>>) -> Answered {
     let mut silent = Vec::new();
     let nodes = shard.view().nodes.values().cloned().collect::<Vec<_>>();
     for node in nodes.into_iter().filter(|node| node.node != shard.site.node && node.state != NodeState::Removed) {
-        match routing::ask_node(shard, &node, 0, &Request::RenewCertificates).await {
-            Ok(Reply::Done) => {}
+        let request = Request::RenewCertificates;
+        let asked = shard.nodes.call(&node, 0, Class::Request, &request, None, limits::STEP_PATIENCE);
+        match asked.await {
+            Ok((Reply::Done, _)) => {}
             Ok(_) | Err(_) => silent.push(node.name.to_string()),
         }
     }

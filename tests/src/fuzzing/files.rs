@@ -202,6 +202,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
             "key-exports",
             of(8, &KeyExports { exports: vec![export.clone(), KeyExport { confirmed: None, ..export }] }.to_bytes()),
         ),
+        ("authorities", of(13, &values::authorities().to_bytes())),
         ("restored", of(9, &(1u64, Some(Hlc(9))).to_bytes())),
         ("restoring", of(10, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
     ]
