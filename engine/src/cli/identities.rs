@@ -178,7 +178,7 @@ async fn list(common: &Common) -> Outcome {
     let mut identities = all(&client).await?;
     let tenants = client.tenants().await?;
     client.close().await?;
-    identities.sort_by(|a, b| (a.issued, a.serial).cmp(&(b.issued, b.serial)));
+    identities.sort_by_key(|record| (record.issued, record.serial));
     for record in &identities {
         match common.json {
             true => line(told_json(record, &tenants)),
