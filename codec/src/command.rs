@@ -1,9 +1,11 @@
 //! What Raft groups agree on: commands in, outcomes out. A command is a WAL record's contents, so it is versioned and
 //! laid out like everything else; an outcome goes to the proposer only.
 
+use crate::authority::{DropAuthority, IntroduceAuthority, NodeStanding, PeerAuthorities, PeerTold};
 use crate::cluster::{GroupRecord, NodeBeat, NodeJoin, NodeState};
 use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal};
 use crate::dump::{BackupTarget, HeldBackup, ScheduleBackup};
+use crate::identity::{PutIdentity, RevokeIdentity};
 use crate::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId};
 use crate::message::{PeerAction, PeerRecord, Refusal, Tenant};
 use crate::recovery::Recovery;
@@ -262,6 +264,22 @@ choice!(
         Recover(Recovery) = 20,
         /// Has backups made by the site itself, or no more.
         ScheduleBackup(ScheduleBackup) = 17,
+        /// Lists an identity.
+        PutIdentity(PutIdentity) = 40,
+        /// Refuses an identity from now on.
+        RevokeIdentity(RevokeIdentity) = 41,
+        /// Begins the way to the next authority.
+        IntroduceAuthority(IntroduceAuthority) = 42,
+        /// The next authority issues from here on, if the site is at this step still.
+        StepAuthority(u64) = 43,
+        /// The authority before is trusted no more.
+        DropAuthority(DropAuthority) = 44,
+        /// A node has come along.
+        StandNode(NodeStanding) = 45,
+        /// A peer has come along.
+        TellPeer(PeerTold) = 46,
+        /// Trusts these about a peer.
+        PutPeerAuthorities(PeerAuthorities) = 47,
     }
 );
 

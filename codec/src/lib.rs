@@ -4,6 +4,7 @@
 //! [`message`] for what is said between machines, [`command`] for what Raft groups agree on.
 
 pub mod aside;
+pub mod authority;
 pub mod backup;
 pub mod checksum;
 pub mod cluster;
@@ -13,7 +14,9 @@ pub mod dump;
 pub mod erasure;
 pub mod field;
 pub mod frame;
+pub mod identity;
 pub mod ids;
+pub mod kind;
 pub mod limits;
 pub mod message;
 pub mod record;

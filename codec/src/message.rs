@@ -3,6 +3,7 @@
 //! Who may say what is the engine's business; the shapes are here. WIRE.md holds the tables.
 
 use crate::aside::{AsideDeltas, AsideQuestion, DiscardOrder};
+use crate::authority::{AuthorityOrder, AuthorityProgress, PeerAuthorities};
 use crate::cluster::{
     Committed, DropFragments, Forwarded, FragmentQuestion, GetFragment, GroupCall, HeldFragments, NodeBeat, NodeJoin,
     NodeJoined, NodeRecord, NodeState, PutFragments, RaftCall, ReferencesQuestion, RepairState, WalkFragments,
@@ -11,7 +12,9 @@ use crate::cluster::{
 use crate::delta::{ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Lineage, LogDescriptor, LogPolicy, Proposal};
 use crate::dump::{BackupHold, BackupTarget, DumpQuestion, DumpedPieces, ScheduleBackup};
 use crate::frame;
+use crate::identity::{Identities, IdentityQuestion, IdentityRecord, IssueIdentity, IssuedIdentity, RevokeOrder};
 use crate::ids::{BlindName, ChunkId, GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
+pub use crate::kind;
 pub use crate::refusal::{Refusal, RefusalCode};
 pub use crate::sides::{
     FailedOver, Failover, FailoverReport, LogBehind, LogRefused, LogStanding, PeerStanding, SwitchedOver, Switchover,
@@ -19,34 +22,6 @@ pub use crate::sides::{
 };
 use crate::{choice, record};
 use bytes::Bytes;
-
-/// Frame kinds. Wire kinds are below 256, disk kinds above.
-pub mod kind {
-    /// A [`super::Request`].
-    pub const REQUEST: u16 = 1;
-    /// A [`super::Reply`].
-    pub const REPLY: u16 = 2;
-    /// A chunk's sealed bytes, or a range of them.
-    pub const BODY: u16 = 3;
-    /// One batch of a shard's write-ahead log.
-    pub const WAL_BATCH: u16 = 256;
-    /// A fragment of a stripe.
-    pub const FRAGMENT: u16 = 257;
-    /// A device's superblock.
-    pub const SUPERBLOCK: u16 = 258;
-    /// A segment's header.
-    pub const SEGMENT: u16 = 259;
-    /// A sealed segment's index.
-    pub const SEGMENT_INDEX: u16 = 260;
-    /// A small file of a node's directory (identity, keys, configuration).
-    pub const FILE: u16 = 261;
-    /// A piece of a state machine's snapshot.
-    pub const SNAPSHOT: u16 = 262;
-    /// A small object of an external backup.
-    pub const BACKUP_OBJECT: u16 = 263;
-    /// A pack of an external backup.
-    pub const BACKUP_PACK: u16 = 264;
-}
 
 record!(
     /// First request of every connection, answered by the same: who is there, and what it reads.
@@ -485,6 +460,20 @@ choice!(
         DropFragments(DropFragments) = 163,
         /// Asks for everything that a shard holds.
         WalkFragments(WalkFragments) = 164,
+        /// Issues an identity.
+        IssueIdentity(IssueIdentity) = 176,
+        /// Lists the identities that the site has issued.
+        Identities(IdentityQuestion) = 177,
+        /// Refuses an identity from now on.
+        RevokeIdentity(RevokeOrder) = 178,
+        /// Has every node show new certificates now.
+        RotateCertificates = 179,
+        /// Has a node do so.
+        RenewCertificates = 180,
+        /// Asks about the site's authority, or has it go over to the next one.
+        Authority(AuthorityOrder) = 181,
+        /// A peer says whom to trust about it.
+        FedAuthorities(PeerAuthorities) = 182,
     }
 );
 
@@ -570,5 +559,15 @@ choice!(
         FragmentsHeld(Vec<HeldFragments>) = 162,
         /// Answers `WalkFragments`.
         FragmentsWalked(WalkedFragments) = 164,
+        /// Answers `IssueIdentity`.
+        IssuedIdentity(IssuedIdentity) = 176,
+        /// Answers `Identities`.
+        Identities(Identities) = 177,
+        /// Answers `RevokeIdentity`: the identity as it is listed now.
+        RevokedIdentity(IdentityRecord) = 178,
+        /// Answers `RotateCertificates`: the names of nodes that did not answer, and show what they showed.
+        CertificatesRenewed(Vec<String>) = 179,
+        /// Answers `Authority`.
+        Authority(AuthorityProgress) = 181,
     }
 );

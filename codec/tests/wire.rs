@@ -21,6 +21,8 @@ const REFUSALS: &str = include_str!("../src/refusal.rs");
 const DUMP: &str = include_str!("../src/dump.rs");
 const ASIDE: &str = include_str!("../src/aside.rs");
 const SIDES: &str = include_str!("../src/sides.rs");
+const IDENTITY: &str = include_str!("../src/identity.rs");
+const AUTHORITY: &str = include_str!("../src/authority.rs");
 const CLUSTER: &str = include_str!("../src/cluster.rs");
 const DELTAS: &str = include_str!("../src/delta.rs");
 /// What Raft says lies beside the group that says it, further down the road; one page describes the wire.
@@ -97,6 +99,8 @@ fn tables() -> String {
         ("Changes of home", SIDES),
         ("What was set aside", ASIDE),
         ("External backups", DUMP),
+        ("Identities", IDENTITY),
+        ("The site's authority", AUTHORITY),
         ("Deltas", DELTAS),
         ("Between the nodes of a site", CLUSTER),
         ("Between the nodes of a group", RAFT),

@@ -47,6 +47,8 @@ pub enum FileKind {
     Report = 30,
     /// A recovery from the loss of a quorum.
     Recovered = 31,
+    /// The authorities of a site that has had several.
+    Authorities = 40,
 }
 
 impl FileKind {

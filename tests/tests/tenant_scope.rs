@@ -76,7 +76,14 @@ fn may(request: &Request) -> May {
         | Request::GetFragment(_)
         | Request::HaveFragments(_)
         | Request::DropFragments(_)
-        | Request::WalkFragments(_) => May::Nothing,
+        | Request::WalkFragments(_)
+        | Request::IssueIdentity(_)
+        | Request::Identities(_)
+        | Request::RevokeIdentity(_)
+        | Request::RotateCertificates
+        | Request::RenewCertificates
+        | Request::Authority(_)
+        | Request::FedAuthorities(_) => May::Nothing,
     }
 }
 
@@ -113,6 +120,8 @@ fn requests(log: LogId) -> Vec<Request> {
         Request::Scrub(1),
         Request::ListLogs,
         Request::Nodes,
+        Request::RotateCertificates,
+        Request::RenewCertificates,
     ]);
     for request in &mut requests {
         match request {

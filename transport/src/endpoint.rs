@@ -1,7 +1,9 @@
 //! One UDP socket of a shard: connections in and connections out.
 
-use crate::identity::{Caller, Identity, IdentityError, Trust};
-use crate::limits::{ARRIVAL_BYTES, BODIES_AT_A_TIME, MAX_ARRIVALS, MAX_CONNECTIONS};
+use crate::identity::{Caller, HeldIdentity, IdentityError, Serial, Trust, Validity, serial_of, validity_of};
+use crate::limits::{
+    ARRIVAL_BYTES, BODIES_AT_A_TIME, CLOSED, CLOSED_EXPIRED, CLOSED_REVOKED, MAX_ARRIVALS, MAX_CONNECTIONS,
+};
 use crate::rejection::Rejection;
 use crate::runtime::{CappedSocket, ShardRuntime};
 use crate::seeds::{self, Ids};
@@ -56,6 +58,8 @@ pub enum ConnectError {
         address: SocketAddr,
         /// Why.
         rejection: Rejection,
+        /// It was the other end that refused, so it is this end's identity that is no good.
+        by_other: bool,
     },
     /// TLS refuses our own identity.
     Identity(IdentityError),
@@ -67,7 +71,7 @@ impl std::fmt::Display for ConnectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unreachable(address) => write!(f, "nothing answers at {address}"),
-            Self::Refused { address, rejection } => {
+            Self::Refused { address, rejection, .. } => {
                 write!(f, "the connection with {address} was refused: {rejection}")
             }
             Self::Identity(error) => error.fmt(f),
@@ -79,23 +83,25 @@ impl std::fmt::Display for ConnectError {
 impl std::error::Error for ConnectError {}
 
 fn connect_error(address: SocketAddr, error: quinn::ConnectionError, counters: &Counters) -> ConnectError {
+    let by_other =
+        matches!(error, quinn::ConnectionError::ConnectionClosed(_) | quinn::ConnectionError::ApplicationClosed(_));
     match (Rejection::of(&error), error) {
-        (Some(rejection), _) => refused(address, rejection, counters),
+        (Some(rejection), _) => refused(address, rejection, by_other, counters),
         (None, quinn::ConnectionError::LocallyClosed) => ConnectError::Closed,
         _ => ConnectError::Unreachable(address),
     }
 }
 
-fn refused(address: SocketAddr, rejection: Rejection, counters: &Counters) -> ConnectError {
+fn refused(address: SocketAddr, rejection: Rejection, by_other: bool, counters: &Counters) -> ConnectError {
     counters.refused(rejection);
-    ConnectError::Refused { address, rejection }
+    ConnectError::Refused { address, rejection, by_other }
 }
 
 /// What a caller proves itself with, and whom it believes.
 #[derive(Clone)]
 pub struct Credentials {
     /// The certificate and key shown.
-    pub identity: Identity,
+    pub identity: HeldIdentity,
     /// Whose certificates are accepted.
     pub trust: Trust,
 }
@@ -205,7 +211,7 @@ impl Endpoint {
         expect: &Expect,
         class: Class,
     ) -> Result<Connection, ConnectError> {
-        let crypto = tls::client(&credentials.identity, &credentials.trust, expect, class, &self.settings.crypto)
+        let crypto = tls::client(&credentials.identity.get(), &credentials.trust, expect, class, &self.settings.crypto)
             .map_err(ConnectError::Identity)?;
         let mut config = ClientConfig::new(crypto);
         config.transport_config(self.settings.transport());
@@ -222,13 +228,13 @@ impl Endpoint {
 
     fn established(&self, quic: quinn::Connection) -> Result<Connection, ConnectError> {
         let address = quic.remote_address();
-        let Some((caller, class)) = proven(&quic) else {
-            return Err(refused(address, Rejection::BadCertificate, &self.counters));
+        let Some((proof, class)) = proven(&quic) else {
+            return Err(refused(address, Rejection::BadCertificate, false, &self.counters));
         };
         self.counters.connected();
         Ok(Connection {
             quic,
-            caller: Arc::new(caller),
+            proof: Arc::new(proof),
             class,
             settings: self.settings.clone(),
             counters: self.counters.clone(),
@@ -281,11 +287,26 @@ fn size_buffers(socket: &Socket, bytes: usize) -> Vec<Notice> {
     told(sent, "wmem_max").into_iter().chain(told(received, "rmem_max")).collect()
 }
 
+/// What the other end has proved.
+struct Proof {
+    caller: Caller,
+    serial: Serial,
+    validity: Validity,
+    certificate: CertificateDer<'static>,
+}
+
 /// Whom the other end proved to be, and what the connection is for.
-fn proven(quic: &quinn::Connection) -> Option<(Caller, Class)> {
+fn proven(quic: &quinn::Connection) -> Option<(Proof, Class)> {
     let chain = quic.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     let handshake = quic.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
-    Some((Caller::of_certificate(chain.first()?)?, Class::of_protocol(handshake.protocol.as_deref()?)?))
+    let certificate = chain.first()?.clone();
+    let proof = Proof {
+        caller: Caller::of_certificate(&certificate)?,
+        serial: serial_of(&certificate)?,
+        validity: validity_of(&certificate)?,
+        certificate,
+    };
+    Some((proof, Class::of_protocol(handshake.protocol.as_deref()?)?))
 }
 
 /// A caller whose handshake is not done.
@@ -308,7 +329,7 @@ impl Arrival {
 #[derive(Clone)]
 pub struct Connection {
     quic: quinn::Connection,
-    caller: Arc<Caller>,
+    proof: Arc<Proof>,
     class: Class,
     settings: Settings,
     counters: Arc<Counters>,
@@ -319,7 +340,19 @@ pub struct Connection {
 impl Connection {
     /// Whom the other end proved to be.
     pub fn caller(&self) -> &Caller {
-        &self.caller
+        &self.proof.caller
+    }
+    /// Which of its certificates it has shown.
+    pub fn serial(&self) -> Serial {
+        self.proof.serial
+    }
+    /// From when until when that is good. A connection outlives it.
+    pub fn validity(&self) -> Validity {
+        self.proof.validity
+    }
+    /// The certificate itself (DER).
+    pub fn certificate(&self) -> &[u8] {
+        &self.proof.certificate
     }
     /// What it carries.
     pub fn class(&self) -> Class {
@@ -349,7 +382,17 @@ impl Connection {
     }
     /// Closes it; `reason` is for people.
     pub fn close(&self, reason: &str) {
-        self.quic.close(VarInt::from_u32(1), reason.as_bytes());
+        self.quic.close(VarInt::from_u32(CLOSED), reason.as_bytes());
+    }
+    /// Closes it at once because the other end's identity was revoked, which it is told.
+    pub fn close_revoked(&self) {
+        self.counters.refused(Rejection::Revoked);
+        self.quic.close(VarInt::from_u32(CLOSED_REVOKED), b"the identity was revoked");
+    }
+    /// Closes it at once because the other end's certificate has expired, which it is told.
+    pub fn close_expired(&self) {
+        self.counters.refused(Rejection::Expired);
+        self.quic.close(VarInt::from_u32(CLOSED_EXPIRED), b"the certificate has expired");
     }
 
     /// Opens a stream; waits while as many as the other end allows are under way.

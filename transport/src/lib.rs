@@ -20,7 +20,9 @@ mod tls;
 
 pub use dialer::Dialer;
 pub use endpoint::{Arrival, BindError, ConnectError, Connection, Credentials, Endpoint};
-pub use identity::{Authority, Caller, Identity, IdentityError, Role, Trust};
+pub use identity::{
+    Authority, Caller, HeldIdentity, Identity, IdentityError, IdentityRequest, Role, Serial, Trust, Validity,
+};
 pub use rejection::Rejection;
 pub use settings::{Class, Congestion, Expect, Settings};
 pub use statistics::{Statistics, Traffic};

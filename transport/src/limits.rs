@@ -23,6 +23,12 @@ pub const BODIES_AT_A_TIME: usize = 2;
 pub const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// Longest wait between attempts: a peer that comes back is found within two seconds.
 pub const LAST_BACKOFF: Duration = Duration::from_secs(2);
+/// Code with which a connection is closed (RFC 9000, section 19.19); what it says beside is for people.
+pub const CLOSED: u32 = 1;
+/// Code with which one is closed whose caller's identity was revoked meanwhile.
+pub const CLOSED_REVOKED: u32 = 2;
+/// Code with which one is closed whose caller's certificate has expired meanwhile.
+pub const CLOSED_EXPIRED: u32 = 3;
 /// Bytes of a certificate's subject.
 pub const MAX_SUBJECT_BYTES: usize = 128;
 

@@ -1,6 +1,7 @@
 //! Why one end turned the other away: the TLS alert or QUIC code that ended the connection, as a closed list.
 
-use quinn::{ConnectionError, TransportErrorCode};
+use crate::limits::{CLOSED_EXPIRED, CLOSED_REVOKED};
+use quinn::{ConnectionError, TransportErrorCode, VarInt};
 
 /// Why a connection was refused, by whichever end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +14,8 @@ pub enum Rejection {
     UnknownAuthority,
     /// The certificate has expired, or is not valid yet by the other end's clock.
     Expired,
+    /// The identity was revoked by the site that issued it.
+    Revoked,
     /// The identity is genuine, but of a role or site that has no business here.
     NotAllowed,
     /// The two ends have no protocol in common.
@@ -25,13 +28,14 @@ pub enum Rejection {
 
 impl Rejection {
     /// How many there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
     /// Each of them, in the order of declaration.
     pub const ALL: [Self; Self::COUNT] = [
         Self::NoCertificate,
         Self::BadCertificate,
         Self::UnknownAuthority,
         Self::Expired,
+        Self::Revoked,
         Self::NotAllowed,
         Self::Protocol,
         Self::Busy,
@@ -45,6 +49,7 @@ impl Rejection {
             Self::BadCertificate => "bad_certificate",
             Self::UnknownAuthority => "unknown_authority",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::NotAllowed => "not_allowed",
             Self::Protocol => "protocol",
             Self::Busy => "busy",
@@ -61,6 +66,12 @@ impl Rejection {
         match error {
             ConnectionError::TransportError(error) => Some(Self::of_code(error.code)),
             ConnectionError::ConnectionClosed(close) => Some(Self::of_code(close.error_code)),
+            ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(CLOSED_REVOKED) => {
+                Some(Self::Revoked)
+            }
+            ConnectionError::ApplicationClosed(close) if close.error_code == VarInt::from_u32(CLOSED_EXPIRED) => {
+                Some(Self::Expired)
+            }
             ConnectionError::VersionMismatch => Some(Self::Protocol),
             _ => None,
         }
@@ -72,6 +83,7 @@ impl Rejection {
         }
         // QUIC carries TLS alerts as 0x100 + alert (RFC 9001, section 4.8); their numbers are in RFC 8446, section 6.
         match u64::from(code).checked_sub(0x100) {
+            Some(44) => Self::Revoked,
             Some(42 | 43 | 51) => Self::BadCertificate,
             Some(45) => Self::Expired,
             Some(48) => Self::UnknownAuthority,
@@ -90,6 +102,7 @@ impl std::fmt::Display for Rejection {
             Self::BadCertificate => "the certificate is no valid Farside identity",
             Self::UnknownAuthority => "the certificate's authority is not trusted for the site it names",
             Self::Expired => "the certificate has expired, or a clock is wrong",
+            Self::Revoked => "the identity was revoked",
             Self::NotAllowed => "the identity's role or site has no business there",
             Self::Protocol => "the two ends speak no common protocol version",
             Self::Busy => "it takes no more connections now",

@@ -1,12 +1,14 @@
 //! Mutual TLS 1.3: both ends prove a Farside identity, checked against [`Trust`] at every handshake.
 
-use crate::identity::{Caller, Identity, IdentityError, Role, Trust};
+use crate::identity::{Caller, HeldIdentity, Identity, IdentityError, Role, Trust};
 use crate::settings::{Class, Expect};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use std::sync::Arc;
@@ -51,19 +53,21 @@ impl Verifier {
     ) -> Result<(), Error> {
         let caller = Caller::of_certificate(certificate).ok_or(refuse(CertificateError::BadEncoding))?;
         let expected = self.expect.as_ref().is_none_or(|expect| expect.is(&caller));
-        let authority = self.trust.authority_for(caller.site).ok_or(refuse(CertificateError::UnknownIssuer))?;
+        let authorities = self.trust.authorities_for(caller.site);
+        if authorities.is_empty() {
+            return Err(refuse(CertificateError::UnknownIssuer));
+        }
         if !expected || !self.trust.allows(&caller, self.peers_may_be) {
             return Err(refuse(CertificateError::ApplicationVerificationFailure));
         }
-        let anchor =
-            webpki::anchor_from_trusted_cert(&authority).map_err(|_| refuse(CertificateError::UnknownIssuer))?;
+        let anchors: Result<Vec<_>, _> = authorities.iter().map(webpki::anchor_from_trusted_cert).collect();
+        let anchors = anchors.map_err(|_| refuse(CertificateError::UnknownIssuer))?;
         let end = webpki::EndEntityCert::try_from(certificate).map_err(|_| refuse(CertificateError::BadEncoding))?;
         let usage = match self.expect {
             Some(_) => webpki::KeyUsage::server_auth(),
             None => webpki::KeyUsage::client_auth(),
         };
         let algorithms = self.provider.signature_verification_algorithms.all;
-        let anchors = [anchor];
         let verified = end.verify_for_usage(algorithms, &anchors, chain, now, usage, None, None);
         verified.map(drop).map_err(|error| match error {
             webpki::Error::CertExpired { .. } => refuse(CertificateError::Expired),
@@ -71,7 +75,12 @@ impl Verifier {
             webpki::Error::UnknownIssuer => refuse(CertificateError::UnknownIssuer),
             webpki::Error::RequiredEkuNotFoundContext(_) => refuse(CertificateError::InvalidPurpose),
             _ => refuse(CertificateError::BadSignature),
-        })
+        })?;
+        // Last: whoever can't prove to be somebody learns nothing of what was revoked.
+        match self.trust.has_revoked(&caller, certificate) {
+            true => Err(refuse(CertificateError::Revoked)),
+            false => Ok(()),
+        }
     }
 
     fn signature(
@@ -162,9 +171,36 @@ pub fn verify_caller(
     Caller::of_certificate(certificate).ok_or(refuse(CertificateError::BadEncoding))
 }
 
+/// What a listener shows: the identity that is held when somebody calls.
+#[derive(Debug)]
+struct Shown {
+    identity: HeldIdentity,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Shown {
+    /// Refuses an identity that TLS could not show.
+    fn new(identity: &HeldIdentity, crypto: &Crypto) -> Result<Self, IdentityError> {
+        let shown = Self { identity: identity.clone(), provider: crypto.provider.clone() };
+        shown.key().map(|_| shown).map_err(IdentityError::Tls)
+    }
+
+    fn key(&self) -> Result<CertifiedKey, Error> {
+        let identity = self.identity.get();
+        CertifiedKey::from_der(identity.rustls_chain(), identity.rustls_key(), &self.provider)
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // An identity was readable when it was held; without one the handshake fails and says so.
+        self.key().ok().map(Arc::new)
+    }
+}
+
 /// What a listener proves and asks for.
 pub(crate) fn server(
-    identity: &Identity,
+    identity: &HeldIdentity,
     trust: &Trust,
     crypto: &Crypto,
 ) -> Result<Arc<QuicServerConfig>, IdentityError> {
@@ -175,8 +211,7 @@ pub(crate) fn server(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(IdentityError::Tls)?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(identity.rustls_chain(), identity.rustls_key())
-        .map_err(IdentityError::Tls)?;
+        .with_cert_resolver(Arc::new(Shown::new(identity, crypto)?));
     config.alpn_protocols = vec![Class::Request.protocol().to_vec(), Class::Bulk.protocol().to_vec()];
     // A ticket would let a caller back in without its certificate being checked against today's trust.
     config.send_tls13_tickets = 0;

@@ -71,6 +71,7 @@ async fn raw(
     let mut config = match credentials {
         None => config.with_no_client_auth(),
         Some(Credentials { identity, .. }) => {
+            let identity = identity.get();
             let chain = vec![CertificateDer::from(identity.certificate().to_vec())];
             let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key().to_vec()));
             config.with_client_auth_cert(chain, key).expect("a chain")

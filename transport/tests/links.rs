@@ -92,7 +92,7 @@ fn another_authority_of_the_same_site_is_a_stranger() {
         let (listener, address) = near.listen(Settings::default());
         serve(listener);
         let identity = forged.authority.issue(Role::Admin, "admin", now(), DAY, &SystemEntropy).expect("an identity");
-        let credentials = Credentials { identity, trust: near.trust.clone() };
+        let credentials = Credentials { identity: identity.into(), trust: near.trust.clone() };
         let refused = knock(address, &credentials, &near.expect()).await;
         assert!(matches!(refused, Err(Rejection::UnknownAuthority | Rejection::BadCertificate)), "{refused:?}");
     });
@@ -106,7 +106,7 @@ fn an_invitation_opens_the_inviting_site_only() {
         let identity = far.authority.issue(Role::Peer, "invite", now(), DAY, &SystemEntropy).expect("an invitation");
         // What a token carries: the invitation and the certificate of the site that issued it.
         let trust = Trust::new(far.id, far.authority.certificate());
-        let invited = Credentials { identity, trust };
+        let invited = Credentials { identity: identity.into(), trust };
         let seen = spawn_local(async move {
             let connection = listener.accept().await.expect("a caller").complete().await.expect("a connection");
             connection.caller().clone()

@@ -43,8 +43,8 @@ pub(super) fn run(work: &Path, bytes: u64, mtu: u16, cores: (usize, usize)) -> R
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let issue = |role| authority.issue(role, "1", now, Duration::from_secs(86_400), &SystemEntropy).map_err(failed);
     let trust = Trust::new(site, authority.certificate());
-    let receiver = Credentials { identity: issue(Role::Node)?, trust: trust.clone() };
-    let sender = Credentials { identity: issue(Role::Admin)?, trust };
+    let receiver = Credentials { identity: issue(Role::Node)?.into(), trust: trust.clone() };
+    let sender = Credentials { identity: issue(Role::Admin)?.into(), trust };
     let (listening, address) = mpsc::channel();
     let receiving = std::thread::spawn(move || {
         // On a machine with fewer cores the scheduler shares them out.

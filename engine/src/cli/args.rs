@@ -1,7 +1,9 @@
 //! The command line, as cli.md promises it.
 
 use super::backup_args::{BackupCommand, Restore};
+use super::certificates::CertificateCommand;
 use super::divergence::DivergenceCommand;
+use super::identities::IdentityCommand;
 use super::keys::{KeyCommand, Unsealing};
 use super::recovery_args::RecoverQuorum;
 use clap::builder::RangedI64ValueParser;
@@ -96,6 +98,12 @@ pub(super) enum Command {
     /// How clients find this site
     #[command(subcommand, after_help = "Example: farside context export --dir near -o near.context")]
     Context(ContextCommand),
+    /// Who may call this site: identities of operators and of tenants' clients
+    #[command(subcommand, after_help = "Example: farside identity list --dir near")]
+    Identity(IdentityCommand),
+    /// What the site's nodes prove themselves with
+    #[command(subcommand, after_help = "Example: farside certificate rotate --dir near")]
+    Certificate(CertificateCommand),
     /// Tenants
     #[command(subcommand, after_help = "Example: farside tenant list --dir near")]
     Tenant(TenantCommand),

@@ -221,7 +221,8 @@ async fn now(name: &str, rate: &RateArguments, unsealing: &Unsealing, common: &C
     let name = parse_label(name)?;
     let root = directory(common)?;
     let (key, site, system_key) = SiteKey::of_directory(root, unsealing)?;
-    let facts = SiteFacts::new(&site, system_key.authority(&NodeDirectory::new(root))?);
+    let authority = crate::node::issuing_parts(&NodeDirectory::new(root), &system_key, &site)?;
+    let facts = SiteFacts::new(&site, authority);
     let begun = Instant::now();
     let client = connect(common).await?;
     let made = async {

@@ -40,7 +40,7 @@ pub(super) async fn connect_to(site: &Path) -> Result<Client, CliError> {
 }
 
 /// The context that the flags name.
-fn context_path(common: &Common) -> Result<PathBuf, CliError> {
+pub(super) fn context_path(common: &Common) -> Result<PathBuf, CliError> {
     match (&common.dir, &common.context) {
         (Some(_), Some(_)) => Err(CliError::usage("--dir and --context name two sites; give one of them")),
         (Some(dir), None) => context_in(dir),

@@ -3,8 +3,10 @@
 mod args;
 mod backup;
 mod backup_args;
+mod certificates;
 mod client_commands;
 mod divergence;
+mod identities;
 mod keys;
 mod nodes;
 mod objects;
@@ -134,6 +136,8 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Repair(command) => nodes::repair(command, common).await,
         Command::Device(_) => nodes::devices(common).await,
         Command::Scrub(command) => nodes::scrub(command, common).await,
+        Command::Identity(command) => identities::run(command, common).await,
+        Command::Certificate(command) => certificates::run(command, common).await,
         Command::Divergence(command) => divergence::run(command, common).await,
         Command::Backup(command) => backup::backup(command, common).await,
         Command::Restore(options) => backup::restore_site(options, common).await,

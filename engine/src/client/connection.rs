@@ -3,7 +3,7 @@
 
 use super::context::Context;
 use super::error::ClientError;
-use super::node::{Caller, Node, Shape, connect_failed};
+use super::node::{Caller, Node, Shape, connect_failed, is_over};
 use super::pulse::{Haste, Pulse, TICK};
 use super::route::{PROBE_PATIENCE, Route, Target};
 use crate::machine::Machine;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use farside_codec::cluster::NodeState;
 use farside_codec::ids::Hlc;
 use farside_codec::message::{Hello, Refusal, RefusalCode, Reply, Request};
-use farside_transport::{CallError, Class, ConnectError, Connection, Expect, Settings};
+use farside_transport::{CallError, Class, ConnectError, Connection, Expect, Settings, StreamError};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::cell::{Cell, RefCell};
@@ -70,6 +70,14 @@ enum Miss {
     Silent(ClientError),
     /// The node said no.
     Refused(Refusal),
+}
+
+/// Whoever is turned away for good need not ask elsewhere.
+fn turned_away(error: ClientError) -> Miss {
+    match error {
+        ClientError::TurnedAway(..) => Miss::Failed(error),
+        error => Miss::Silent(error),
+    }
 }
 
 /// Why a round of attempts gave no answer: for good, or for now, with the wait that the site asks for.
@@ -154,9 +162,15 @@ impl SiteLink {
                 }
                 Ok(Some((address, Err(error)))) => {
                     self.silent(address);
-                    last = error;
+                    // A node whose clock is wrong may turn away whom others let in; if none does, this is what to say.
+                    if !matches!(last, ClientError::TurnedAway(..)) {
+                        last = error;
+                    }
                 }
                 Ok(None) => return Err(last),
+                Err(_) if Instant::now() >= deadline && matches!(last, ClientError::TurnedAway(..)) => {
+                    return Err(last);
+                }
                 Err(_) if Instant::now() >= deadline => {
                     let asked: Vec<String> = asked.iter().map(ToString::to_string).collect();
                     let text = format!("site {site} does not answer at {}", asked.join(", "));
@@ -350,7 +364,7 @@ impl SiteLink {
             None => {
                 let greeted = tokio::time::timeout_at(patience.deadline.get(), node.greet()).await;
                 let late = || ClientError::Unreachable(format!("{} does not answer", node.address()));
-                let (shape, connection) = greeted.unwrap_or_else(|_| Err(late())).map_err(Miss::Silent)?;
+                let (shape, connection) = greeted.unwrap_or_else(|_| Err(late())).map_err(turned_away)?;
                 // It was heard. On a long way the next connection takes as long again.
                 line.replace(Some(connection));
                 shape
@@ -359,13 +373,16 @@ impl SiteLink {
         let dialer = node.dialer(target.shard(shards, groups), *class).map_err(Miss::Failed)?;
         let connected = tokio::time::timeout_at(patience.deadline.get(), dialer.connection()).await;
         let connected = connected.unwrap_or(Err(ConnectError::Unreachable(dialer.address())));
-        let connection = connected.map_err(|error| Miss::Silent(connect_failed(error)))?;
+        let connection = connected.map_err(|error| turned_away(connect_failed(error)))?;
         line.replace(Some(connection.clone()));
         let lost = |error: String| Miss::Silent(ClientError::Unreachable(format!("{}: {error}", dialer.address())));
         let parts = body.as_ref().map(|body| vec![body.clone()]);
         let (reply, mut stream) = match connection.call(request, parts).await {
             Ok(answer) => answer,
             Err(CallError::Refused(refusal)) => return Err(Miss::Refused(refusal)),
+            Err(CallError::Stream(StreamError::Rejected(rejection))) if is_over(rejection) => {
+                return Err(Miss::Failed(ClientError::TurnedAway(dialer.address(), rejection)));
+            }
             Err(error) => return Err(lost(error.to_string())),
         };
         let mut received = Vec::new();
@@ -375,7 +392,12 @@ impl SiteLink {
             let length = range.length as usize;
             received.reserve_exact(length);
             let body = stream.receive_body(length, |piece| received.extend_from_slice(&piece)).await;
-            body.map_err(|error| lost(error.to_string()))?;
+            body.map_err(|error| match error {
+                StreamError::Rejected(rejection) if is_over(rejection) => {
+                    Miss::Failed(ClientError::TurnedAway(dialer.address(), rejection))
+                }
+                error => lost(error.to_string()),
+            })?;
         }
         Ok((reply, received))
     }

@@ -49,11 +49,15 @@ impl Context {
         framed::record_bytes(FileKind::Context, self)
     }
 
+    /// Who the client is.
+    pub fn identity(&self) -> Result<Identity, ClientError> {
+        let identity = Identity::from_parts(self.certificate.to_vec(), Zeroizing::new(self.key.to_vec()));
+        identity.map_err(|error| ClientError::Failed(error.to_string()))
+    }
+
     /// What the client proves itself with.
     pub fn credentials(&self) -> Result<Credentials, ClientError> {
-        let identity = Identity::from_parts(self.certificate.to_vec(), Zeroizing::new(self.key.to_vec()));
-        let identity = identity.map_err(|error| ClientError::Failed(error.to_string()))?;
-        Ok(Credentials { identity, trust: Trust::new(self.site, &self.authority) })
+        Ok(Credentials { identity: self.identity()?.into(), trust: Trust::new(self.site, &self.authority) })
     }
 
     /// Where its nodes listen.

@@ -4,7 +4,9 @@ use crate::framed::FramedFileError;
 use crate::kms::KmsError;
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_codec::seal::OpenError;
+use farside_transport::Rejection;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Why it failed.
@@ -16,6 +18,8 @@ pub enum ClientError {
     Unreachable(String),
     /// The site said no.
     Refused(Refusal),
+    /// The site takes this client's identity no more: it was revoked, or has expired.
+    TurnedAway(SocketAddr, Rejection),
     /// There is no such thing.
     NotFound(String),
     /// The tenant's KMS gave no key.
@@ -59,7 +63,7 @@ impl ClientError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::WrongKms { .. } | Self::WentBack { .. } => 3,
+            Self::WrongKms { .. } | Self::WentBack { .. } | Self::TurnedAway(..) => 3,
             Self::Unreachable(_) => 4,
             Self::NotFound(_) | Self::Setting(FramedFileError::Missing(_)) => 5,
             Self::Corrupt { .. } | Self::Setting(FramedFileError::Damaged(..)) => 6,
@@ -88,6 +92,10 @@ impl ClientError {
         let hint = match self {
             Self::Usage(_) | Self::Failed(_) => return None,
             Self::Unreachable(_) => "is the node running? `farside node --dir DIR` starts it",
+            Self::TurnedAway(..) => {
+                "an operator of the site issues another one: `farside identity issue`, or on a node's own machine \
+                 `farside context export --dir DIR`"
+            }
             Self::NotFound(_) => "`farside log list`, `tenant list`, `peer list` and `ls` name what is there",
             Self::Refused(refusal) => return refusal_hint(refusal),
             Self::Kms(error) => return kms_hint(error),
@@ -176,6 +184,16 @@ impl std::fmt::Display for ClientError {
                 f.write_str(what)
             }
             Self::Refused(refusal) => refusal.fmt(f),
+            Self::TurnedAway(address, Rejection::Revoked) => {
+                write!(f, "the node at {address} refused this identity: it was revoked")
+            }
+            Self::TurnedAway(address, Rejection::Expired) => write!(
+                f,
+                "the node at {address} refused this identity: its certificate has expired, or a clock is wrong"
+            ),
+            Self::TurnedAway(address, rejection) => {
+                write!(f, "the node at {address} refused this identity: {rejection}")
+            }
             Self::Kms(error) => error.fmt(f),
             Self::WrongKms { tenant } => {
                 write!(

@@ -5,7 +5,7 @@ use crate::machine::Machine;
 use farside_codec::Field;
 use farside_codec::message::{Hello, Reply, Request};
 use farside_transport::{
-    CallError, Class, ConnectError, Connection, Credentials, Dialer, Endpoint, Expect, StreamError,
+    CallError, Class, ConnectError, Connection, Credentials, Dialer, Endpoint, Expect, Rejection, StreamError,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -78,6 +78,9 @@ impl Node {
                 Err(ClientError::Failed(format!("the node answered {bytes} bytes that are no greeting")))
             }
             Err(CallError::Refused(refusal)) => Err(refusal.into()),
+            Err(CallError::Stream(StreamError::Rejected(rejection))) if is_over(rejection) => {
+                Err(ClientError::TurnedAway(self.address, rejection))
+            }
             Err(CallError::Stream(StreamError::Rejected(rejection))) => {
                 Err(ClientError::Failed(format!("the node at {} refused this identity: {rejection}", self.address)))
             }
@@ -86,8 +89,19 @@ impl Node {
     }
 }
 
+/// Whether a rejection says that an identity that was good is so no more.
+pub(super) fn is_over(rejection: Rejection) -> bool {
+    matches!(rejection, Rejection::Revoked | Rejection::Expired)
+}
+
 pub(super) fn connect_failed(error: ConnectError) -> ClientError {
     match error {
+        ConnectError::Refused { address, rejection, by_other: true } if is_over(rejection) => {
+            ClientError::TurnedAway(address, rejection)
+        }
+        ConnectError::Refused { address, rejection: Rejection::Expired, .. } => ClientError::Failed(format!(
+            "the certificate of the node at {address} has expired, or this machine's clock is wrong"
+        )),
         ConnectError::Unreachable(_) | ConnectError::Closed => ClientError::Unreachable(error.to_string()),
         other => ClientError::Failed(other.to_string()),
     }

@@ -4,6 +4,7 @@
 //! Where the lead changes in the middle, the old leader ends what it is at; two that end at once are told apart at the
 //! target, where each manifest has its own number. A shard never waits for a store.
 
+use super::authority::issuing_parts;
 use super::directory::NodeDirectory;
 use super::limits::{BACKUP_LOOK, BACKUP_REST, CHUNK_PASS};
 use super::shard::Shard;
@@ -123,8 +124,8 @@ struct Job {
 fn job<D: Disk>(shard: &Shard<D>, target: BackupTarget, due: Due) -> Result<Job, String> {
     let directory = NodeDirectory::new(&shard.root);
     let key = shard.key.key();
-    let authority_key = key.authority(&directory).map_err(|error| error.to_string())?;
-    let facts = SiteFacts::new(&shard.site, authority_key);
+    let authority = issuing_parts(&directory, &key, &shard.site).map_err(|error| error.to_string())?;
+    let facts = SiteFacts::new(&shard.site, authority);
     Ok(Job { root: directory.root().to_owned(), facts, key: Zeroizing::new(*key.bytes()), target, due })
 }
 

@@ -35,6 +35,13 @@ pub struct NodeConfig {
     /// Part of a shard's time that scrubbing takes, in percent; 0: it is done when ordered only.
     #[serde(default = "default_scrub_percent")]
     pub scrub_percent: u8,
+    /// How long the certificates that the node issues for itself are good; it renews them after two thirds of that.
+    #[serde(default = "default_certificate_seconds")]
+    pub certificate_seconds: u64,
+}
+
+fn default_certificate_seconds() -> u64 {
+    super::limits::NODE_CERTIFICATE_SECONDS
 }
 
 fn default_scrub_percent() -> u8 {
@@ -92,6 +99,7 @@ impl NodeConfig {
             gc_seconds: default_gc_seconds(),
             dead_after_seconds: default_dead_after_seconds(),
             scrub_percent: default_scrub_percent(),
+            certificate_seconds: default_certificate_seconds(),
         }
     }
 
@@ -168,6 +176,9 @@ impl NodeConfig {
         }
         if !(2..=86_400).contains(&self.dead_after_seconds) {
             return Err("`dead_after_seconds` is outside 2 seconds to 1 day".into());
+        }
+        if !(10..=super::limits::CERTIFICATE_LIFE.as_secs()).contains(&self.certificate_seconds) {
+            return Err("`certificate_seconds` is outside 10 seconds to 10 years".into());
         }
         if !(1..=86_400 * 7).contains(&self.gc_seconds) {
             return Err("`gc_seconds` is outside 1 second to 7 days".into());

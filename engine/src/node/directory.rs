@@ -5,7 +5,8 @@
 //! DIR/site.frame        what this node is; only a recovery of its site changes it
 //! DIR/recovered.frame   how the site went on that had lost a quorum, once it has
 //! DIR/system.key        the site's system key, in the clear or sealed under a passphrase
-//! DIR/authority.key     the site CA's key, sealed under the system key
+//! DIR/authority.key     the key of the site's first CA, sealed under the system key
+//! DIR/authorities.frame the site's CAs, once it has had several, with their keys, sealed alike
 //! DIR/key.exports       when the system key was exported as shares, and whether they are known to be good
 //! DIR/node.identity     certificate and key of the node
 //! DIR/peer.identity     certificate and key with which it calls on peers
@@ -196,6 +197,11 @@ impl NodeDirectory {
     /// The site CA's key, sealed under it.
     pub(super) fn authority_key(&self) -> PathBuf {
         self.0.join("authority.key")
+    }
+
+    /// The site's authorities, once it has had several.
+    pub(super) fn authorities(&self) -> PathBuf {
+        self.0.join("authorities.frame")
     }
 
     /// What is known of the system key's exports.

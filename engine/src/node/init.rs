@@ -1,5 +1,6 @@
 //! Making a site: its CA, its system key, its first node, its devices.
 
+use super::authority::of_directory;
 use super::config::{NodeConfig, repeated};
 use super::devices::{losses_survived, twins};
 use super::directory::{NodeDirectory, SiteFile};
@@ -249,12 +250,12 @@ pub(super) fn fill(
 ) -> Result<(), NodeError> {
     let (entropy, now) = (machine.entropy.as_ref(), Duration::from_millis(machine.clock.wall_ms()));
     key.save(directory, authority.key(), entropy)?;
-    let issue =
-        |role, subject: &str| authority.issue(role, subject, now, limits::CERTIFICATE_LIFE, entropy).map_err(failed);
-    let node = file.node.to_string();
-    save_identity(&directory.node_identity(), &issue(Role::Node, &node)?)?;
-    save_identity(&directory.peer_identity(), &issue(Role::Peer, &node)?)?;
-    let found_by = context(file, local_endpoint(config), &issue(Role::Admin, "admin")?);
+    let issue = |role, subject: &str, life| authority.issue(role, subject, now, life, entropy).map_err(failed);
+    let (node, of_node) = (file.node.to_string(), Duration::from_secs(config.certificate_seconds));
+    save_identity(&directory.node_identity(), &issue(Role::Node, &node, of_node)?)?;
+    save_identity(&directory.peer_identity(), &issue(Role::Peer, &node, of_node)?)?;
+    let operator = issue(Role::Admin, "admin", limits::CERTIFICATE_LIFE)?;
+    let found_by = context(file, &file.certificate, local_endpoint(config), &operator);
     found_by.save(&directory.admin_context()).map_err(failed)
 }
 
@@ -317,7 +318,7 @@ fn local_endpoint(config: &NodeConfig) -> SocketAddr {
     SocketAddr::new(ip, config.listen.port())
 }
 
-fn save_identity(path: &Path, identity: &Identity) -> Result<(), NodeError> {
+pub(super) fn save_identity(path: &Path, identity: &Identity) -> Result<(), NodeError> {
     let file = IdentityFile {
         certificate: Bytes::copy_from_slice(identity.certificate()),
         key: Bytes::copy_from_slice(identity.key()),
@@ -325,19 +326,22 @@ fn save_identity(path: &Path, identity: &Identity) -> Result<(), NodeError> {
     Ok(framed::write_record(path, FileKind::Identity, &file)?)
 }
 
-/// Reads an identity, to be shown to whoever trusts this site.
-pub(super) fn load_credentials(path: &Path, trust: &Trust) -> Result<Credentials, NodeError> {
+/// Reads an identity.
+pub(super) fn load_identity(path: &Path) -> Result<Identity, NodeError> {
     let file: IdentityFile = framed::read_record(path, FileKind::Identity)?;
-    let identity =
-        Identity::from_parts(file.certificate.to_vec(), Zeroizing::new(file.key.to_vec())).map_err(failed)?;
-    Ok(Credentials { identity, trust: trust.clone() })
+    Identity::from_parts(file.certificate.to_vec(), Zeroizing::new(file.key.to_vec())).map_err(failed)
 }
 
-pub(super) fn context(site: &SiteFile, endpoint: SocketAddr, identity: &Identity) -> Context {
+/// Reads an identity, to be shown to whoever trusts this site.
+pub(super) fn load_credentials(path: &Path, trust: &Trust) -> Result<Credentials, NodeError> {
+    Ok(Credentials { identity: load_identity(path)?.into(), trust: trust.clone() })
+}
+
+fn context(site: &SiteFile, authority: &Bytes, endpoint: SocketAddr, identity: &Identity) -> Context {
     Context {
         site: site.site,
         site_name: site.name.clone(),
-        authority: site.certificate.clone(),
+        authority: authority.clone(),
         endpoints: vec![endpoint.to_string()],
         certificate: Bytes::copy_from_slice(identity.certificate()),
         key: Bytes::copy_from_slice(identity.key()),
@@ -361,8 +365,7 @@ pub fn export_context(
             directory.config().display()
         )));
     }
-    let key = system_key(&directory, source)?.authority(&directory)?;
-    let authority = Authority::from_parts(site.site, site.certificate.to_vec(), key);
+    let authority = of_directory(&directory, &system_key(&directory, source)?, &site)?.issuing;
     let machine = Machine::real();
     let now = Duration::from_millis(machine.clock.wall_ms());
     let (role, subject) = match tenant {
@@ -371,5 +374,6 @@ pub fn export_context(
     };
     let identity =
         authority.issue(role, &subject, now, limits::CERTIFICATE_LIFE, machine.entropy.as_ref()).map_err(failed)?;
-    Ok(context(&site, config.advertised(), &identity))
+    let trusted = Bytes::copy_from_slice(authority.certificate());
+    Ok(context(&site, &trusted, config.advertised(), &identity))
 }

@@ -1,6 +1,6 @@
 //! Letting nodes into the site: a node shows a token, and is given what it needs to become one; and taking nodes out again.
 
-use super::directory::NodeDirectory;
+use super::authority;
 use super::limits;
 use super::server::Answered;
 use super::shard::Shard;
@@ -31,10 +31,9 @@ pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: NodeJoin) -> Answe
             "the node names no address, or no possible number of shards",
         ));
     }
-    let directory = NodeDirectory::new(&shard.root);
     let key = shard.key.key();
     // Before anybody is let in whom nothing could be given to.
-    let authority_key = key.authority(&directory).map_err(internal)?;
+    let authority = authority::issuing(shard)?.issuing;
     let node = match shard.control(ControlCommand::JoinNode((join, shard.clock.now()))).await? {
         ControlOutcome::Joined(node) => node,
         _ => return Err(internal("the control group answered something else than was asked")),
@@ -47,9 +46,9 @@ pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: NodeJoin) -> Answe
         incarnation: site.incarnation,
         groups: site.groups,
         geometry: site.geometry,
-        certificate: site.certificate.clone(),
+        certificate: Bytes::copy_from_slice(authority.certificate()),
         system_key: *key.bytes(),
-        authority_key: Bytes::copy_from_slice(&authority_key),
+        authority_key: Bytes::copy_from_slice(authority.key()),
     })
     .into())
 }

@@ -133,8 +133,26 @@ pub const INTRODUCTION: Duration = Duration::from_secs(5);
 pub const UNREACHABLE_ALERT: Duration = Duration::from_secs(5);
 /// How long a peer token is good.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// How long certificates of nodes and administrators are good.
+/// How long certificates of operators are good, unless they are issued for a time.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How long certificates of nodes are good, unless node.toml says something else: they are issued anew after two thirds of it.
+pub const NODE_CERTIFICATE_SECONDS: u64 = 90 * 86_400;
+/// How often a node looks after its certificates, and its site's authority.
+pub const AUTHORITY_LOOK: Duration = Duration::from_millis(500);
+/// How long an identity that an operator asks for may be good at most.
+pub const MAX_IDENTITY_LIFE: Duration = CERTIFICATE_LIFE;
+/// Identities in one answer: a quarter of a MiB.
+pub const IDENTITIES_LISTED: u32 = 1024;
+/// Identities whose first use waits to be listed at one shard; whoever comes beyond is listed when it comes again.
+pub const UNLISTED: usize = 64;
+/// How often a shard looks whether a caller's certificate has expired while it is connected.
+pub const EXPIRY_LOOK: Duration = Duration::from_secs(1);
+/// How often a node that has just started asks how far its control group is until it knows.
+pub const LEARN_PAUSE: Duration = Duration::from_millis(50);
+/// An identity is said to expire soon when less than a third of its life is left, but not before this.
+pub const EXPIRES_SOON: Duration = Duration::from_secs(60 * 86_400);
+/// Identities that one alert names.
+pub const EXPIRES_NAMED: usize = 5;
 /// How often a node looks whether it has to lead a round of GC.
 pub const GC_LOOK: Duration = Duration::from_millis(500);
 /// Chunks collected in one step of GC, so that no step holds a shard for long.

@@ -5,17 +5,22 @@
 //! federate, `collecting` keeps house.
 
 mod aside;
+mod authority;
 mod backing_up;
+mod certificates;
 mod chunks;
 mod collecting;
 pub mod config;
+mod creating;
 mod devices;
 pub mod directory;
 mod dumping;
 mod entering;
 mod error;
+mod expiring;
 mod failing_over;
 mod fragments;
+mod identities;
 mod init;
 mod joining;
 pub mod keys;
@@ -44,6 +49,7 @@ mod status;
 mod switching;
 mod token;
 
+pub use authority::issuing_parts;
 pub use directory::DirectoryError;
 pub use entering::{JoinOptions, ask_to_join, enter, join};
 pub use error::NodeError;

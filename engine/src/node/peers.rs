@@ -7,6 +7,7 @@ use super::server::Answered;
 use super::shard::Shard;
 use super::token::{self, Purpose, Token};
 use super::{limits, links};
+use bytes::Bytes;
 use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken};
 use farside_codec::ids::{GroupId, Label, SiteId};
 use farside_codec::message::{PeerAction, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer};
@@ -27,7 +28,7 @@ fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
     Ok(PeerRecord {
         site: shard.site.site,
         name: shard.site.name.clone(),
-        certificate: shard.site.certificate.clone(),
+        certificate: Bytes::copy_from_slice(super::authority::issuing(shard)?.issuing.certificate()),
         endpoints: endpoints(shard),
         paused: false,
     })

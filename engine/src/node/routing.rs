@@ -264,6 +264,28 @@ pub(super) async fn control_index<D: Disk>(shard: &Rc<Shard<D>>) -> Result<u64, 
     Ok(control.status().applied_index.unwrap_or(0))
 }
 
+/// Whether this node knows everything that the control group had agreed on when its leader was asked.
+pub(super) async fn knows_control<D: Disk>(shard: &Rc<Shard<D>>) -> bool {
+    let Ok(Some(leader)) = leader(shard, GroupId::CONTROL).await else { return false };
+    let index = match leader == shard.site.node {
+        true => shard.on(0, |there| async move { control_index(&there).await }).await.and_then(|index| index),
+        false => match shard.node(leader) {
+            Ok(record) => match ask_node(shard, &record, 0, &Request::ControlIndex).await {
+                Ok(Reply::ControlIndex(index)) => Ok(index),
+                Ok(_) => Err(misanswered()),
+                Err(error) => Err(error.into()),
+            },
+            Err(refusal) => Err(refusal),
+        },
+    };
+    let Ok(index) = index else { return false };
+    let came = shard.on(0, move |there| async move {
+        there.wait_for_control(index).await;
+        there.control.as_ref().and_then(|control| control.status().applied_index) >= Some(index)
+    });
+    came.await.unwrap_or(false)
+}
+
 /// Lets this node come as far as the control group is. Where its leader can't be asked, what is known here has to do.
 pub(super) async fn know_control<D: Disk>(shard: &Rc<Shard<D>>) {
     let Ok(Some(leader)) = leader(shard, GroupId::CONTROL).await else { return };

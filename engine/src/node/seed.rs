@@ -1,5 +1,7 @@
 //! What the shards of a node begin with, however they are run: each on a thread of its own, or all in a simulator's.
 
+use super::authority;
+use super::certificates::Shown;
 use super::config::NodeConfig;
 use super::directory::{NodeDirectory, SiteFile};
 use super::error::NodeError;
@@ -16,6 +18,7 @@ use farside_transport::{Credentials, Trust};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Everything that one shard begins with, but for its devices and its machine.
@@ -28,6 +31,7 @@ pub struct ShardSeed<D: Disk> {
     pub(super) advertised: SocketAddr,
     pub(super) node: Credentials,
     pub(super) peer: Credentials,
+    pub(super) shown: Shown,
     pub(super) trust: Trust,
     pub(super) key: Arc<HeldKey>,
     pub(super) jobs: mpsc::Receiver<Job<D>>,
@@ -95,9 +99,13 @@ pub fn shard_seeds<D: Disk>(root: &Path, key: HeldKey) -> Result<(Vec<ShardSeed<
         )));
     }
     let key = Arc::new(key);
+    let trusted = authority::trusted(&directory, &site)?;
     let trust = Trust::new(site.site, &site.certificate);
+    trust.set_own(&trusted.iter().map(|certificate| &certificate[..]).collect::<Vec<_>>());
     let node = load_credentials(&directory.node_identity(), &trust)?;
     let peer = load_credentials(&directory.peer_identity(), &trust)?;
+    let life = Duration::from_secs(config.certificate_seconds);
+    let shown = Shown { node: node.identity.clone(), peer: peer.identity.clone(), life };
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..site.shards).map(|_| mpsc::channel(limits::SHARD_QUEUE)).unzip();
     let seed = |(index, jobs)| ShardSeed {
         index,
@@ -108,6 +116,7 @@ pub fn shard_seeds<D: Disk>(root: &Path, key: HeldKey) -> Result<(Vec<ShardSeed<
         advertised: config.advertised(),
         node: node.clone(),
         peer: peer.clone(),
+        shown: shown.clone(),
         trust: trust.clone(),
         key: key.clone(),
         jobs,

@@ -3,18 +3,18 @@
 use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
-    chunks, collecting, dumping, fragments, joining, limits, links, membership, receiving, recovered, renewing,
-    repairing, routing,
+    authority, certificates, chunks, collecting, creating, dumping, fragments, identities, joining, limits, links,
+    membership, receiving, recovered, renewing, repairing, routing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
 use farside_codec::cluster::{Forwarded, NodeState};
 use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand, GroupOutcome, PlaceDeltas, TokenPurpose};
-use farside_codec::delta::{DeltaKind, Generation, LogDescriptor};
+use farside_codec::delta::DeltaKind;
 use farside_codec::dump::BackupTarget;
 use farside_codec::frame;
 use farside_codec::ids::{GroupId, LogId, NodeId, SiteId, TenantId};
-use farside_codec::message::{Hello, LogInfo, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, Tenant, kind};
+use farside_codec::message::{Hello, LogInfo, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, kind};
 use farside_codec::{Field, limits as codec_limits};
 use farside_io::disk::Disk;
 use farside_transport::{Caller, Connection, Role, Stream, StreamError};
@@ -52,6 +52,7 @@ pub(crate) async fn accept<D: Disk>(shard: Rc<Shard<D>>) {
 
 /// Answers one connection. QUIC bounds how many of its streams are open at once.
 async fn serve<D: Disk>(shard: Rc<Shard<D>>, connection: Connection) {
+    let _present = identities::arrived(&shard, &connection);
     while let Some(stream) = connection.accept().await {
         let (shard, connection) = (shard.clone(), connection.clone());
         tokio::task::spawn_local(async move { answer_stream(shard, connection, stream).await });
@@ -110,6 +111,9 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
     if let Some(refusal) = recovered::objection(shard, caller, request) {
         return Err(refusal);
     }
+    if let Some(refusal) = identities::not_yet(shard, caller, request) {
+        return Err(refusal);
+    }
     let own = caller.site == shard.site.site;
     let known_peer = || shard.view().peers.get(&caller.site).cloned();
     let allowed = match request {
@@ -126,11 +130,15 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::RepairState
         | Request::ControlIndex
         | Request::Scrub(_)
+        | Request::RenewCertificates
         | Request::PutFragments(_)
         | Request::GetFragment(_)
         | Request::HaveFragments(_)
         | Request::DropFragments(_)
         | Request::WalkFragments(_) => own && is_member(shard, caller),
+        Request::FedAuthorities(said) => {
+            known_peer().is_some() && caller.role == Role::Peer && said.site == caller.site
+        }
         Request::PeerJoin(_) => own && caller.role == Role::Peer && caller.subject == Purpose::Peer.subject(),
         Request::FedHello(_) | Request::FedDeltas(_) => match known_peer().filter(|_| caller.role == Role::Peer) {
             Some(peer) if peer.paused => {
@@ -249,6 +257,11 @@ fn reads_control(request: &Request) -> bool {
             | Request::SetPeer(_)
             | Request::Nodes
             | Request::SetNode(_)
+            | Request::IssueIdentity(_)
+            | Request::Identities(_)
+            | Request::RevokeIdentity(_)
+            | Request::Authority(_)
+            | Request::RotateCertificates
             | Request::Failover(_)
             | Request::Switchover(_)
             | Request::Weigh(_)
@@ -303,7 +316,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             at_home(shard, log).await?;
             Ok(Reply::Log(log_info(shard, log).await?).into())
         }
-        Request::CreateTenant(tenant) => create_tenant(shard, tenant).await,
+        Request::CreateTenant(tenant) => creating::tenant(shard, tenant).await,
         Request::ListTenants => {
             let only = tenant_of(caller)?;
             let tenants = shard
@@ -318,7 +331,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::CreateLog(descriptor) => {
             check_tenant(caller, descriptor.tenant).map_err(|_| forbidden(caller))?;
             at_home(shard, descriptor.log).await?;
-            create_log(shard, descriptor).await
+            creating::log(shard, descriptor).await
         }
         Request::ListLogs => {
             let only = tenant_of(caller)?;
@@ -421,6 +434,13 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         }
         Request::DropFragments(fragments) => fragments::drop_fragments(shard, fragments).await,
         Request::WalkFragments(walk) => repairing::walk(shard, walk).await,
+        Request::IssueIdentity(ask) => identities::issue(shard, ask).await,
+        Request::Identities(question) => Ok(identities::list(shard, &question).into()),
+        Request::RevokeIdentity(order) => identities::revoke(shard, caller, order).await,
+        Request::RotateCertificates => certificates::rotate(shard).await,
+        Request::RenewCertificates => certificates::rotate_here(shard).await,
+        Request::Authority(order) => authority::order(shard, order).await,
+        Request::FedAuthorities(said) => authority::hear_peer(shard, said).await,
     }
 }
 
@@ -540,22 +560,6 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
         }
         _ => Err(Refusal::new(RefusalCode::Internal, "the log group answered something else than was asked")),
     }
-}
-
-async fn create_tenant<D: Disk>(shard: &Rc<Shard<D>>, mut tenant: Tenant) -> Answered {
-    tenant.created = shard.clock.now();
-    shard.control(ControlCommand::PutTenant(tenant.clone())).await?;
-    let made = shard.view().tenants.get(&tenant.tenant).cloned().unwrap_or(tenant);
-    Ok(Reply::Tenants(vec![made]).into())
-}
-
-async fn create_log<D: Disk>(shard: &Rc<Shard<D>>, mut descriptor: LogDescriptor) -> Answered {
-    descriptor.created = shard.clock.now();
-    let log = descriptor.log;
-    shard.control(ControlCommand::PutLog(descriptor.clone())).await?;
-    let generation = Generation { counter: 1, site: shard.site.site, incarnation: shard.site.incarnation };
-    shard.log_command(log, GroupCommand::CreateLog((descriptor, generation))).await?;
-    Ok(Reply::Log(log_info(shard, log).await?).into())
 }
 
 /// A log as its group knows it.

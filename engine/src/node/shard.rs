@@ -1,9 +1,12 @@
 //! A shard: one thread, its devices' zones, its groups, its endpoint. Shares nothing; work for another shard is handed
 //! over by a bounded queue and runs there.
 
+use super::authority;
 use super::backing_up::Backups;
+use super::certificates::{Certificates, Shown};
 use super::directory::SiteFile;
 use super::dumping::Dumps;
+use super::identities::{self, Callers};
 use super::keys::HeldKey;
 use super::links::{NodeLinks, PeerLinks};
 use super::repairing::Repair;
@@ -121,6 +124,11 @@ pub(crate) struct Shard<D: Disk> {
     /// The file system of the node's directory is nearly full, so that the state file could not grow.
     pub(crate) cramped: Cell<bool>,
     pub(crate) counters: Counters,
+    /// What the node shows.
+    pub(crate) shown: Shown,
+    pub(crate) certificates: Certificates,
+    /// Who is connected.
+    pub(crate) callers: Callers,
     pub(crate) repair: Repair,
     pub(crate) scrub: Scrub,
     /// Backups that it makes by itself; on shard 0.
@@ -370,8 +378,17 @@ impl<D: Disk> Shard<D> {
             self.trust.remove_peer(*peer);
         }
         for peer in view.peers.values() {
-            self.trust.set_peer(peer.site, &peer.certificate);
+            match view.peer_authorities.get(&peer.site) {
+                None => self.trust.set_peer(peer.site, &peer.certificate),
+                Some(said) => {
+                    let certificates: Vec<&[u8]> =
+                        said.certificates.iter().map(|certificate| &certificate[..]).collect();
+                    self.trust.set_peer_all(peer.site, &certificates);
+                }
+            }
         }
+        authority::trust(self, &view);
+        self.trust.set_revoked(view.revoked.clone());
         for shard in 0..self.shards() {
             let view = view.clone();
             // A shard that has stopped needs no view.
@@ -383,6 +400,7 @@ impl<D: Disk> Shard<D> {
         let before = std::mem::replace(&mut *self.view.borrow_mut(), view.clone());
         before.peers.keys().filter(|peer| !view.peers.contains_key(peer)).for_each(|peer| self.links.forget(*peer));
         self.nodes.keep(&view.nodes);
+        identities::cut_off(self, &before, &view);
         self.store.set_placement_epoch(view.placement_epoch.max(1));
         self.store.set_spread(view.nodes.len() > 1);
     }

@@ -1,10 +1,12 @@
 //! A shard, from its devices to its endpoint, and back.
 
 use super::backing_up::{self, Backups};
+use super::certificates::{self, Certificates};
 use super::directory::NodeDirectory;
 use super::directory::SiteFile;
 use super::dumping::Dumps;
 use super::error::{NodeError, failed};
+use super::identities::Callers;
 use super::links::{NodeLinks, PeerLinks, own_hello};
 use super::repairing::{self, Repair};
 use super::routing::SiteNetwork;
@@ -12,7 +14,7 @@ use super::scrubbing::{self, Scrub};
 use super::seed::{ShardSeed, Storage};
 use super::shard::{Counters, Job, LogGroup, Shard};
 use super::snapshots::ChunkSnapshots;
-use super::{collecting, limits, membership, mending, recovered, renewing, sending, server};
+use super::{authority, collecting, identities, limits, membership, mending, recovered, renewing, sending, server};
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState};
@@ -61,8 +63,12 @@ pub async fn run_shard<D: Disk>(
     tasks.push(tokio::task::spawn_local(sending_after_check(shard.clone())));
     tasks.push(tokio::task::spawn_local(renewing::keep_renewed(shard.clone())));
     tasks.push(tokio::task::spawn_local(recovered::watch(shard.clone())));
+    tasks.push(tokio::task::spawn_local(identities::close_expired(shard.clone())));
     if shard.index == 0 {
         tasks.push(tokio::task::spawn_local(shard.clone().keep_view()));
+        tasks.push(tokio::task::spawn_local(identities::learn(shard.clone())));
+        tasks.push(tokio::task::spawn_local(certificates::keep(shard.clone())));
+        tasks.push(tokio::task::spawn_local(authority::tell_peers(shard.clone())));
         tasks.push(tokio::task::spawn_local(membership::lead_site(shard.clone())));
         tasks.push(tokio::task::spawn_local(membership::beat(shard.clone())));
         tasks.push(tokio::task::spawn_local(backing_up::keep_backups(shard.clone())));
@@ -151,6 +157,9 @@ type Built<D> = (Rc<Shard<D>>, mpsc::Receiver<Job<D>>);
 
 async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machine) -> Result<Built<D>, NodeError> {
     let Storage { pool, candidates, notices } = storage;
+    if seed.index == 0 {
+        certificates::prepare(&seed, &machine)?;
+    }
     let devices = seat_devices(&seed, &pool, candidates).await?;
     let regions = devices.wal_regions(seed.index);
     let wal_present = regions.len();
@@ -218,6 +227,9 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         recovery: seed.recovered.map(|recovered| recovered.recovery),
         cramped: Cell::new(false),
         counters: Counters::default(),
+        shown: seed.shown,
+        certificates: Certificates::default(),
+        callers: Callers::default(),
         repair: Repair::default(),
         scrub: Scrub::default(),
         backups: Backups::default(),

@@ -4,8 +4,8 @@ use super::devices::{fragments_placed, losses_survived};
 use super::directory::ScrubRecord;
 use super::keys::telling;
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
-use super::scrubbing;
 use super::shard::Shard;
+use super::{expiring, scrubbing};
 use super::{recovered, repairing, routing};
 use crate::state::{ControlView, Opened};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
@@ -17,6 +17,7 @@ use farside_codec::erasure::Geometry;
 use farside_codec::ids::{LogId, NodeId, SiteId};
 use farside_codec::message::{Reply, Request};
 use farside_io::disk::Disk;
+use farside_transport::Rejection;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -40,6 +41,7 @@ type Unreachable = BTreeMap<SiteId, (Duration, Option<String>)>;
 pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
     let mut document = own_document(shard).await;
     if shard.is_alone() {
+        tell_of_identities(shard, &mut document);
         telling::tell_of_site(&mut document);
         return Bytes::from(document.to_string());
     }
@@ -91,8 +93,14 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
         let alert = format!("{owed} fragments are owed: redundancy is reduced until they are repaired");
         push(&mut document["alerts"], json!(alert));
     }
+    tell_of_identities(shard, &mut document);
     telling::tell_of_site(&mut document);
     Bytes::from(document.to_string())
+}
+
+fn tell_of_identities<D: Disk>(shard: &Shard<D>, document: &mut Value) {
+    let alert = expiring::alert(&shard.view(), shard.machine.clock.wall_ms());
+    alert.into_iter().for_each(|alert| push(&mut document["alerts"], json!(alert)));
 }
 
 pub(super) fn push(list: &mut Value, value: Value) {
@@ -178,6 +186,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         .collect();
     let scrubs: Vec<ScrubRecord> = reports.iter().map(|(_, report)| report.scrub.clone()).collect();
     let system_key = telling::of_node(&shard.root, shard.site.site, &shard.key, &mut alerts);
+    let certificate = super::certificates::told(shard, &mut alerts);
     let document = json!({
         "site": shard.site.name.as_str(),
         "site_id": shard.site.site.to_string(),
@@ -187,6 +196,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
             "shards": shard.shards(),
             "fragments": sum(|store| store.fragments),
             "system_key": system_key,
+            "certificate": certificate,
             "scrub": scrubbing::told(&scrubs, shard.scrub_percent),
             "devices": devices.into_iter().map(|(_, device)| device).collect::<Vec<_>>(),
         }],
@@ -390,12 +400,16 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
             Err(error) => alerts.push(format!("group {} can't be read: {error}", group.id())),
         }
     }
+    let refused = shard.endpoint.statistics();
     let counters = json!({
         "shard": shard.index,
         "requests": shard.counters.requests.get(),
         "refused": shard.counters.refused.get(),
         "corrupt_frames": shard.counters.corrupt_frames.get(),
         "refused_handshakes": shard.counters.refused_handshakes.get(),
+        "refused_revoked": refused.refused_for(Rejection::Revoked),
+        "refused_expired": refused.refused_for(Rejection::Expired),
+        "cut_off": shard.callers.cut_off.get(),
         "chunks_stored": store.counters.chunks_stored,
         "chunks_deduplicated": store.counters.chunks_deduplicated,
         "chunks_collected": store.counters.chunks_collected,

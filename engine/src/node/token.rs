@@ -3,11 +3,11 @@
 //! A token holds where its maker is, its CA's certificate, a secret, and a short-lived identity issued by that CA with
 //! which whoever shows it may say one thing: who it is.
 
-use super::directory::NodeDirectory;
 use super::limits;
 use super::peers::endpoints;
 use super::server::Answered;
 use super::shard::Shard;
+use super::{authority, identities};
 use bytes::Bytes;
 use farside_codec::command::{ControlCommand, PendingToken, TokenPurpose};
 use farside_codec::ids::{Hlc, Label, SiteId, hex};
@@ -15,7 +15,7 @@ use farside_codec::message::{Refusal, RefusalCode, Reply};
 use farside_codec::{Field, record};
 use farside_io::disk::Disk;
 use farside_io::entropy::random;
-use farside_transport::{Authority, Credentials, Identity, IdentityError, Role, Trust};
+use farside_transport::{Credentials, Identity, IdentityError, Role, Trust};
 use std::rc::Rc;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -38,6 +38,11 @@ impl Purpose {
         }
     }
 
+    /// Every subject of such an identity.
+    fn all() -> [&'static str; 2] {
+        [Self::Peer.subject(), Self::Node.subject()]
+    }
+
     /// Tokens begin so, with the version of their contents.
     fn prefix(self) -> &'static str {
         match self {
@@ -45,6 +50,11 @@ impl Purpose {
             Self::Node => "farside-node-1.",
         }
     }
+}
+
+/// Whether an identity with this subject came with a token.
+pub(super) fn is_invitation(subject: &str) -> bool {
+    Purpose::all().contains(&subject)
 }
 
 record!(
@@ -73,7 +83,7 @@ impl Token {
     /// What whoever shows the token calls its maker with.
     pub(super) fn credentials(&self) -> Result<Credentials, IdentityError> {
         let identity = Identity::from_parts(self.invitation.to_vec(), Zeroizing::new(self.key.to_vec()))?;
-        Ok(Credentials { identity, trust: Trust::new(self.site, &self.certificate) })
+        Ok(Credentials { identity: identity.into(), trust: Trust::new(self.site, &self.certificate) })
     }
 
     fn own_check(&self) -> u32 {
@@ -114,9 +124,7 @@ pub(super) async fn make<D: Disk>(shard: &Rc<Shard<D>>, purpose: Purpose, lets_i
     check_reachable(shard)?;
     let failed = |error: String| Refusal::new(RefusalCode::Internal, error);
     let entropy = shard.machine.entropy.as_ref();
-    let directory = NodeDirectory::new(&shard.root);
-    let key = shard.key.key().authority(&directory).map_err(|error| failed(error.to_string()))?;
-    let authority = Authority::from_parts(shard.site.site, shard.site.certificate.to_vec(), key);
+    let authority = authority::issuing(shard)?.issuing;
     let now = shard.clock.now();
     let since_epoch = Duration::from_millis(now.ms());
     let identity = authority
@@ -125,7 +133,7 @@ pub(super) async fn make<D: Disk>(shard: &Rc<Shard<D>>, purpose: Purpose, lets_i
     let mut token = Token {
         site: shard.site.site,
         name: shard.site.name.clone(),
-        certificate: shard.site.certificate.clone(),
+        certificate: Bytes::copy_from_slice(authority.certificate()),
         endpoints: endpoints(shard),
         secret: random(entropy),
         invitation: Bytes::copy_from_slice(identity.certificate()),
@@ -133,6 +141,8 @@ pub(super) async fn make<D: Disk>(shard: &Rc<Shard<D>>, purpose: Purpose, lets_i
         check: 0,
     };
     token.check = token.own_check();
+    // It can be revoked as any other, also before anybody has shown it.
+    identities::list_identity(shard, &identity).await?;
     let expires = Hlc::from_ms(now.ms() + limits::TOKEN_LIFE.as_millis() as u64);
     let secret_hash = *blake3::hash(&token.secret).as_bytes();
     shard.control(ControlCommand::PutToken(PendingToken { secret_hash, purpose: lets_in, expires })).await?;

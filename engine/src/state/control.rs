@@ -5,18 +5,20 @@ use super::keys::Key;
 use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_PEERS, MAX_TENANTS, MAX_TOKENS};
 use super::log_group::{read_row, store_applied, stored_applied};
 use super::snapshot;
-use super::{backups, nodes, recover};
+use super::{authorities, backups, identities, nodes, recover};
 use crate::cluster::map::PlacementMap;
 use bytes::Bytes;
 use farside_codec::Field;
+use farside_codec::authority::{Authorities, NodeStanding, PeerAuthorities, PeerTold};
 use farside_codec::cluster::{GroupRecord, NodeRecord};
 use farside_codec::command::{ControlCommand, ControlOutcome, PendingToken, RedeemToken, SiteRecord, TokenPurpose};
 use farside_codec::delta::LogDescriptor;
 use farside_codec::dump::{BackupTarget, HeldBackup};
+use farside_codec::identity::{IdentityRecord, Serial};
 use farside_codec::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 use farside_codec::message::{PeerAction, PeerRecord, Refusal, RefusalCode, Tenant};
 use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -48,6 +50,18 @@ pub struct ControlView {
     pub backup_holds: BTreeMap<[u8; 16], HeldBackup>,
     /// Where backups go.
     pub backup_targets: BTreeMap<Label, BackupTarget>,
+    /// Identities that the site has issued.
+    pub identities: Arc<BTreeMap<Serial, IdentityRecord>>,
+    /// Those of them that are refused.
+    pub revoked: Arc<BTreeSet<Serial>>,
+    /// The site's authorities; `None`: it has the one that it was made with.
+    pub authorities: Option<Arc<Authorities>>,
+    /// How far nodes have come along with them.
+    pub standings: BTreeMap<NodeId, NodeStanding>,
+    /// How far peers have.
+    pub peers_told: BTreeMap<SiteId, PeerTold>,
+    /// Whom to trust about peers, where they have said so since they joined.
+    pub peer_authorities: BTreeMap<SiteId, PeerAuthorities>,
     /// The placement map of `nodes`.
     pub map: Arc<PlacementMap>,
 }
@@ -125,6 +139,11 @@ pub(super) enum Kind {
     RepairLimit = 10,
     BackupHold = 11,
     BackupTarget = 12,
+    Identity = 40,
+    Authorities = 41,
+    NodeStanding = 42,
+    PeerTold = 43,
+    PeerAuthorities = 44,
 }
 
 /// The control group's state.
@@ -201,6 +220,20 @@ impl ControlState {
                     let target: BackupTarget = read_row(value)?;
                     view.backup_targets.insert(target.name.clone(), target);
                 }
+                Some(40) => identities::add(&mut view, read_row(value)?),
+                Some(41) => view.authorities = Some(Arc::new(read_row(value)?)),
+                Some(42) => {
+                    let standing: NodeStanding = read_row(value)?;
+                    view.standings.insert(standing.node, standing);
+                }
+                Some(43) => {
+                    let told: PeerTold = read_row(value)?;
+                    view.peers_told.insert(told.peer, told);
+                }
+                Some(44) => {
+                    let said: PeerAuthorities = read_row(value)?;
+                    view.peer_authorities.insert(said.site, said);
+                }
                 _ => {}
             }
             Ok(true)
@@ -236,6 +269,14 @@ impl ControlState {
             ControlCommand::ForgetBackupTarget(name) => backups::forget_target(change, view, &name)?,
             ControlCommand::SettleGroup((group, members)) => nodes::settle(change, view, group, &members)?,
             ControlCommand::Recover(recovery) => recover::apply(change, view, recovery)?,
+            ControlCommand::PutIdentity(put) => identities::put(change, view, put)?,
+            ControlCommand::RevokeIdentity(order) => identities::revoke(change, view, order)?,
+            ControlCommand::IntroduceAuthority(order) => authorities::introduce(change, view, order)?,
+            ControlCommand::StepAuthority(of) => authorities::step(change, view, of)?,
+            ControlCommand::DropAuthority(order) => authorities::drop_old(change, view, order)?,
+            ControlCommand::StandNode(standing) => authorities::stand(change, view, standing)?,
+            ControlCommand::TellPeer(told) => authorities::tell(change, view, told)?,
+            ControlCommand::PutPeerAuthorities(said) => authorities::trust_peer(change, view, said)?,
             ControlCommand::Found(site) => match &view.site {
                 Some(known) if *known != site => exists("the site was founded before".into()),
                 _ => {
@@ -312,6 +353,9 @@ fn put_peer(change: &Change, view: &mut ControlView, peer: PeerRecord) -> Result
     if view.peers.len() >= MAX_PEERS && !view.peers.contains_key(&peer.site) {
         return Ok(full("peers", MAX_PEERS));
     }
+    if view.peers.get(&peer.site).is_none_or(|known| known.certificate != peer.certificate) {
+        authorities::forget_peer(change, view, peer.site)?;
+    }
     change.put(Table::Control, &key(Kind::Peer, &peer.site.0), &peer.to_bytes())?;
     view.add_peer(peer);
     Ok(Ok(()))
@@ -325,6 +369,7 @@ fn set_peer(change: &Change, view: &mut ControlView, name: &Label, action: &Peer
     if *action == PeerAction::Remove {
         change.remove(Table::Control, &key)?;
         view.peers.remove(&peer.site);
+        authorities::forget_peer(change, view, peer.site)?;
         return Ok(Ok(()));
     }
     peer.paused = *action == PeerAction::Pause;

@@ -74,7 +74,7 @@ pub fn restored_control(piece: &Bytes, incarnation: u64, logs: &BTreeSet<LogId>)
         let (table, key, mut value) = row(&mut reader).map_err(StateError::Unreadable)?;
         if table == Table::Control {
             let kind = key.get(Key::group(GroupId::CONTROL).len()).copied().unwrap_or_default();
-            let of_nodes = [Kind::Node, Kind::Group, Kind::Attempt, Kind::Token, Kind::BackupHold];
+            let of_nodes = [Kind::Node, Kind::Group, Kind::Attempt, Kind::Token, Kind::BackupHold, Kind::NodeStanding];
             if of_nodes.into_iter().any(|gone| gone as u8 == kind) {
                 continue;
             }

@@ -22,6 +22,10 @@ pub const MAX_NODES: usize = 256;
 pub const MAX_DEVICES: usize = 128;
 /// Tokens that wait at once: each is a day's worth of trust in whoever reads it.
 pub const MAX_TOKENS: usize = 64;
+/// Identities that are listed: an operator's a day for ten years. Each is in memory everywhere.
+pub const MAX_IDENTITIES: usize = 4096;
+/// How long one that has expired stays listed.
+pub const EXPIRED_KEPT_MS: u64 = 30 * 86_400_000;
 /// Rows that a prune looks at for each version that it may drop: a peer that lags keeps the rest from going.
 pub const PRUNE_SCAN_FACTOR: usize = 16;
 /// A snapshot's piece ends with the row that brings it here; a row is below 1 MiB, so a piece stays below 4 MiB.

@@ -4,12 +4,14 @@
 
 mod accept;
 mod aside;
+mod authorities;
 mod backend;
 mod backups;
 mod control;
 mod database;
 mod dump;
 mod fence;
+mod identities;
 mod keys;
 pub mod limits;
 pub(crate) mod lineage;
@@ -23,6 +25,7 @@ mod recover;
 mod rows;
 mod snapshot;
 
+pub use authorities::{depends as authority_depends, waits as authority_waits};
 pub use control::{ControlState, ControlView};
 pub use database::{Database, Opened};
 pub use dump::{Dump, chunks_in, logs_in, restored_control};

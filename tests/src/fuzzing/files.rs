@@ -11,6 +11,7 @@ use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
 use farside::node::directory::{ScrubRecord, SiteFile};
 use farside::node::keys::{KeyExport, KeyExports};
+use farside_codec::authority::Authorities;
 use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{Hlc, NodeId};
@@ -66,7 +67,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 13] = [
+const KINDS: [FileKind; 14] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -80,6 +81,7 @@ const KINDS: [FileKind; 13] = [
     FileKind::Restoring,
     FileKind::Report,
     FileKind::Recovered,
+    FileKind::Authorities,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
@@ -115,6 +117,7 @@ pub fn framed_file(bytes: &[u8]) {
         FileKind::Restoring => drop(canonical::<RestoringFile>(payload)),
         FileKind::Report => report(payload),
         FileKind::Recovered => drop(canonical::<RecoveredFile>(payload)),
+        FileKind::Authorities => drop(canonical::<Authorities>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
 }
@@ -199,6 +202,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
             "key-exports",
             of(8, &KeyExports { exports: vec![export.clone(), KeyExport { confirmed: None, ..export }] }.to_bytes()),
         ),
+        ("authorities", of(13, &values::authorities().to_bytes())),
         ("restored", of(9, &(1u64, Some(Hlc(9))).to_bytes())),
         ("restoring", of(10, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
     ]

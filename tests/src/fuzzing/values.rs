@@ -1,11 +1,13 @@
 //! Values that seeds are made of, small and all different.
 
 use bytes::Bytes;
+use farside_codec::authority::{Authorities, AuthorityStep, IntroduceAuthority, PeerAuthorities, SiteAuthority};
 use farside_codec::cluster::{GroupRecord, NodeRecord, NodeState};
 use farside_codec::delta::{
     Branch, ChunkReceipt, ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Extent, Generation, Lineage,
     LogDescriptor, LogPolicy, Proposal,
 };
+use farside_codec::identity::{IdentityRecord, IdentityRole, IssueIdentity, PutIdentity, Revocation, RevokeIdentity};
 use farside_codec::ids::{
     BlindName, ChunkId, DeltaHash, EpochId, GroupId, Hlc, Label, LogId, NodeId, OperationId, SiteId, TenantId,
 };
@@ -217,4 +219,49 @@ pub fn recovered() -> RecoveredFile {
     let recovery =
         Recovery { incarnation: 1, lost: lost.clone(), groups: vec![group_record()], emptied: vec![GroupId(2)] };
     RecoveredFile { recovery, forced: vec![forced], fenced: lost }
+}
+
+/// An identity of a tenant's client.
+pub fn identity_record(number: u8) -> IdentityRecord {
+    let role = IdentityRole::Client(TenantId([3; 16]));
+    let (issued, expires) = (Hlc::from_ms(1), Hlc::from_ms(86_400_000));
+    IdentityRecord { serial: [number; 16], name: label("web-1"), role, authority: 1, issued, expires, revoked: None }
+}
+
+/// Lists it.
+pub fn put_identity(number: u8) -> PutIdentity {
+    PutIdentity { record: identity_record(number), named: true, time: Hlc::from_ms(2) }
+}
+
+/// Revokes it.
+pub fn revoke_identity(number: u8) -> RevokeIdentity {
+    let revocation = Revocation { at: Hlc::from_ms(3), by: label("admin") };
+    RevokeIdentity { serial: [number; 16], revocation, force: false }
+}
+
+/// Asks for one.
+pub fn issue_identity() -> IssueIdentity {
+    IssueIdentity { name: label("web-1"), tenant: Some(label("acme")), life_seconds: 86_400, public_key: [9; 32] }
+}
+
+fn authority(generation: u32) -> SiteAuthority {
+    let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let (certificate, endorsement) = (if generation == 0 { bytes("CA") } else { bytes("next CA") }, bytes("vouched"));
+    SiteAuthority { generation, certificate, endorsement, sealed_key: bytes("sealed"), made: Hlc(1) }
+}
+
+/// A site on its way from its first authority to the next.
+pub fn authorities() -> Authorities {
+    Authorities { change: 2, step: AuthorityStep::Issuing, current: authority(1), other: Some(authority(0)) }
+}
+
+/// Begins that way.
+pub fn introduce_authority() -> IntroduceAuthority {
+    IntroduceAuthority { current: authority(0), next: authority(1) }
+}
+
+/// What a peer is told of it.
+pub fn peer_authorities() -> PeerAuthorities {
+    let certificates = authorities().trusted().map(|one| one.certificate.clone()).collect();
+    PeerAuthorities { site: site(2), change: 2, certificates }
 }

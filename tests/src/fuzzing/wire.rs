@@ -6,6 +6,9 @@ use super::allocation::bounded;
 use super::feed::Feed;
 use super::{Seed, values};
 use bytes::Bytes;
+use farside_codec::authority::{
+    AuthorityOrder, AuthorityProgress, AuthorityStep, DropAuthority, NodeStanding, PeerTold,
+};
 use farside_codec::command::{
     AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence, GroupCommand,
     GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord, TokenPurpose,
@@ -15,6 +18,7 @@ use farside_codec::delta::{
     Proposal,
 };
 use farside_codec::frame::HEADER_BYTES;
+use farside_codec::identity::{Identities, IdentityQuestion, IssuedIdentity, RevokeOrder};
 use farside_codec::ids::{BlindName, GroupId, Hlc, Label, NodeId, TenantId};
 use farside_codec::message::{
     ChunkRange, FailedOver, Failover, FailoverReport, FedDeltas, FedHello, GetChunk, Hello, History, List, LogBehind,
@@ -152,6 +156,11 @@ pub fn request_seeds() -> Vec<Seed> {
     let from = Some(values::label("near"));
     let requests = [
         ("hello", Request::Hello(own_hello())),
+        ("issue-identity", Request::IssueIdentity(values::issue_identity())),
+        ("identities", Request::Identities(IdentityQuestion { after: Some([7; 16]), limit: 9 })),
+        ("revoke-identity", Request::RevokeIdentity(RevokeOrder { which: "web-1".into(), force: true })),
+        ("authority", Request::Authority(AuthorityOrder::Drop(true))),
+        ("fed-authorities", Request::FedAuthorities(values::peer_authorities())),
         ("put-chunk", Request::PutChunk(PutChunk { chunk, sealed_bytes: 99 })),
         ("have-chunks", Request::HaveChunks(vec![chunk, values::chunk(2).chunk])),
         ("get-chunk", Request::GetChunk(GetChunk { chunk, offset: 1, length: 2 })),
@@ -235,8 +244,26 @@ pub fn reply_seeds() -> Vec<Seed> {
         SwitchedOver { moved: vec![over.clone()], left: vec![behind], refused: vec![refused_log], stalled_ms: 5 };
     let weighed =
         Weighed { logs: vec![over.clone()], home_answers: true, objections: vec!["unknown".into()], commits_ms: 6 };
+    let issued = IssuedIdentity {
+        site_name: values::label("near"),
+        record: values::identity_record(1),
+        certificate: Bytes::from_static(b"DER"),
+        authority: Bytes::from_static(b"CA"),
+        endpoints: vec!["10.0.0.1:7400".into()],
+    };
+    let progress = AuthorityProgress {
+        generation: 1,
+        step: AuthorityStep::Issuing,
+        waits: vec!["node-2".into()],
+        depends: vec!["operator anna".into()],
+    };
     let replies = [
         ("refused", Reply::Refused(refusal.clone())),
+        ("issued-identity", Reply::IssuedIdentity(issued)),
+        ("identities", Reply::Identities(Identities { identities: vec![values::identity_record(1)], more: true })),
+        ("certificates", Reply::CertificatesRenewed(vec!["node-2".into()])),
+        ("authority", Reply::Authority(progress)),
+        ("revoked-identity", Reply::RevokedIdentity(values::identity_record(2))),
         ("done", Reply::Done),
         ("chunk-stored", Reply::ChunkStored(values::chunk_receipt())),
         ("chunks-held", Reply::ChunksHeld(vec![None, Some(values::chunk_receipt()), None])),
@@ -374,6 +401,14 @@ pub(super) fn control_commands() -> Vec<(&'static str, ControlCommand)> {
             }),
         ),
         ("control-redeem", ControlCommand::RedeemToken(redeem)),
+        ("control-put-identity", ControlCommand::PutIdentity(values::put_identity(1))),
+        ("control-revoke-identity", ControlCommand::RevokeIdentity(values::revoke_identity(1))),
+        ("control-introduce", ControlCommand::IntroduceAuthority(values::introduce_authority())),
+        ("control-step", ControlCommand::StepAuthority(1)),
+        ("control-drop", ControlCommand::DropAuthority(DropAuthority { change: 2, force: true, time: Hlc(9) })),
+        ("control-stand", ControlCommand::StandNode(NodeStanding { node: NodeId(1), change: 1, generation: 0 })),
+        ("control-tell", ControlCommand::TellPeer(PeerTold { peer: values::site(2), change: 1 })),
+        ("control-peer-authorities", ControlCommand::PutPeerAuthorities(values::peer_authorities())),
         ("control-recover", ControlCommand::Recover(values::recovered().recovery)),
     ]
 }

@@ -59,7 +59,7 @@ impl Site {
     }
     pub(crate) fn credentials(&self, role: Role, life: Duration, at: Duration) -> Credentials {
         let identity = self.authority.issue(role, "1", at, life, &SystemEntropy).expect("an identity");
-        Credentials { identity, trust: self.trust.clone() }
+        Credentials { identity: identity.into(), trust: self.trust.clone() }
     }
     pub(crate) fn node(&self) -> Credentials {
         self.credentials(Role::Node, DAY, now())

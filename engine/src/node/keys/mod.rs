@@ -92,7 +92,17 @@ impl SystemKey {
         framed::write(&directory.system_key(), FileKind::SystemKey, &self.0[..])
     }
 
-    /// Reads the site CA's key, which only the right system key opens.
+    /// The key of one of the site's CAs, sealed.
+    pub(in crate::node) fn seal_authority(&self, authority_key: &[u8], entropy: &dyn Entropy) -> Vec<u8> {
+        self.seal(AUTHORITY_LABEL, authority_key, entropy)
+    }
+
+    /// Opens it; `None`: it was sealed under another system key, or is damaged.
+    pub(in crate::node) fn open_authority(&self, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        self.open(AUTHORITY_LABEL, sealed)
+    }
+
+    /// Reads the key of the site's first CA, which only the right system key opens.
     pub fn authority(&self, directory: &NodeDirectory) -> Result<Zeroizing<Vec<u8>>, DirectoryError> {
         let sealed = framed::read(&directory.authority_key(), FileKind::AuthorityKey)?;
         let wrong = || DirectoryError::WrongSystemKey(directory.authority_key());
