@@ -137,7 +137,7 @@ pub(super) async fn open_wal<D: Disk>(
     pool: &Pool,
 ) -> Result<(Wal<D>, WalReport), NodeError> {
     let mirrors =
-        regions.into_iter().map(|region| WalMirror { disk: region.disk, offset: region.offset, bytes: region.bytes });
+        regions.into_iter().map(|WalRegion { id, disk, offset, bytes }| WalMirror { device: id, disk, offset, bytes });
     let opened = Wal::open(wal_owner(&seed.site, seed.index), mirrors.collect(), pool).await;
     opened.map_err(|error| match error {
         WalError::Damaged { .. } | WalError::Forked { .. } | WalError::NoMirror => {

@@ -134,6 +134,8 @@ pub(super) struct Zone<D> {
     state: Cell<DeviceState>,
     /// The file system below had no space; cleared when compaction frees a segment.
     starved: Cell<bool>,
+    /// The device is to go: it is read, and takes nothing.
+    leaving: Cell<bool>,
     /// Free segments that clients leave alone besides the fixed ones, for snapshots to come.
     kept_free: Cell<usize>,
     /// Held while a segment is opened, so that it is opened once.
@@ -196,6 +198,7 @@ impl<D: Disk> Zone<D> {
             segments: RefCell::new(segments),
             state: Cell::new(state),
             starved: Cell::new(false),
+            leaving: Cell::new(false),
             kept_free: Cell::new(0),
             opening: tokio::sync::Mutex::new(()),
             next_is_there: Notify::new(),
@@ -205,6 +208,43 @@ impl<D: Disk> Zone<D> {
 
     pub(super) fn works(&self) -> bool {
         self.state.get() == DeviceState::Ok
+    }
+
+    /// Whether the device is to go.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// Says whether the device is to go.
+    pub(super) fn set_leaving(&self, leaving: bool) {
+        self.leaving.set(leaving);
+    }
+
+    /// Whether new fragments may go here.
+    pub(super) fn takes(&self) -> bool {
+        self.works() && !self.is_leaving()
+    }
+
+    /// Takes the device out of use for good: what it held lies elsewhere.
+    pub(super) fn retire(&self) {
+        self.state.set(DeviceState::Evicted);
+    }
+
+    /// Gets no more records into the segment that was appended to last, so that it can be emptied like the others.
+    pub(super) fn close(&self) {
+        close_active(&mut self.segments.borrow_mut());
+    }
+
+    /// Whether nothing here counts and nothing is being written.
+    pub(super) fn is_empty(&self) -> bool {
+        let segments = self.segments.borrow();
+        segments.live_fragments == 0 && segments.open.values().all(|open| open.in_flight.is_empty())
+    }
+
+    /// The segments in which something counts.
+    pub(super) fn live_segments(&self) -> Vec<u32> {
+        let segments = self.segments.borrow();
+        (0..).zip(&segments.table).filter(|(_, found)| found.live_blocks > 0).map(|(segment, _)| segment).collect()
     }
 
     /// Takes the device out of use. Answers whether it was in use.
@@ -274,6 +314,7 @@ impl<D: Disk> Zone<D> {
             id: Some(self.device),
             label: self.label.clone(),
             state: self.state.get(),
+            leaving: self.is_leaving(),
             bytes: segments.table.len() as u64 * segment_bytes,
             used_bytes: used as u64 * segment_bytes,
             live_bytes,
@@ -300,7 +341,7 @@ impl<D: Disk> Zone<D> {
         let in_active = (1..=records).take_while(|records| self.active_fits(&segments, *records, blocks)).count();
         let fits_empty = |records: &usize| self.fits(1, *records, 0, blocks);
         let in_empty = (1..=records).take_while(fits_empty).count();
-        self.works() && !self.starved.get() && in_active + free * in_empty >= records
+        self.takes() && !self.starved.get() && in_active + free * in_empty >= records
     }
 
     /// Whether a segment takes a record of so many blocks.
@@ -354,7 +395,7 @@ impl<D: Disk> Zone<D> {
         priority: Priority,
     ) -> Result<Reservation<D>, (NoSpace, Option<DiskError>)> {
         let _turn = self.opening.lock().await;
-        if !self.works() {
+        if !self.works() || self.is_leaving() {
             return Err((NoSpace::Failed, None));
         }
         if let Some(reservation) = self.try_reserve(blocks, priority) {
