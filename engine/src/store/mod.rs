@@ -47,7 +47,7 @@ pub use mend::{MendingNeeds, Refused, Verified};
 pub use moving::{Relocated, Residents};
 pub(crate) use placement::most_per_device;
 pub use put::ChunkWriter;
-pub use replacing::{ReplaceError, add_device, remove_device, replace_device};
+pub use replacing::{ReplaceError, add_device, clear_if_named, remove_device, replace_device};
 pub use status::{Counters, DeviceState, DeviceStatus, RecoveryReport, StoreEvent, StoreStatus};
 pub use stripe::Stripe;
 
@@ -176,6 +176,11 @@ impl<D: Disk> Store<D> {
         inner.recovery.partial_chunks = partial;
         inner.recovery.unreadable_chunks = unreadable;
         Self(Rc::new(inner))
+    }
+
+    /// The shard's buffers.
+    pub fn pool(&self) -> Pool {
+        self.0.pool.clone()
     }
 
     /// How new chunks are cut.

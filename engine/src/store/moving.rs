@@ -93,19 +93,24 @@ impl<D: Disk> Store<D> {
         found.map(|entry| (entry.chunk, entry.fragment, entry.layout().slot_bytes())).collect()
     }
 
-    /// Chunks from `cursor` on of which fragments are on this device, of which its segments may not tell, among `limit`; and
-    /// where to go on.
-    pub fn chunks_on(
+    /// The records on a device that count, of chunks from `cursor` on, among `limit`, whether its segments tell of them or
+    /// not; and where to go on.
+    pub fn records_on(
         &self,
         device: DeviceId,
         cursor: CollectCursor,
         limit: usize,
-    ) -> (Vec<ChunkId>, Option<CollectCursor>) {
+    ) -> (Vec<(ChunkId, u8, usize)>, Option<CollectCursor>) {
         let Some(zone) = self.0.zone_of(device) else { return (Vec::new(), None) };
         let index = self.0.index.borrow();
         let (walked, next) = index.walk(cursor.0, limits::COLLECT_SCAN.min(limit.max(1)));
-        let on = walked.filter(|(_, known)| index.locations(known).any(|(_, found)| found.device == zone.ordinal));
-        (on.map(|(chunk, _)| chunk).collect(), next.map(CollectCursor))
+        let mut records = Vec::new();
+        for (chunk, known) in walked {
+            let on = index.locations(&known).filter(|(_, found)| found.device == zone.ordinal);
+            let bytes = known.layout().slot_bytes();
+            records.extend(on.map(|(fragment, _)| (chunk, fragment as u8, bytes)));
+        }
+        (records, next.map(CollectCursor))
     }
 
     /// Moves a fragment off a device that is to go. Once begun it runs to its end.

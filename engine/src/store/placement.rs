@@ -118,9 +118,10 @@ pub(super) fn wanted(
 pub(super) fn moves(held: &[(usize, u8)], candidates: &[Candidate], wanted: &[usize]) -> Vec<(usize, u8, u8)> {
     let load = |ordinal: u8| held.iter().filter(|(_, device)| *device == ordinal).count();
     let mut moves = Vec::new();
-    let mut short = candidates.iter().zip(wanted).filter(|(candidate, _)| candidate.takes).flat_map(|(candidate, wanted)| {
-        std::iter::repeat_n(candidate.ordinal, wanted.saturating_sub(load(candidate.ordinal)))
-    });
+    let mut short =
+        candidates.iter().zip(wanted).filter(|(candidate, _)| candidate.takes).flat_map(|(candidate, wanted)| {
+            std::iter::repeat_n(candidate.ordinal, wanted.saturating_sub(load(candidate.ordinal)))
+        });
     for (candidate, wanted) in candidates.iter().zip(wanted) {
         let here = held.iter().filter(|(_, device)| *device == candidate.ordinal);
         for (fragment, from) in here.skip(*wanted) {
@@ -229,7 +230,8 @@ mod tests {
     #[test]
     fn a_new_device_gets_its_share_and_nothing_else_moves() {
         // All of a stripe on six devices, and one fragment or two of it on fewer.
-        for (here, count, of_slots) in [(6usize, 6u8, true), (6, 9, true), (1, 2, false), (2, 2, false), (2, 4, false)] {
+        for (here, count, of_slots) in [(6usize, 6u8, true), (6, 9, true), (1, 2, false), (2, 2, false), (2, 4, false)]
+        {
             let new = count;
             let (mut moved, mut all) = (0, 0);
             for number in 0..3_000 {

@@ -59,7 +59,6 @@ impl std::fmt::Display for ReplaceError {
 
 impl std::error::Error for ReplaceError {}
 
-
 fn of_new(error: WriteError) -> ReplaceError {
     match error {
         WriteError::Disk(error) => ReplaceError::Disk(error),
@@ -226,11 +225,7 @@ async fn retell<D: Disk>(pool: &Pool, set: &DeviceSet<D>, newest: &Superblock) -
 
 /// Takes a device off the list, of which nothing is needed any more, and lets `set` know. A sibling that refuses keeps the
 /// older list, which counts only where no other sibling is left; where all of them refuse nothing has changed.
-pub async fn remove_device<D: Disk>(
-    pool: &Pool,
-    set: &mut DeviceSet<D>,
-    device: DeviceId,
-) -> Result<(), ReplaceError> {
+pub async fn remove_device<D: Disk>(pool: &Pool, set: &mut DeviceSet<D>, device: DeviceId) -> Result<(), ReplaceError> {
     let sequence = newest(set)?.sequence + 1;
     let devices: Vec<DeviceId> = set.slots.iter().map(|slot| slot.id).filter(|id| *id != device).collect();
     let (mut told_one, mut trouble) = (false, ReplaceError::Last);
@@ -266,4 +261,12 @@ pub(super) async fn clear<D: Disk>(pool: &Pool, disk: &D) -> Result<(), ReplaceE
         disk.write(offset, block.share()).await.map_err(ReplaceError::Disk)?;
     }
     disk.sync().await.map_err(ReplaceError::Disk)
+}
+
+/// The same, if they name this device.
+pub async fn clear_if_named<D: Disk>(pool: &Pool, disk: &D, device: DeviceId) -> Result<(), ReplaceError> {
+    match read_superblock(pool, disk).await.map_err(ReplaceError::Pool)? {
+        Found::Good { superblock, .. } if superblock.device == device => clear(pool, disk).await,
+        _ => Ok(()),
+    }
 }

@@ -9,11 +9,11 @@ use farside::cluster::recovery::plan;
 use farside::framed::{FileKind, check, record_bytes};
 use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
-use farside::node::directory::{ScrubRecord, SiteFile};
+use farside::node::directory::{DevicesFile, ScrubRecord, SiteFile};
 use farside::node::keys::{KeyExport, KeyExports};
 use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
-use farside_codec::ids::{Hlc, NodeId};
+use farside_codec::ids::{DeviceId, Hlc, NodeId};
 use farside_codec::message::kind;
 use farside_codec::recovery::{NodeReport, RecoveredFile};
 use farside_codec::seal::passphrase::{MAX_FILLED_KIB, MAX_LANES, MAX_MEMORY_KIB, MIN_MEMORY_KIB, SealedKey};
@@ -66,7 +66,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 13] = [
+const KINDS: [FileKind; 14] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -80,6 +80,7 @@ const KINDS: [FileKind; 13] = [
     FileKind::Restoring,
     FileKind::Report,
     FileKind::Recovered,
+    FileKind::Devices,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
@@ -115,6 +116,7 @@ pub fn framed_file(bytes: &[u8]) {
         FileKind::Restoring => drop(canonical::<RestoringFile>(payload)),
         FileKind::Report => report(payload),
         FileKind::Recovered => drop(canonical::<RecoveredFile>(payload)),
+        FileKind::Devices => drop(canonical::<DevicesFile>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
 }
@@ -183,6 +185,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
     let sealed = SealedKey { version: 1, memory_kib: 65_536, passes: 3, lanes: 1, salt: [3; 16], sealed: [4; 48] };
     let (made, confirmed) = (Hlc(3), Some(Hlc(4)));
     let export = KeyExport { set: [1; 16], threshold: 3, shares: 5, check: [2; 16], made, confirmed };
+    let leaving = vec![(DeviceId([5; 16]), "/dev/nvme3n1".to_owned())];
     let of = |file: u8, payload: &[u8]| [&[file, 0, 40, 0, 1], payload].concat();
     vec![
         ("site", of(0, &site.to_bytes())),
@@ -199,6 +202,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
             "key-exports",
             of(8, &KeyExports { exports: vec![export.clone(), KeyExport { confirmed: None, ..export }] }.to_bytes()),
         ),
+        ("devices", of(13, &DevicesFile { leaving, unbalanced: true, paused: false }.to_bytes())),
         ("restored", of(9, &(1u64, Some(Hlc(9))).to_bytes())),
         ("restoring", of(10, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
     ]
