@@ -87,15 +87,11 @@ async fn list(common: &Common) -> Outcome {
 }
 
 /// The device that somebody means: its node's name, its id and what it is called.
-fn find(
-    document: &Value,
-    named: &str,
-    node: Option<&str>,
-    common: &Common,
-) -> Result<(String, DeviceId, String), CliError> {
-    let absolute = |path: &Path| std::path::absolute(path).map(|path| path.display().to_string()).ok();
-    // As it stands, or as node.toml names it.
-    let paths = [absolute(Path::new(named)), common.dir.as_ref().and_then(|dir| absolute(&dir.join(named)))];
+fn find(document: &Value, named: &str, node: Option<&str>) -> Result<(String, DeviceId, String), CliError> {
+    // As it stands, or as much of its end as node.toml has. A node that was started with a relative directory shows
+    // relative paths.
+    let absolute = std::path::absolute(named).unwrap_or_default();
+    let is_meant = |path: &Path| path.ends_with(named) || path.is_relative() && absolute.ends_with(path);
     let mut found = Vec::new();
     for one in document["nodes"].as_array().into_iter().flatten() {
         let name = one["name"].as_str().unwrap_or_default();
@@ -104,9 +100,7 @@ fn find(
         }
         for device in one["devices"].as_array().into_iter().flatten() {
             let (id, label) = (device["id"].as_str(), device["path"].as_str().unwrap_or_default());
-            if id == Some(named)
-                || !label.is_empty() && (label == named || paths.iter().flatten().any(|path| label == path))
-            {
+            if id == Some(named) || !label.is_empty() && is_meant(Path::new(label)) {
                 found.push((name.to_owned(), id.and_then(DeviceId::parse), label.to_owned()));
             }
         }
@@ -133,7 +127,7 @@ fn find(
 async fn evict(named: &str, node: Option<&str>, cancel: bool, common: &Common) -> Outcome {
     let client = connect(common).await?;
     let document = status_document(&client).await?;
-    let (name, device, label) = find(&document, named, node, common)?;
+    let (name, device, label) = find(&document, named, node)?;
     let order = SetDevice { node: parse_label(&name)?, device, leaves: !cancel };
     client.control(&Request::SetDevice(order)).await?;
     let said = if cancel { "stays" } else { "is being evicted" };

@@ -87,7 +87,9 @@ pub(super) async fn change<D: Disk>(
 ) -> Result<(), Refusal> {
     assert!(shard.index == 0, "one shard writes the file");
     let mut file = shard.moving.file.borrow().clone();
+    let was_unbalanced = file.unbalanced;
     change(&mut file);
+    let begins = file.unbalanced && !was_unbalanced;
     let path = NodeDirectory::new(&shard.root).devices();
     framed::write_record(&path, FileKind::Devices, &file)
         .map_err(|error| Refusal::new(RefusalCode::Internal, error.to_string()))?;
@@ -95,16 +97,16 @@ pub(super) async fn change<D: Disk>(
     for index in 0..shard.shards() {
         // Whatever was written last: two changes may be told side by side.
         let file = shard.moving.file.borrow().clone();
-        shard.on(index, move |there| async move { take(&there, file) }).await?;
+        shard.on(index, move |there| async move { take(&there, file, begins) }).await?;
     }
     Ok(())
 }
 
-fn take<D: Disk>(shard: &Shard<D>, file: DevicesFile) {
-    let was_unbalanced = shard.moving.is_unbalanced();
+/// Goes by what was written down; with `begins` what lies elsewhere than it should is looked for from the beginning.
+fn take<D: Disk>(shard: &Shard<D>, file: DevicesFile, begins: bool) {
     *shard.moving.file.borrow_mut() = file;
     shard.store.set_leaving(&shard.moving.leaving());
-    if shard.moving.is_unbalanced() && !was_unbalanced {
+    if begins {
         shard.moving.balanced.set(false);
     }
     if !shard.moving.is_unbalanced() {
@@ -146,7 +148,9 @@ async fn order_here<D: Disk>(shard: &Rc<Shard<D>>, device: DeviceId, leaves: boo
         return change(shard, stays).await;
     }
     may_leave(shard, device).await?;
-    change(shard, |file| file.leaving.push((device, label))).await
+    // Whoever goes on after a restart may have begun in another directory.
+    let path = std::path::absolute(&label).map_or(label, |path| path.display().to_string());
+    change(shard, |file| file.leaving.push((device, path))).await
 }
 
 fn unsafe_now(detail: String) -> Refusal {

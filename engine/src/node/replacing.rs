@@ -80,6 +80,13 @@ impl Stopped {
         path.strip_prefix(&self.root).map(Path::to_owned).unwrap_or_else(|_| path.to_owned())
     }
 
+    /// Has fragments moved to where they would be written once the node runs. Said before anybody counts on a new device: a
+    /// start that finds nothing to move has lost nothing.
+    fn expect_moves(&self) -> Result<(), NodeError> {
+        let file = DevicesFile { unbalanced: true, ..leaving::load(&self.directory) };
+        Ok(framed::write_record(&self.directory.devices(), FileKind::Devices, &file)?)
+    }
+
     /// Opens its devices and does something with them.
     fn with_devices<T>(
         &self,
@@ -140,6 +147,8 @@ pub fn replace(options: &ReplaceOptions) -> Result<(), NodeError> {
     let mut made = Made { path: make(&new, options.make_bytes)?.then_some(&new) };
     let paths = node.paths();
     refuse_twins(&paths, &new)?;
+    // The node's other devices may have taken in all that the old one held.
+    node.expect_moves()?;
     node.with_devices(async |pool, ring, set| {
         let label = paths[position].display().to_string();
         let slot = set.slots.iter().position(|slot| slot.label == label);
@@ -176,9 +185,7 @@ pub fn add(options: &AddOptions) -> Result<(), NodeError> {
     }
     let mut made = Made { path: make(&new, options.make_bytes)?.then_some(&new) };
     refuse_twins(&node.paths(), &new)?;
-    // Written before anybody counts on the device: a start that finds nothing to move has lost nothing.
-    let file = DevicesFile { unbalanced: true, ..leaving::load(&node.directory) };
-    framed::write_record(&node.directory.devices(), FileKind::Devices, &file)?;
+    node.expect_moves()?;
     node.with_devices(async |pool, ring, set| {
         let disk = UringDisk::open(&new, ring).map_err(failed)?;
         add_device(pool, &set, &disk, &SystemEntropy).await.map_err(|error| made.judge(error))
@@ -235,7 +242,9 @@ pub(super) fn tidy_up(root: &Path) -> Result<(), NodeError> {
 pub(super) fn forget_in_config(directory: &NodeDirectory, path: &Path) -> Result<(), NodeError> {
     let config = NodeConfig::load(&directory.config())?;
     let root = std::path::absolute(directory.root()).map_err(failed)?;
-    let Some(position) = config.devices.iter().position(|named| root.join(named) == *path) else { return Ok(()) };
+    // One of which nothing is known but its id has no path.
+    let Ok(path) = std::path::absolute(path) else { return Ok(()) };
+    let Some(position) = config.devices.iter().position(|named| root.join(named) == path) else { return Ok(()) };
     let mut changed = config.clone();
     let old = quoted(&changed.devices.remove(position));
     if changed.devices.is_empty() {
