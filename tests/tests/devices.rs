@@ -366,7 +366,7 @@ fn until_done(site: &Site, arguments: &[&str], state: &mut u64) {
     let directory = site.directory.display().to_string();
     let arguments = [arguments, &["--dir", &directory]].concat();
     for kill in 1.. {
-        let patience = Duration::from_millis(draw(state, 12 * kill));
+        let patience = Duration::from_millis(draw(state, 40 * kill));
         let mut child = command(&arguments).spawn().expect("it runs");
         std::thread::sleep(patience);
         // It may have ended.
@@ -375,7 +375,7 @@ fn until_done(site: &Site, arguments: &[&str], state: &mut u64) {
             println!("{} came to its end after {kill} tries", arguments[1]);
             return;
         }
-        if kill % 8 == 0 {
+        if kill % 16 == 0 {
             // One that is not killed says why it does not.
             outcome(&mut command(&arguments)).ok();
             return;
