@@ -315,11 +315,6 @@ pub(crate) fn needed_fragments(geometry: Geometry) -> usize {
 }
 
 impl<D: Disk> Inner<D> {
-    /// Devices that are counted on, working or not: all but those that are to go.
-    fn counted(&self) -> usize {
-        self.zones.iter().filter(|zone| !zone.is_leaving()).count().max(1)
-    }
-
     /// Fragments on devices that work.
     fn healthy(&self, index: &Index, known: &Known) -> impl Iterator<Item = (usize, Location)> {
         let here = index.locations(known);
@@ -331,6 +326,11 @@ impl<D: Disk> Inner<D> {
         let mut loads = vec![0; self.zones.len()];
         self.healthy(index, known).for_each(|(_, location)| loads[usize::from(location.device)] += 1);
         loads
+    }
+
+    /// Devices that are counted on, working or not: all but those that are to go.
+    fn counted(&self) -> usize {
+        self.zones.iter().filter(|zone| !zone.is_leaving()).count().max(1)
     }
 
     /// The receipt of a chunk that has enough fragments for one. It counts as durable only as many as make the

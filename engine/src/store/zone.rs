@@ -6,6 +6,8 @@
 //! is used once. Whoever waits here holds no lock of another zone and needs no buffer of the pool: headers and indexes
 //! have an arena of their own.
 
+mod leaving;
+
 use super::index::Location;
 use super::limits;
 use super::status::{DeviceState, DeviceStatus};
@@ -208,43 +210,6 @@ impl<D: Disk> Zone<D> {
 
     pub(super) fn works(&self) -> bool {
         self.state.get() == DeviceState::Ok
-    }
-
-    /// Whether the device is to go.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.get()
-    }
-
-    /// Says whether the device is to go.
-    pub(super) fn set_leaving(&self, leaving: bool) {
-        self.leaving.set(leaving);
-    }
-
-    /// Whether new fragments may go here.
-    pub(super) fn takes(&self) -> bool {
-        self.works() && !self.is_leaving()
-    }
-
-    /// Takes the device out of use for good: what it held lies elsewhere.
-    pub(super) fn retire(&self) {
-        self.state.set(DeviceState::Evicted);
-    }
-
-    /// Gets no more records into the segment that was appended to last, so that it can be emptied like the others.
-    pub(super) fn close(&self) {
-        close_active(&mut self.segments.borrow_mut());
-    }
-
-    /// Whether nothing here counts and nothing is being written.
-    pub(super) fn is_empty(&self) -> bool {
-        let segments = self.segments.borrow();
-        segments.live_fragments == 0 && segments.open.values().all(|open| open.in_flight.is_empty())
-    }
-
-    /// The segments in which something counts.
-    pub(super) fn live_segments(&self) -> Vec<u32> {
-        let segments = self.segments.borrow();
-        (0..).zip(&segments.table).filter(|(_, found)| found.live_blocks > 0).map(|(segment, _)| segment).collect()
     }
 
     /// Takes the device out of use. Answers whether it was in use.
