@@ -37,6 +37,8 @@ pub(crate) struct Moving {
     file: RefCell<DevicesFile>,
     /// Nothing that lies on another device than it should is left on this shard.
     pub(super) balanced: Cell<bool>,
+    /// How often something was ordered that has to be looked for. On shard 0.
+    pub(super) orders: Cell<u64>,
     /// Fragments that do, as far as is known.
     pub(super) misplaced: Cell<u64>,
     /// Fragments that were left on each device that is to go when some of them went last, and when that was.
@@ -49,7 +51,8 @@ impl Moving {
     pub(super) fn new(file: DevicesFile) -> Self {
         let balanced = Cell::new(!file.unbalanced);
         let (misplaced, progress, deciding) = (Cell::new(0), RefCell::default(), tokio::sync::Mutex::default());
-        Self { file: RefCell::new(file), balanced, misplaced, progress, deciding }
+        let orders = Cell::new(0);
+        Self { file: RefCell::new(file), balanced, orders, misplaced, progress, deciding }
     }
 
     /// The devices that are to go.
@@ -87,9 +90,10 @@ pub(super) async fn change<D: Disk>(
 ) -> Result<(), Refusal> {
     assert!(shard.index == 0, "one shard writes the file");
     let mut file = shard.moving.file.borrow().clone();
-    let was_unbalanced = file.unbalanced;
     change(&mut file);
-    let begins = file.unbalanced && !was_unbalanced;
+    // Whatever this is about, a look that is under way may have passed over it.
+    let begins = file.unbalanced;
+    shard.moving.orders.set(shard.moving.orders.get() + u64::from(begins));
     let path = NodeDirectory::new(&shard.root).devices();
     framed::write_record(&path, FileKind::Devices, &file)
         .map_err(|error| Refusal::new(RefusalCode::Internal, error.to_string()))?;

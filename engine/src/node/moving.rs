@@ -47,11 +47,16 @@ async fn rest<D: Disk>(shard: &Rc<Shard<D>>) {
     if !shard.moving.is_unbalanced() {
         return;
     }
+    let orders = shard.moving.orders.get();
     for index in 0..shard.shards() {
         match shard.on(index, |there| async move { there.moving.balanced.get() }).await {
             Ok(true) => {}
             _ => return,
         }
+    }
+    if orders != shard.moving.orders.get() {
+        // An order that came meanwhile is not done yet.
+        return;
     }
     if let Err(refusal) = change(shard, |file| file.unbalanced = false).await {
         tracing::warn!(%refusal, "it can't be written down that everything lies where it should");
@@ -111,7 +116,11 @@ fn belongs_here<D: Disk>(shard: &Shard<D>, chunk: &ChunkId, fragment: u8) -> boo
 }
 
 async fn move_all<D: Disk>(shard: &Rc<Shard<D>>, device: DeviceId, all: bool, records: Vec<(ChunkId, u8, usize)>) {
-    let records = records.into_iter().filter(|(chunk, fragment, _)| all || belongs_here(shard, chunk, *fragment));
+    let stays = |(chunk, fragment, _): &(ChunkId, u8, usize)| all || belongs_here(shard, chunk, *fragment);
+    let records: Vec<_> = records.into_iter().filter(stays).collect();
+    if records.is_empty() {
+        return;
+    }
     let waits = stream::iter(records).then(|record| async move {
         limit(shard, 2 * record.2).await;
         record

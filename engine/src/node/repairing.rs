@@ -425,8 +425,13 @@ fn is_whole(state: &RepairState, epoch: u64) -> bool {
 /// Whether nothing is missing anywhere as of the placement map of now, by what every node says that is counted on.
 pub(super) async fn is_site_whole<D: Disk>(shard: &Rc<Shard<D>>) -> Result<bool, Refusal> {
     let epoch = shard.view().placement_epoch;
-    for other in shard.others() {
-        match routing::ask_node(shard, &other, 0, &Request::RepairState).await? {
+    let others = shard.others();
+    let asked = others.iter().map(|other| async move {
+        // All at once: somebody waits for this who has an order to give.
+        routing::ask_node(shard, other, 0, &Request::RepairState).await
+    });
+    for answer in futures_util::future::join_all(asked).await {
+        match answer? {
             Reply::RepairState(state) if is_whole(&state, epoch) => {}
             _ => return Ok(false),
         }
