@@ -106,9 +106,9 @@ fn run(work: impl Future<Output = ()>) {
 
 /// Does the same for ever more polls, until one comes to its end without being cut short.
 async fn at_every_moment(mut once: impl AsyncFnMut(usize) -> bool) {
-    for polls in 0.. {
+    for number in 0usize.. {
         // Every moment at first, and then one in a few: formatting alone takes some hundred.
-        let polls = polls * polls.isqrt().max(1);
+        let polls = number * number.isqrt().max(1);
         if once(polls).await {
             assert!(polls > 20, "it was hardly ever cut short");
             return;
