@@ -85,6 +85,18 @@ impl NodeRecord {
 }
 
 record!(
+    /// A device is to go, or to stay after all.
+    SetDevice {
+        /// The node that it belongs to.
+        node: Label,
+        /// The device.
+        device: DeviceId,
+        /// Whether it is to go.
+        leaves: bool,
+    }
+);
+
+record!(
     /// Who orders and replicates a set of logs. Numbers are those of members (`NodeId::member`).
     GroupRecord {
         /// The group.

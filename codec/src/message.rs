@@ -6,8 +6,8 @@ use crate::aside::{AsideDeltas, AsideQuestion, DiscardOrder};
 use crate::authority::{AuthorityOrder, AuthorityProgress, PeerAuthorities};
 use crate::cluster::{
     Committed, DropFragments, Forwarded, FragmentQuestion, GetFragment, GroupCall, HeldFragments, NodeBeat, NodeJoin,
-    NodeJoined, NodeRecord, NodeState, PutFragments, RaftCall, ReferencesQuestion, RepairState, WalkFragments,
-    WalkedFragments,
+    NodeJoined, NodeRecord, NodeState, PutFragments, RaftCall, ReferencesQuestion, RepairState, SetDevice,
+    WalkFragments, WalkedFragments,
 };
 use crate::delta::{ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Lineage, LogDescriptor, LogPolicy, Proposal};
 use crate::dump::{BackupHold, BackupTarget, DumpQuestion, DumpedPieces, ScheduleBackup};
@@ -428,6 +428,10 @@ choice!(
         ScrubStart(u8) = 133,
         /// Drains a node, or with `NodeState::Removed` removes it, or with `NodeState::Up` takes either back.
         SetNode(SetNode) = 131,
+        /// Takes a device out of use, or back.
+        SetDevice(SetDevice) = 134,
+        /// Has every node move what lies elsewhere than it should, or leave it where it is.
+        Rebalance(bool) = 135,
         /// A node says that it is there.
         NodeBeat(NodeBeat) = 144,
         /// Passes a caller's request on.
@@ -450,6 +454,8 @@ choice!(
         ControlIndex = 153,
         /// Has a node scrub everything now, as with `ScrubStart`.
         Scrub(u8) = 154,
+        /// Has a node move what lies elsewhere than it should, as with `Rebalance`.
+        RebalanceNode(bool) = 155,
         /// Stores fragments.
         PutFragments(PutFragments) = 160,
         /// Reads part of a fragment.
@@ -517,6 +523,8 @@ choice!(
         FailedOver(FailoverReport) = 97,
         /// Answers `ScrubStart`: the names of nodes that did not answer, and have not begun.
         ScrubBegun(Vec<String>) = 133,
+        /// Answers `Rebalance`: the names of nodes that did not answer, and do as before.
+        Rebalancing(Vec<String>) = 135,
         /// Answers `LogStanding`; `None`: the log is not in its group yet.
         LogStanding(Option<LogStanding>) = 98,
         /// Answers `SetAside`.

@@ -39,6 +39,8 @@ pub enum FileKind {
     SealedKey = 8,
     /// When the system key was exported.
     KeyExports = 9,
+    /// What is to become of a node's devices.
+    Devices = 10,
     /// To which moment a restored site goes back.
     RestoredAt = 20,
     /// A restore that is under way.

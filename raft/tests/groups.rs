@@ -98,7 +98,12 @@ async fn open_wal(directory: &Path, names: &[&str]) -> Result<Wal<UringDisk>, Wa
         if !path.exists() {
             uring::create(&path, REGION).expect("a file");
         }
-        WalMirror { disk: UringDisk::open(&path, &ring).expect("a device"), offset: 0, bytes: REGION }
+        WalMirror {
+            device: farside_codec::ids::DeviceId::default(),
+            disk: UringDisk::open(&path, &ring).expect("a device"),
+            offset: 0,
+            bytes: REGION,
+        }
     });
     Wal::open([7; 16], mirrors.collect(), &pool).await.map(|(wal, _)| wal)
 }

@@ -61,6 +61,9 @@ fn may(request: &Request) -> May {
         | Request::RepairLimit(_)
         | Request::ScrubStart(_)
         | Request::SetNode(_)
+        | Request::SetDevice(_)
+        | Request::Rebalance(_)
+        | Request::RebalanceNode(_)
         | Request::NodeBeat(_)
         | Request::Forwarded(_)
         | Request::Raft(_)
@@ -112,6 +115,13 @@ fn requests(log: LogId) -> Vec<Request> {
         Request::NodeToken(None),
         Request::RepairLimit(1),
         Request::ScrubStart(1),
+        Request::Rebalance(true),
+        Request::RebalanceNode(false),
+        Request::SetDevice(farside_codec::cluster::SetDevice {
+            node: label("node-1"),
+            device: farside_codec::ids::DeviceId([1; 16]),
+            leaves: true,
+        }),
         Request::NodeStatus,
         Request::GcEpoch(0),
         Request::Collect(1),

@@ -2,6 +2,7 @@
 
 use super::backup_args::{BackupCommand, Restore};
 use super::certificates::CertificateCommand;
+use super::device_args::{DeviceCommand, SiteCommand};
 use super::divergence::DivergenceCommand;
 use super::identities::IdentityCommand;
 use super::keys::{KeyCommand, Unsealing};
@@ -86,12 +87,15 @@ pub(super) enum Command {
     /// The site's system key: its shares, and what guards it at this node
     #[command(subcommand, after_help = "Example: farside key status --dir near")]
     Key(KeyCommand),
-    /// What is being rebuilt and moved between nodes
+    /// What is being rebuilt and moved between nodes and devices
     #[command(subcommand, after_help = "Example: farside repair status --dir near")]
     Repair(RepairCommand),
     /// The devices of the site's nodes
     #[command(subcommand, after_help = "Example: farside device list --dir near")]
     Device(DeviceCommand),
+    /// What concerns the site as a whole
+    #[command(subcommand, after_help = "Example: farside site rebalance --dir near")]
+    Site(SiteCommand),
     /// Reads everything again and checks it, so that what has rotted is found while the rest is good
     #[command(subcommand, after_help = "Example: farside scrub status --dir near")]
     Scrub(ScrubCommand),
@@ -343,27 +347,6 @@ pub(super) enum RepairCommand {
         /// Bytes a second
         #[arg(long, value_parser = super::sizes::parse_bytes_or_none)]
         rate: u64,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum DeviceCommand {
-    /// Lists them, with how each is and what it holds
-    #[command(after_help = "Example: farside device list --dir near --json")]
-    List,
-    /// Puts a new device in the place of one that is gone; the node of --dir must not be running
-    #[command(after_help = "Example: farside device replace --dir near /dev/nvme3n1 /dev/nvme7n1")]
-    Replace {
-        /// The device that is gone, as node.toml names it
-        old: PathBuf,
-        /// The new one; what it holds is lost
-        new: PathBuf,
-        /// Make a file of this size for it
-        #[arg(long, value_parser = super::sizes::parse_bytes)]
-        size: Option<u64>,
-        /// Replace a device that works
-        #[arg(long)]
-        force: bool,
     },
 }
 

@@ -5,6 +5,8 @@ mod backup;
 mod backup_args;
 mod certificates;
 mod client_commands;
+mod device_args;
+mod devices;
 mod divergence;
 mod identities;
 mod keys;
@@ -23,9 +25,9 @@ pub(crate) use sizes::show_bytes;
 
 use crate::client::parse_label;
 use crate::interrupt;
-use crate::node::{self, InitOptions, JoinOptions, NodeOptions, ReplaceOptions};
+use crate::node::{self, InitOptions, JoinOptions, NodeOptions};
 use crate::terminal::{line, note};
-use args::{Arguments, BenchCommand, Command, Common, DeviceCommand, Init, Join, Moving, NodeArguments};
+use args::{Arguments, BenchCommand, Command, Common, Init, Join, Moving, NodeArguments};
 use clap::Parser;
 use farside_codec::erasure::Geometry;
 use output::CliError;
@@ -91,10 +93,10 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
             Ok(node::run(&dir, unsealing.passphrase_file.as_deref(), |ready| line(ready))?)
         }
         Command::Key(command) => keys::run(command, &common),
-        Command::Device(DeviceCommand::Replace { old, new, size, force }) => {
-            let directory = common.dir.clone().ok_or_else(|| CliError::usage("device replace needs --dir DIR"))?;
-            replace(ReplaceOptions { directory, old, new, make_bytes: size, force }, &common)
-        }
+        Command::Device(command) => match devices::offline(command, &common)? {
+            Some(command) => on_runtime(devices::devices(command, &common)).map_err(CliError::failed)?,
+            None => Ok(()),
+        },
         Command::RecoverQuorum(options) => recovery::recover_quorum(&options, &common),
         Command::Demo { path, keep, size } => {
             let demo = crate::demo::Options { path, keep, bytes: size, json: common.json };
@@ -134,7 +136,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Invite { node } => nodes::invite(node.as_deref(), common).await,
         Command::Node { command: Some(command), .. } => nodes::node(command, common).await,
         Command::Repair(command) => nodes::repair(command, common).await,
-        Command::Device(_) => nodes::devices(common).await,
+        Command::Site(command) => devices::site(command, common).await,
         Command::Scrub(command) => nodes::scrub(command, common).await,
         Command::Identity(command) => identities::run(command, common).await,
         Command::Certificate(command) => certificates::run(command, common).await,
@@ -142,6 +144,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Backup(command) => backup::backup(command, common).await,
         Command::Restore(options) => backup::restore_site(options, common).await,
         Command::Demo { .. }
+        | Command::Device(_)
         | Command::Init(_)
         | Command::Join(_)
         | Command::RecoverQuorum(_)
@@ -149,16 +152,6 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         | Command::Key(_)
         | Command::Bench(_) => Ok(()),
     }
-}
-
-fn replace(options: ReplaceOptions, common: &Common) -> Result<(), CliError> {
-    node::replace(&options)?;
-    let (old, new) = (options.old.display().to_string(), options.new.display().to_string());
-    match common.json {
-        true => line(json!({ "replaced": old, "by": new })),
-        false => line(format!("{new} has the place of {old}; once the node runs it makes up for what that one held")),
-    }
-    Ok(())
 }
 
 fn node_options(arguments: &NodeArguments) -> NodeOptions {

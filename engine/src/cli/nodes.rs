@@ -94,6 +94,10 @@ async fn show_repair(client: &Client, common: &Common) -> Outcome {
         None => String::new(),
     };
     line(format!("owed: {owed} fragments, {}; to be moved: {}", show_bytes(bytes), figure("misplaced_fragments")));
+    if figure("evicting_fragments") > 0 {
+        let (fragments, bytes) = (figure("evicting_fragments"), show_bytes(figure("evicting_bytes")));
+        line(format!("on devices that are being evicted: {fragments} fragments, {bytes}"));
+    }
     line(format!("rate: {}/s{left}", show_bytes(rate)));
     if figure("unreadable_chunks") > 0 {
         line(format!("lost: {} chunks have too few fragments left to be read", figure("unreadable_chunks")));
@@ -155,25 +159,4 @@ fn print_scrub(node: &Value, common: &Common) {
         told += &format!(", {} that a device would not read", number("unreadable_fragments"));
     }
     line(format!("{name}: {told}"));
-}
-
-pub(super) async fn devices(common: &Common) -> Outcome {
-    let client = connect(common).await?;
-    let document = status_document(&client).await?;
-    for node in document["nodes"].as_array().into_iter().flatten() {
-        let name = node["name"].as_str().unwrap_or("?");
-        for device in node["devices"].as_array().into_iter().flatten() {
-            if common.json {
-                let mut object = device.clone();
-                object["node"] = json!(name);
-                line(object);
-                continue;
-            }
-            let number = |key: &str| show_bytes(device[key].as_u64().unwrap_or(0));
-            let (path, state) = (device["path"].as_str().unwrap_or("?"), device["state"].as_str().unwrap_or("?"));
-            let (live, used, bytes) = (number("live_bytes"), number("used_bytes"), number("bytes"));
-            line(format!("{name}  {path}: {state}, {live} live in {used} of {bytes}"));
-        }
-    }
-    Ok(client.close().await?)
 }

@@ -7,6 +7,7 @@
 //! DIR/system.key        the site's system key, in the clear or sealed under a passphrase
 //! DIR/authority.key     the key of the site's first CA, sealed under the system key
 //! DIR/authorities.frame the site's CAs, once it has had several, with their keys, sealed alike
+//! DIR/devices.frame     which devices are to go, once one was evicted or added
 //! DIR/key.exports       when the system key was exported as shares, and whether they are known to be good
 //! DIR/node.identity     certificate and key of the node
 //! DIR/peer.identity     certificate and key with which it calls on peers
@@ -20,7 +21,7 @@
 use crate::framed::{self, FileKind, FramedFileError};
 use bytes::Bytes;
 use farside_codec::erasure::Geometry;
-use farside_codec::ids::{Hlc, Label, NodeId, SiteId};
+use farside_codec::ids::{DeviceId, Hlc, Label, NodeId, SiteId};
 use farside_codec::record;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -86,6 +87,23 @@ impl ScrubRecord {
         damaged: 0,
         refused: 0,
     };
+}
+
+record!(
+    /// What is to become of a node's devices.
+    DevicesFile {
+        /// Devices that are to go, each with its path as it was when that was ordered.
+        leaving: Vec<(DeviceId, String)>,
+        /// Fragments lie on other devices of the node than they would if they were written now, and are to be moved there.
+        unbalanced: bool,
+        /// What lies on another node than it should stays there until it is ordered that it moves.
+        paused: bool,
+    }
+);
+
+impl DevicesFile {
+    /// Nothing is to become of them.
+    pub const NOTHING: Self = Self { leaving: Vec::new(), unbalanced: false, paused: false };
 }
 
 /// Why a directory can't be made, opened or run.
@@ -173,6 +191,10 @@ impl NodeDirectory {
     /// How far a shard's scrubbing is.
     pub fn scrub(&self, shard: u16) -> PathBuf {
         self.0.join("state").join(format!("shard-{shard}.scrub"))
+    }
+    /// What is to become of the node's devices.
+    pub fn devices(&self) -> PathBuf {
+        self.0.join("devices.frame")
     }
     /// Indexes of backups that were read once.
     pub fn indexes(&self) -> PathBuf {

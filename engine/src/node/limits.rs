@@ -89,6 +89,16 @@ pub const MEND_AGAIN: Duration = Duration::from_secs(4);
 pub const MEND_AGAIN_MOST: Duration = Duration::from_secs(600);
 /// Chunks looked at in one step of mending: each may cost a draw.
 pub const MEND_STEP: usize = 512;
+/// How often it is looked whether anything is to be moved from device to device.
+pub const MOVE_LOOK: Duration = Duration::from_secs(1);
+/// Chunks looked at in one step of that: each may cost a draw.
+pub const MOVE_STEP: usize = 64;
+/// Fragments that a shard moves at the same time.
+pub const MOVES: usize = 4;
+/// How long a device that is to go waits for other nodes to take what belongs to them, while none of it goes.
+pub const LEAVE_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the node of a device may take to weigh whether it may go, for which it asks all others.
+pub const LEAVE_ORDER: Duration = Duration::from_secs(6);
 /// Chunks passed over in one step of scrubbing.
 pub const SCRUB_STEP: usize = 8192;
 /// Before a fragment is read again that its device would not read.

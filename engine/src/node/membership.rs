@@ -285,7 +285,8 @@ async fn beat_once<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
 
 pub(super) fn own_beat<D: Disk>(shard: &Shard<D>) -> NodeBeat {
     let working = shard.store.status().devices.into_iter();
-    let working = working.filter(|device| device.state == crate::store::DeviceState::Ok);
+    // One that is to go leaves the placement map by not being named.
+    let working = working.filter(|device| device.state == crate::store::DeviceState::Ok && !device.leaving);
     let devices = working.filter_map(|device| Some((device.id?, device.bytes * u64::from(shard.shards())))).collect();
     NodeBeat { node: shard.site.node, endpoint: shard.advertised.to_string(), shards: shard.shards(), devices }
 }

@@ -14,6 +14,7 @@ use super::routing;
 use super::server::Answered;
 use super::shard::{Shard, add};
 use crate::cluster::spread::{Held, Mending, mend};
+use crate::state::ControlView;
 use crate::store::CollectCursor;
 use bytes::Bytes;
 use farside_codec::cluster::{
@@ -37,6 +38,8 @@ pub(crate) struct Repair {
     owed: RefCell<VecDeque<ChunkId>>,
     /// Something has to be looked at that is not in the queue.
     sweep_due: Cell<bool>,
+    /// Somebody wants everything looked at now.
+    ordered: Cell<bool>,
     state: RefCell<State>,
 }
 
@@ -62,6 +65,12 @@ impl Repair {
             true => owed.push_back(chunk),
             false => self.sweep_due.set(true),
         }
+    }
+
+    /// Has everything looked at soon.
+    pub(super) fn look_again(&self) {
+        self.sweep_due.set(true);
+        self.ordered.set(true);
     }
 
     /// Counts bytes that were written for it, for the rate.
@@ -114,6 +123,7 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
         let current = (view.placement_epoch, answering);
         let passed = now.saturating_sub(swept);
         let due = seen != current
+            || shard.repair.ordered.take()
             || passed > SWEEP_EVERY
             // What is owed still, or could not be done, is tried again and again.
             || passed > SWEEP_AGAIN && (shard.repair.sweep_due.get() || shard.repair.state.borrow().owed_fragments > 0)
@@ -169,7 +179,8 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     let mut work: Vec<(usize, ChunkId)> = Vec::new();
     let (mut owed, mut owed_bytes, mut misplaced, mut unreadable) = (0, 0, 0, 0);
     for (chunk, (geometry, sealed_bytes, held)) in &found {
-        let mending = mend(&view.map.nodes(chunk, geometry.total()), held, &answered);
+        let mut mending = mend(&view.map.nodes(chunk, geometry.total()), held, &answered);
+        let left = postpone(shard, &view, &mut mending);
         let fragment_bytes = StripeLayout::new(*geometry, *sealed_bytes as usize).fragment_bytes() as u64;
         if mending.distinct < geometry.data() {
             // A put that was given up, or a loss: nothing can be made of it here.
@@ -178,7 +189,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         }
         owed += mending.owed() as u64;
         owed_bytes += mending.owed() as u64 * fragment_bytes;
-        misplaced += mending.moves.len() as u64;
+        misplaced += (mending.moves.len() + left) as u64;
         if !mending.is_done() {
             work.push((mending.distinct.saturating_sub(geometry.data()), *chunk));
         }
@@ -255,7 +266,8 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
         let alike = found.iter().filter(|(_, one)| (one.geometry, one.sealed_bytes) == (geometry, sealed_bytes));
         let mut held = Held::new();
         alike.for_each(|(node, one)| held.entry(*node).or_default().extend(&one.fragments));
-        let mending = mend(&view.map.nodes(&chunk, geometry.total()), &held, &answered);
+        let mut mending = mend(&view.map.nodes(&chunk, geometry.total()), &held, &answered);
+        postpone(shard, &view, &mut mending);
         if !mending.is_done() && mending.distinct >= geometry.data() {
             work.push(Job { chunk, geometry, sealed_bytes, held, mending });
         }
@@ -269,6 +281,17 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
         }
     });
     stream::iter(jobs).buffer_unordered(REPAIRS).for_each(|()| std::future::ready(())).await;
+}
+
+/// Leaves out moves that were ordered to wait: between nodes that are both counted on. Answers how many. A node that is
+/// drained is emptied all the same, and one that has a device to go moves what is on that by itself.
+fn postpone<D: Disk>(shard: &Shard<D>, view: &ControlView, mending: &mut Mending) -> usize {
+    let before = mending.moves.len();
+    if shard.moving.is_paused() {
+        let is_up = |node: &NodeId| view.nodes.get(node).is_some_and(|node| node.state == NodeState::Up);
+        mending.moves.retain(|(_, from, _)| !is_up(from));
+    }
+    before - mending.moves.len()
 }
 
 /// What is to be done about one chunk.
@@ -410,6 +433,23 @@ pub(super) async fn own_state<D: Disk>(shard: &Rc<Shard<D>>) -> Result<RepairSta
 /// what was left by a put that was given up is collected within a few rounds of GC.
 fn is_whole(state: &RepairState, epoch: u64) -> bool {
     state.owed_fragments == 0 && state.unreadable_chunks == 0 && state.swept_epoch >= epoch
+}
+
+/// Whether nothing is missing anywhere as of the placement map of now, by what every node says that is counted on.
+pub(super) async fn is_site_whole<D: Disk>(shard: &Rc<Shard<D>>) -> Result<bool, Refusal> {
+    let epoch = shard.view().placement_epoch;
+    let others = shard.others();
+    let asked = others.iter().map(|other| async move {
+        // All at once: somebody waits for this who has an order to give.
+        routing::ask_node(shard, other, 0, &Request::RepairState).await
+    });
+    for answer in futures_util::future::join_all(asked).await {
+        match answer? {
+            Reply::RepairState(state) if is_whole(&state, epoch) => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(is_whole(&own_state(shard).await?, epoch))
 }
 
 /// Refuses to let a node go that others still need.

@@ -6,6 +6,7 @@ use super::directory::{NodeDirectory, SiteFile};
 use super::error::{NodeError, failed};
 use super::keys;
 use super::recovered;
+use super::replacing::tidy_up;
 use super::restoring::resume_restored;
 use super::seed::{ShardSeed, Storage, shard_seeds};
 use super::start::run_shard;
@@ -32,6 +33,7 @@ type Ready = Result<Vec<String>, NodeError>;
 pub fn run(root: &Path, passphrase_file: Option<&Path>, ready: impl FnOnce(&str)) -> Result<(), NodeError> {
     end_on_panic();
     let (directory, site, _lock) = take(root)?;
+    tidy_up(root)?;
     let key = keys::obtain(&directory, passphrase_file)?;
     let (seeds, shards) = shard_seeds(root, key)?;
     refuse_twins(root, seeds[0].config())?;

@@ -172,7 +172,8 @@ fn rest(worked: Duration, percent: u8) -> Duration {
     worked * (100 - percent) / percent
 }
 
-async fn look<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Result<(), StoreError> {
+/// Reads a chunk's fragments that are here, and has made up for what is no good.
+pub(super) async fn look<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Result<(), StoreError> {
     let found = match shard.store.verify(chunk).await {
         // A chunk for which this node has no memory was put by one that had.
         Err(StoreError::Size { .. }) => return Ok(()),

@@ -3,8 +3,8 @@
 use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
-    authority, certificates, chunks, collecting, creating, dumping, fragments, identities, joining, limits, links,
-    membership, receiving, recovered, renewing, repairing, routing,
+    authority, certificates, chunks, collecting, creating, dumping, fragments, identities, joining, leaving, limits,
+    links, membership, moving, receiving, recovered, renewing, repairing, routing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
@@ -119,7 +119,9 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
     let allowed = match request {
         Request::Hello(_) => true,
         Request::NodeJoin(_) => own && caller.role == Role::Peer && caller.subject == Purpose::Node.subject(),
+        Request::SetDevice(_) => own && (caller.role == Role::Admin || is_member(shard, caller)),
         Request::NodeBeat(_)
+        | Request::RebalanceNode(_)
         | Request::Forwarded(_)
         | Request::Raft(_)
         | Request::Command(_)
@@ -262,6 +264,7 @@ fn reads_control(request: &Request) -> bool {
             | Request::RevokeIdentity(_)
             | Request::Authority(_)
             | Request::RotateCertificates
+            | Request::SetDevice(_)
             | Request::Failover(_)
             | Request::Switchover(_)
             | Request::Weigh(_)
@@ -359,6 +362,9 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::RepairState => Ok(Reply::RepairState(repairing::own_state(shard).await?).into()),
         Request::ScrubStart(percent) => super::scrubbing::start(shard, percent).await,
         Request::Scrub(percent) => super::scrubbing::start_here(shard, percent).await,
+        Request::SetDevice(order) => leaving::order(shard, order).await,
+        Request::Rebalance(moves) => moving::rebalance(shard, moves).await,
+        Request::RebalanceNode(moves) => moving::rebalance_here(shard, moves).await,
         Request::ControlIndex => {
             let index = shard.on(0, |there| async move { routing::control_index(&there).await });
             Ok(Reply::ControlIndex(index.await??).into())

@@ -8,6 +8,7 @@ use super::directory::SiteFile;
 use super::dumping::Dumps;
 use super::identities::{self, Callers};
 use super::keys::HeldKey;
+use super::leaving::Moving;
 use super::links::{NodeLinks, PeerLinks};
 use super::repairing::Repair;
 use super::routing;
@@ -16,7 +17,7 @@ use super::sending::SenderState;
 use super::snapshots::ChunkSnapshots;
 use crate::machine::Machine;
 use crate::state::{ControlState, ControlView, Database, LogGroupState, LogView, Opened};
-use crate::store::Store;
+use crate::store::{DeviceSet, Store};
 use farside_codec::Field;
 use farside_codec::cluster::{NodeRecord, NodeState};
 use farside_codec::command::{ControlCommand, ControlOutcome, GroupCommand, GroupOutcome};
@@ -85,6 +86,10 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) advertised: SocketAddr,
     pub(crate) gc_seconds: u64,
     pub(crate) store: Store<D>,
+    /// The node's devices, as their superblocks say.
+    pub(crate) devices: RefCell<DeviceSet<D>>,
+    /// What is moved from device to device.
+    pub(crate) moving: Moving,
     pub(crate) database: Database,
     pub(crate) opened: Opened,
     pub(crate) wal: Wal<D>,

@@ -7,6 +7,7 @@ use super::directory::SiteFile;
 use super::dumping::Dumps;
 use super::error::{NodeError, failed};
 use super::identities::Callers;
+use super::leaving::{self, Moving};
 use super::links::{NodeLinks, PeerLinks, own_hello};
 use super::repairing::{self, Repair};
 use super::routing::SiteNetwork;
@@ -14,7 +15,9 @@ use super::scrubbing::{self, Scrub};
 use super::seed::{ShardSeed, Storage};
 use super::shard::{Counters, Job, LogGroup, Shard};
 use super::snapshots::ChunkSnapshots;
-use super::{authority, collecting, identities, limits, membership, mending, recovered, renewing, sending, server};
+use super::{
+    authority, collecting, identities, limits, membership, mending, moving, recovered, renewing, sending, server,
+};
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState};
@@ -57,6 +60,7 @@ pub async fn run_shard<D: Disk>(
     tasks.push(tokio::task::spawn_local(membership::keep_groups(shard.clone())));
     tasks.push(tokio::task::spawn_local(repairing::keep_repaired(shard.clone())));
     tasks.push(tokio::task::spawn_local(mending::keep_mended(shard.clone())));
+    tasks.push(tokio::task::spawn_local(moving::keep_moved(shard.clone())));
     tasks.push(tokio::task::spawn_local(scrubbing::keep_scrubbed(shard.clone())));
     tasks.push(tokio::task::spawn_local(collecting::close_time(shard.clone())));
     tasks.push(tokio::task::spawn_local(collecting::keep_house(shard.clone())));
@@ -143,7 +147,7 @@ pub(super) async fn open_wal<D: Disk>(
     pool: &Pool,
 ) -> Result<(Wal<D>, WalReport), NodeError> {
     let mirrors =
-        regions.into_iter().map(|region| WalMirror { disk: region.disk, offset: region.offset, bytes: region.bytes });
+        regions.into_iter().map(|WalRegion { id, disk, offset, bytes }| WalMirror { device: id, disk, offset, bytes });
     let opened = Wal::open(wal_owner(&seed.site, seed.index), mirrors.collect(), pool).await;
     opened.map_err(|error| match error {
         WalError::Damaged { .. } | WalError::Forked { .. } | WalError::NoMirror => {
@@ -166,6 +170,8 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
     let (wal, wal_report) = open_wal(&seed, regions, &pool).await?;
     let store = Store::open(&devices, seed.index, pool.clone()).await.map_err(failed)?;
     let directory = NodeDirectory::new(&seed.root);
+    let moving = Moving::new(leaving::load(&directory));
+    store.set_leaving(&moving.leaving());
     let (database, opened) = Database::open(&directory.state(seed.index)).map_err(failed)?;
     let port = seed.config.listen.port().checked_add(seed.index);
     let port = port.ok_or(NodeError::Usage("listen's port + shards is above 65535".into()))?;
@@ -199,11 +205,13 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         advertised: seed.advertised,
         gc_seconds: seed.config.gc_seconds,
         store,
+        wal_mirrors: devices.wal_mirrors(),
+        devices: RefCell::new(devices),
+        moving,
         database,
         opened,
         wal,
         wal_report,
-        wal_mirrors: devices.wal_mirrors().len(),
         wal_present,
         snapshots,
         groups: RefCell::new(groups),

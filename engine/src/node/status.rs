@@ -30,6 +30,8 @@ struct ShardReport {
     logs: Vec<(LogId, Value)>,
     alerts: Vec<String>,
     counters: Value,
+    /// Fragments that are to be moved from device to device of the shard.
+    misplaced: u64,
     /// Peers that senders don't reach: for how long, and why.
     unreachable: Unreachable,
 }
@@ -84,7 +86,8 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
         }
     }
     let repair = &document["repair"];
-    let (owed, rate) = (repair["owed_bytes"].as_f64(), repair["rate_bytes_per_second"].as_f64());
+    let owed = repair["owed_bytes"].as_f64().map(|owed| owed + repair["evicting_bytes"].as_f64().unwrap_or(0.0));
+    let rate = repair["rate_bytes_per_second"].as_f64();
     if let (Some(owed), Some(rate)) = (owed, rate.filter(|rate| *rate > 0.0)) {
         document["repair"]["seconds_left"] = json!(owed / rate);
     }
@@ -125,8 +128,8 @@ fn merge(document: &mut Value, other: &Value) {
     }
     let sum = |into: &mut Value, from: &Value| *into = json!(into.as_u64().unwrap_or(0) + from.as_u64().unwrap_or(0));
     sum(&mut document["chunks"], &other["chunks"]);
-    for figure in ["owed_fragments", "owed_bytes", "misplaced_fragments", "rate_bytes_per_second", "unreadable_chunks"]
-    {
+    let figures = ["owed_fragments", "owed_bytes", "misplaced_fragments", "rate_bytes_per_second", "unreadable_chunks"];
+    for figure in figures.into_iter().chain(["evicting_fragments", "evicting_bytes"]) {
         sum(&mut document["repair"][figure], &other["repair"][figure]);
     }
 }
@@ -150,11 +153,12 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
     }
     let control = shard.control.as_ref().map(|group| group.status());
     let devices = merge_devices(&reports);
-    for (label, state) in devices.iter().filter(|(_, state)| state["state"] != "ok") {
+    let is_trouble = |device: &Value| !matches!(device["state"].as_str(), Some("ok" | "evicting" | "evicted"));
+    for (label, state) in devices.iter().filter(|(_, device)| is_trouble(device)) {
         alerts.push(format!("device {label} is {}", state["state"].as_str().unwrap_or("unknown")));
     }
     let sum = |of: fn(&StoreStatus) -> u64| reports.iter().map(|(_, report)| of(&report.store)).sum::<u64>();
-    let repair = match alone {
+    let mut repair = match alone {
         true => json!({
             "owed_fragments": sum(|store| store.owed_fragments),
             "owed_bytes": sum(|store| store.owed_bytes),
@@ -162,11 +166,15 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         }),
         false => repair_entry(shard).await,
     };
+    tell_moves(&mut repair, &devices, &reports);
     let owed = sum(|store| store.owed_fragments);
     if alone && owed > 0 {
         alerts.push(format!("{owed} fragments are owed: redundancy is reduced until they are repaired"));
     }
     let writable = reports.iter().all(|(_, report)| report.store.writable);
+    if shard.moving.is_paused() {
+        alerts.push("nothing is moved to where it should lie until `farside site rebalance` is given".into());
+    }
     if alone {
         alerts.extend(device_alerts(shard.site.geometry, &devices, writable));
     } else if !writable {
@@ -230,6 +238,18 @@ fn backups(view: &ControlView) -> Vec<Value> {
     view.backup_targets.values().map(entry).collect()
 }
 
+/// Adds to what is said of repair what is moved from device to device.
+fn tell_moves(repair: &mut Value, devices: &[(String, Value)], reports: &[(u16, ShardReport)]) {
+    let leaving = |figure: &str| -> u64 {
+        let leaving = devices.iter().filter(|(_, device)| device["state"] == "evicting");
+        leaving.map(|(_, device)| device[figure].as_u64().unwrap_or(0)).sum()
+    };
+    let elsewhere: u64 = reports.iter().map(|(_, report)| report.misplaced).sum();
+    repair["evicting_fragments"] = json!(leaving("fragments"));
+    repair["evicting_bytes"] = json!(leaving("live_bytes"));
+    repair["misplaced_fragments"] = json!(repair["misplaced_fragments"].as_u64().unwrap_or(0) + elsewhere);
+}
+
 fn node_name<D: Disk>(shard: &Shard<D>, node: NodeId) -> String {
     let known = shard.view().nodes.get(&node).map(|node| node.name.to_string());
     known.unwrap_or_else(|| format!("node-{node}"))
@@ -257,8 +277,8 @@ async fn repair_entry<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
 
 /// What the devices of the node mean for what is stored, and for what is to be.
 fn device_alerts(geometry: Geometry, devices: &[(String, Value)], writable: bool) -> Vec<String> {
-    // Devices without an id belong to nobody here.
-    let ours = || devices.iter().filter(|(_, device)| !device["id"].is_null());
+    // Devices without an id belong to nobody here; what is to go is not counted on.
+    let ours = || devices.iter().filter(|(_, device)| !device["id"].is_null() && device["evicting"] != true);
     let (all, working) = (ours().count(), ours().filter(|(_, device)| device["state"] == "ok").count());
     if all == 0 {
         return Vec::new();
@@ -322,16 +342,24 @@ fn merge_devices(reports: &[(u16, ShardReport)]) -> Vec<(String, Value)> {
         let name = device_name(device);
         let at = *by_label.entry(name.clone()).or_insert_with(|| {
             let id = device.id.map(|id| id.to_string());
-            let entry =
-                json!({ "id": id, "path": device.label, "state": "ok", "bytes": 0, "used_bytes": 0, "live_bytes": 0 });
+            let entry = json!({
+                "id": id, "path": device.label, "state": if device.leaving { "evicting" } else { "ok" },
+                "evicting": device.leaving, "bytes": 0, "used_bytes": 0, "live_bytes": 0, "fragments": 0,
+            });
             merged.push((name, entry));
             merged.len() - 1
         });
         let entry = &mut merged[at].1;
-        for (key, value) in
-            [("bytes", device.bytes), ("used_bytes", device.used_bytes), ("live_bytes", device.live_bytes)]
-        {
+        for (key, value) in [
+            ("bytes", device.bytes),
+            ("used_bytes", device.used_bytes),
+            ("live_bytes", device.live_bytes),
+            ("fragments", device.fragments),
+        ] {
             entry[key] = json!(entry[key].as_u64().unwrap_or(0) + value);
+        }
+        if device.state == DeviceState::Evicted {
+            entry["evicting"] = json!(true);
         }
         if device.state != DeviceState::Ok {
             entry["state"] = json!(device.state.to_string());
@@ -426,7 +454,8 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "snapshot_pieces": shard.snapshots.pieces(),
         "index_bytes": store.index_bytes,
     });
-    ShardReport { store, scrub, logs, alerts, counters, unreachable: unreachable(shard) }
+    let misplaced = shard.moving.misplaced.get();
+    ShardReport { store, scrub, logs, alerts, counters, misplaced, unreachable: unreachable(shard) }
 }
 
 fn log_entry<D: Disk>(

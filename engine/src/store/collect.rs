@@ -132,7 +132,7 @@ impl<D: Disk> Inner<D> {
     }
 
     /// Frees sealed segments in which nothing counts any more.
-    async fn free_empty(&self) -> u64 {
+    pub(super) async fn free_empty(&self) -> u64 {
         let mut freed = 0;
         for zone in self.zones.iter().filter(|zone| zone.works()) {
             let empty: Vec<u32> = {
@@ -148,7 +148,7 @@ impl<D: Disk> Inner<D> {
         freed
     }
 
-    async fn free_segment(&self, zone: &Zone<D>, segment: u32) -> bool {
+    pub(super) async fn free_segment(&self, zone: &Zone<D>, segment: u32) -> bool {
         match zone.free(segment).await {
             Ok(()) => true,
             Err(error) => {
@@ -161,7 +161,8 @@ impl<D: Disk> Inner<D> {
     /// The sealed segment with the least that counts, if it is worth the move.
     fn next_victim(&self) -> Option<(u8, u32)> {
         let mut best: Option<(u64, u8, u32)> = None;
-        for zone in self.zones.iter().filter(|zone| zone.works()) {
+        // What is to go is emptied altogether, elsewhere.
+        for zone in self.zones.iter().filter(|zone| zone.takes()) {
             let threshold = if zone.is_short() { limits::COMPACT_LIVE_SHORT_256 } else { limits::COMPACT_LIVE_256 };
             let segments = zone.segments.borrow();
             for (segment, found) in (0..).zip(&segments.table) {
@@ -182,12 +183,7 @@ impl<D: Disk> Inner<D> {
     async fn choose_victim(&self) -> Option<(u8, u32, Vec<IndexEntry>)> {
         let (device, segment) = self.next_victim()?;
         let zone = &self.zones[usize::from(device)];
-        let generation = zone.segments.borrow().table[segment as usize].generation;
-        let entries = match recovery::examine(zone, &self.pool, segment).await {
-            Examined::Indexed { generation: found, entries, .. } if found == generation => entries,
-            // The index went bad since, or was never written.
-            _ => recovery::scan(zone, &self.pool, segment, generation).await.entries,
-        };
+        let entries = self.records_of(zone, segment).await;
         let mut segments = zone.segments.borrow_mut();
         let found = &mut segments.table[segment as usize];
         if found.state != SegmentState::Sealed {
@@ -203,6 +199,16 @@ impl<D: Disk> Inner<D> {
         Some((device, segment, entries))
     }
 
+    /// The records of a sealed segment.
+    pub(super) async fn records_of(&self, zone: &Zone<D>, segment: u32) -> Vec<IndexEntry> {
+        let generation = zone.segments.borrow().table[segment as usize].generation;
+        match recovery::examine(zone, &self.pool, segment).await {
+            Examined::Indexed { generation: found, entries, .. } if found == generation => entries,
+            // The index went bad since, or was never written.
+            _ => recovery::scan(zone, &self.pool, segment, generation).await.entries,
+        }
+    }
+
     /// Moves a step's worth of records. Gives back what is left; `None` when the segment is free or given up.
     async fn empty_segment(
         &self,
@@ -212,7 +218,7 @@ impl<D: Disk> Inner<D> {
         step: &mut CompactStep,
     ) -> Option<(u8, u32, Vec<IndexEntry>)> {
         let mut moved = Vec::new();
-        let mut given_up = !zone.works();
+        let mut given_up = !zone.takes();
         while let Some(entry) = entries.pop().filter(|_| !given_up) {
             let location = Location { device: zone.ordinal, segment, block: entry.block };
             if !self.is_current(&entry, location) {

@@ -337,9 +337,9 @@ impl<D: Disk> DeviceSet<D> {
             .collect()
     }
 
-    /// The devices that carry the WAL, working or not.
-    pub fn wal_mirrors(&self) -> Vec<DeviceId> {
-        self.slots.iter().take(self.geometry.parity() + 1).map(|slot| slot.id).collect()
+    /// How many mirrors of the WAL there should be: as many as m+1 of the devices can carry.
+    pub fn wal_mirrors(&self) -> usize {
+        self.slots.len().min(self.geometry.parity() + 1)
     }
 }
 

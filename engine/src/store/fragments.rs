@@ -216,7 +216,7 @@ impl<D: Disk> Inner<D> {
     /// Whether any device would take a fragment of this layout.
     pub(super) fn find_place(&self, layout: &StripeLayout, priority: Priority) -> Result<(), StoreError> {
         let blocks = (layout.slot_bytes() / BLOCK_BYTES) as u32;
-        let working = || self.zones.iter().filter(|zone| zone.works());
+        let working = || self.zones.iter().filter(|zone| zone.takes());
         if working().next().is_none() {
             return Err(StoreError::Unavailable { fragments: 0, needed: 1 });
         }

@@ -164,18 +164,17 @@ impl<D: Disk> Inner<D> {
             return Vec::new();
         }
         let blocks = (known.layout().slot_bytes() / BLOCK_BYTES) as u32;
-        let most = placement::most_per_device(total, self.zones.len());
+        let most = placement::most_per_device(total, self.counted());
         let loads = self.loads(index, known);
         let full: Vec<bool> = self.zones.iter().map(|zone| !zone.has_room(1, blocks, Priority::Client)).collect();
         // A site that has lost a device for good is asked this of every chunk: nothing is drawn for nothing.
         if !loads.iter().zip(&full).any(|(load, full)| *load < most && !full) {
             return Vec::new();
         }
-        let planned = self.plan(chunk, total, &missing, most, &full);
+        let planned = self.plan(chunk, total, &missing, total, &full);
         // As `StripeWrite` counts: as many as will be here share the devices.
         let here = total - missing.len() + planned.len();
-        let most = placement::most_per_device(here, self.zones.len());
         let planned: Vec<usize> = planned.into_iter().map(|(fragment, _)| fragment).collect();
-        self.plan(chunk, total, &planned, most, &full).into_iter().map(|(fragment, _)| fragment as u8).collect()
+        self.plan(chunk, total, &planned, here, &full).into_iter().map(|(fragment, _)| fragment as u8).collect()
     }
 }

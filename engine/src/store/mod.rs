@@ -3,7 +3,7 @@
 //! Where to start: [`devices`] for what a node's devices are, [`Store`] for what can be asked, `put` and `get` for the
 //! life of a chunk, `fragments`, `stripe`, `decode` and `held` for one that is spread over several nodes, `zone` for how a
 //! device's space is used, `recovery` and `duplicates` for what a start makes of it, `collect` for GC, `mend` for
-//! looking after what is here.
+//! looking after what is here, `moving` for taking it from one device to another.
 //! DISK.md holds the tables.
 //!
 //! Invariants: what a [`ChunkReceipt`] acknowledges is durable on as many devices as it says; every byte that a read
@@ -25,6 +25,7 @@ mod held;
 mod index;
 pub mod limits;
 mod mend;
+mod moving;
 mod placement;
 mod put;
 mod recovery;
@@ -43,9 +44,10 @@ pub use fragments::FragmentsWriter;
 pub use get::ChunkRead;
 pub use held::HeldFragments;
 pub use mend::{MendingNeeds, Refused, Verified};
+pub use moving::{Relocated, Residents};
 pub(crate) use placement::most_per_device;
 pub use put::ChunkWriter;
-pub use replacing::{ReplaceError, replace_device};
+pub use replacing::{ReplaceError, add_device, clear_if_named, remove_device, replace_device};
 pub use status::{Counters, DeviceState, DeviceStatus, RecoveryReport, StoreEvent, StoreStatus};
 pub use stripe::Stripe;
 
@@ -176,6 +178,11 @@ impl<D: Disk> Store<D> {
         Self(Rc::new(inner))
     }
 
+    /// The shard's buffers.
+    pub fn pool(&self) -> Pool {
+        self.0.pool.clone()
+    }
+
     /// How new chunks are cut.
     pub fn geometry(&self) -> Geometry {
         self.0.geometry
@@ -215,7 +222,7 @@ impl<D: Disk> Store<D> {
     /// Keeps room for so many bytes of the system's own chunks, which clients' chunks leave alone from now on.
     pub fn keep_free(&self, bytes: u64) {
         let geometry = self.0.geometry;
-        let most = placement::most_per_device(geometry.total(), self.0.zones.len());
+        let most = placement::most_per_device(geometry.total(), self.0.counted());
         let of_each = bytes.div_ceil(geometry.data() as u64) * most as u64;
         self.0.zones.iter().for_each(|zone| zone.keep_free(of_each));
     }
@@ -272,6 +279,7 @@ impl<D: Disk> Store<D> {
             id: None,
             label: stranger.label.clone(),
             state: stranger.state,
+            leaving: false,
             bytes: 0,
             used_bytes: 0,
             live_bytes: 0,
@@ -318,6 +326,11 @@ impl<D: Disk> Inner<D> {
         let mut loads = vec![0; self.zones.len()];
         self.healthy(index, known).for_each(|(_, location)| loads[usize::from(location.device)] += 1);
         loads
+    }
+
+    /// Devices that are counted on, working or not: all but those that are to go.
+    fn counted(&self) -> usize {
+        self.zones.iter().filter(|zone| !zone.is_leaving()).count().max(1)
     }
 
     /// The receipt of a chunk that has enough fragments for one. It counts as durable only as many as make the

@@ -345,7 +345,7 @@ impl<D: Disk> StripeWrite<'_, D> {
         let here = (0..total).filter(|fragment| healthy[*fragment] || self.layout.belongs(*fragment)).count();
         let missing = (0..total).filter(|fragment| !healthy[*fragment] && self.layout.belongs(*fragment));
         let missing: Vec<usize> = missing.collect();
-        self.inner.plan(&self.chunk, total, &missing, most_per_device(here, self.inner.zones.len()), refused)
+        self.inner.plan(&self.chunk, total, &missing, here, refused)
     }
 
     /// Reserves space for each fragment of the plan and fills its header area.
@@ -495,34 +495,47 @@ impl<D: Disk> StripeWrite<'_, D> {
 }
 
 impl<D: Disk> Inner<D> {
-    /// Which device gets which of the missing fragments of a stripe of `total`, with up to `most` of it on each.
+    /// Which device gets which of the missing fragments of a stripe of `total`, of which `here` are to be on this node.
     pub(super) fn plan(
         &self,
         chunk: &ChunkId,
         total: usize,
         missing: &[usize],
-        most: usize,
+        here: usize,
         refused: &[bool],
     ) -> Vec<(usize, u8)> {
         let index = self.index.borrow();
-        let loads = index.get(chunk).map(|known| self.loads(&index, &known));
+        let known = index.get(chunk);
+        let loads = known.map_or_else(|| vec![0; self.zones.len()], |known| self.loads(&index, &known));
+        let mut candidates = self.candidates(&loads, refused);
+        place(chunk, total, missing, &mut candidates, self.part(total, here))
+    }
+
+    /// How a stripe of which `here` fragments are on this node is shared out among its devices.
+    pub(super) fn part(&self, total: usize, here: usize) -> placement::Part {
+        // A part of a stripe that is spread over nodes goes to the devices that draw best for it, whatever its numbers.
+        let of_slots = !self.spread.get() || here >= total;
+        placement::Part { most: most_per_device(here, self.counted()), of_slots }
+    }
+
+    /// The devices that new fragments may go to.
+    pub(super) fn candidates(&self, loads: &[usize], refused: &[bool]) -> Vec<placement::Candidate> {
         let candidate = |zone: &Rc<Zone<D>>| placement::Candidate {
             ordinal: zone.ordinal,
             device: zone.device,
             weight: zone.capacity_bytes(),
             takes: !refused[usize::from(zone.ordinal)],
-            load: loads.as_ref().map_or(0, |loads| loads[usize::from(zone.ordinal)]),
+            load: loads[usize::from(zone.ordinal)],
         };
-        let mut candidates: Vec<_> = self.zones.iter().filter(|zone| zone.works()).map(candidate).collect();
-        place(chunk, total, missing, &mut candidates, most)
+        self.zones.iter().filter(|zone| zone.takes()).map(candidate).collect()
     }
 
     /// Whether a new chunk would find as many devices with space as work.
     pub(super) fn find_room(&self, layout: &StripeLayout, priority: Priority) -> Result<(), StoreError> {
         let (total, needed) = (layout.geometry().total(), needed_fragments(layout.geometry()));
-        let most = most_per_device(total, self.zones.len());
+        let most = most_per_device(total, self.counted());
         let blocks = (layout.slot_bytes() / BLOCK_BYTES) as u32;
-        let working = self.zones.iter().filter(|zone| zone.works()).count();
+        let working = self.zones.iter().filter(|zone| zone.takes()).count();
         let fragments = total.min(working * most);
         if fragments < needed {
             return Err(StoreError::Unavailable { fragments, needed });

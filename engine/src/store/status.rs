@@ -38,6 +38,8 @@ pub enum DeviceState {
     },
     /// A write or a flush failed since the start; it takes no writes until the next one.
     Failed,
+    /// It was evicted since the start: nothing of the node is on it any more.
+    Evicted,
 }
 
 impl std::fmt::Display for DeviceState {
@@ -54,6 +56,7 @@ impl std::fmt::Display for DeviceState {
             Self::Unreadable => f.write_str("unreadable"),
             Self::Newer { version } => write!(f, "written by newer format version {version}"),
             Self::Failed => f.write_str("failed"),
+            Self::Evicted => f.write_str("evicted"),
         }
     }
 }
@@ -67,6 +70,8 @@ pub struct DeviceStatus {
     pub label: String,
     /// How it is.
     pub state: DeviceState,
+    /// It is to go: it is read, and takes nothing new.
+    pub leaving: bool,
     /// Bytes of this shard's zone that may hold fragments.
     pub bytes: u64,
     /// Bytes of segments in use.

@@ -6,6 +6,8 @@
 //! is used once. Whoever waits here holds no lock of another zone and needs no buffer of the pool: headers and indexes
 //! have an arena of their own.
 
+mod leaving;
+
 use super::index::Location;
 use super::limits;
 use super::status::{DeviceState, DeviceStatus};
@@ -134,6 +136,8 @@ pub(super) struct Zone<D> {
     state: Cell<DeviceState>,
     /// The file system below had no space; cleared when compaction frees a segment.
     starved: Cell<bool>,
+    /// The device is to go: it is read, and takes nothing.
+    leaving: Cell<bool>,
     /// Free segments that clients leave alone besides the fixed ones, for snapshots to come.
     kept_free: Cell<usize>,
     /// Held while a segment is opened, so that it is opened once.
@@ -196,6 +200,7 @@ impl<D: Disk> Zone<D> {
             segments: RefCell::new(segments),
             state: Cell::new(state),
             starved: Cell::new(false),
+            leaving: Cell::new(false),
             kept_free: Cell::new(0),
             opening: tokio::sync::Mutex::new(()),
             next_is_there: Notify::new(),
@@ -274,6 +279,7 @@ impl<D: Disk> Zone<D> {
             id: Some(self.device),
             label: self.label.clone(),
             state: self.state.get(),
+            leaving: self.is_leaving(),
             bytes: segments.table.len() as u64 * segment_bytes,
             used_bytes: used as u64 * segment_bytes,
             live_bytes,
@@ -300,7 +306,7 @@ impl<D: Disk> Zone<D> {
         let in_active = (1..=records).take_while(|records| self.active_fits(&segments, *records, blocks)).count();
         let fits_empty = |records: &usize| self.fits(1, *records, 0, blocks);
         let in_empty = (1..=records).take_while(fits_empty).count();
-        self.works() && !self.starved.get() && in_active + free * in_empty >= records
+        self.takes() && !self.starved.get() && in_active + free * in_empty >= records
     }
 
     /// Whether a segment takes a record of so many blocks.
@@ -354,7 +360,7 @@ impl<D: Disk> Zone<D> {
         priority: Priority,
     ) -> Result<Reservation<D>, (NoSpace, Option<DiskError>)> {
         let _turn = self.opening.lock().await;
-        if !self.works() {
+        if !self.works() || self.is_leaving() {
             return Err((NoSpace::Failed, None));
         }
         if let Some(reservation) = self.try_reserve(blocks, priority) {

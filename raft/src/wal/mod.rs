@@ -15,7 +15,7 @@ mod state;
 
 use crate::limits;
 use farside_codec::frame::HEADER_BYTES;
-use farside_codec::ids::GroupId;
+use farside_codec::ids::{DeviceId, GroupId};
 use farside_codec::limits::BLOCK_BYTES;
 use farside_codec::message::kind;
 use farside_codec::record::wal::{BatchHead, WalRecord};
@@ -33,6 +33,8 @@ use tokio::sync::{Notify, oneshot};
 /// One copy of the log: a region of a device.
 #[derive(Clone)]
 pub struct WalMirror<D> {
+    /// The device's id, by which it is let go.
+    pub device: DeviceId,
     /// The device.
     pub disk: D,
     /// First byte of the region.
@@ -96,6 +98,8 @@ struct Inner<D> {
     region_bytes: u64,
     mirrors: RefCell<Vec<WalMirror<D>>>,
     lost_mirrors: Cell<u32>,
+    /// Devices that were let go: what is being written there now is the last.
+    let_go: RefCell<Vec<DeviceId>>,
     groups: RefCell<BTreeMap<GroupId, GroupLog>>,
     queue: RefCell<VecDeque<Queued>>,
     queued_bytes: Cell<usize>,
@@ -136,6 +140,7 @@ impl<D: Disk> Wal<D> {
             region_bytes,
             mirrors: RefCell::new(found.mirrors),
             lost_mirrors: Cell::new(found.report.lost_mirrors),
+            let_go: RefCell::default(),
             groups: RefCell::new(found.groups),
             queue: RefCell::default(),
             queued_bytes: Cell::default(),
@@ -211,6 +216,22 @@ impl<D: Disk> Wal<D> {
     /// Mirrors that failed or could not be read.
     pub fn lost_mirrors(&self) -> u32 {
         self.0.lost_mirrors.get()
+    }
+
+    /// Writes to a device no more, which counts as no loss. Answers whether that is so: the last mirror is not let go.
+    pub fn let_go(&self, device: DeviceId) -> bool {
+        let mut mirrors = self.0.mirrors.borrow_mut();
+        if !mirrors.iter().any(|mirror| mirror.device != device) {
+            return false;
+        }
+        mirrors.retain(|mirror| mirror.device != device);
+        self.0.let_go.borrow_mut().push(device);
+        true
+    }
+
+    /// The devices that hold a mirror which is written to.
+    pub fn mirrors(&self) -> Vec<DeviceId> {
+        self.0.mirrors.borrow().iter().map(|mirror| mirror.device).collect()
     }
 
     /// Why nothing is written any more.
@@ -357,8 +378,11 @@ impl<D: Disk> Wal<D> {
         };
         let results = join_all(mirrors.iter().map(write)).await;
         let mut left = Vec::new();
+        let let_go = self.0.let_go.borrow().clone();
         for (mirror, result) in mirrors.into_iter().zip(results) {
             match result {
+                // It was let go while this was written.
+                _ if let_go.contains(&mirror.device) => {}
                 Ok(()) => left.push(mirror),
                 Err(error) => {
                     self.0.lost_mirrors.set(self.0.lost_mirrors.get() + 1);

@@ -132,7 +132,12 @@ impl Room {
         let mirrors: Vec<WalMirror<SimDisk>> = node
             .disks
             .iter()
-            .map(|disk| WalMirror { disk: disk.clone(), offset: 0, bytes: MIN_REGION_BYTES })
+            .map(|disk| WalMirror {
+                device: farside_codec::ids::DeviceId::default(),
+                disk: disk.clone(),
+                offset: 0,
+                bytes: MIN_REGION_BYTES,
+            })
             .collect();
         let (letters, mut inbox) = mpsc::unbounded_channel::<Letter>();
         let group = Rc::new(RefCell::new(None));

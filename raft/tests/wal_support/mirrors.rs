@@ -103,7 +103,14 @@ impl Mirrors {
     /// What the log is opened with.
     pub(crate) fn present(&self) -> Vec<WalMirror<SimDisk>> {
         let present = self.0.iter().filter(|mirror| !mirror.missing);
-        present.map(|mirror| WalMirror { disk: mirror.disk.clone(), offset: OFFSET, bytes: MIN_REGION_BYTES }).collect()
+        present
+            .map(|mirror| WalMirror {
+                device: farside_codec::ids::DeviceId::default(),
+                disk: mirror.disk.clone(),
+                offset: OFFSET,
+                bytes: MIN_REGION_BYTES,
+            })
+            .collect()
     }
 
     /// Chooses which mirror stays good in the next life, and what comes to the others.

@@ -9,12 +9,12 @@ use farside::cluster::recovery::plan;
 use farside::framed::{FileKind, check, record_bytes};
 use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
-use farside::node::directory::{ScrubRecord, SiteFile};
+use farside::node::directory::{DevicesFile, ScrubRecord, SiteFile};
 use farside::node::keys::{KeyExport, KeyExports};
 use farside_codec::authority::Authorities;
 use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
-use farside_codec::ids::{Hlc, NodeId};
+use farside_codec::ids::{DeviceId, Hlc, NodeId};
 use farside_codec::message::kind;
 use farside_codec::recovery::{NodeReport, RecoveredFile};
 use farside_codec::seal::passphrase::{MAX_FILLED_KIB, MAX_LANES, MAX_MEMORY_KIB, MIN_MEMORY_KIB, SealedKey};
@@ -67,7 +67,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 14] = [
+const KINDS: [FileKind; 15] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -82,6 +82,7 @@ const KINDS: [FileKind; 14] = [
     FileKind::Report,
     FileKind::Recovered,
     FileKind::Authorities,
+    FileKind::Devices,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
@@ -118,6 +119,7 @@ pub fn framed_file(bytes: &[u8]) {
         FileKind::Report => report(payload),
         FileKind::Recovered => drop(canonical::<RecoveredFile>(payload)),
         FileKind::Authorities => drop(canonical::<Authorities>(payload)),
+        FileKind::Devices => drop(canonical::<DevicesFile>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
 }
@@ -186,6 +188,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
     let sealed = SealedKey { version: 1, memory_kib: 65_536, passes: 3, lanes: 1, salt: [3; 16], sealed: [4; 48] };
     let (made, confirmed) = (Hlc(3), Some(Hlc(4)));
     let export = KeyExport { set: [1; 16], threshold: 3, shares: 5, check: [2; 16], made, confirmed };
+    let leaving = vec![(DeviceId([5; 16]), "/dev/nvme3n1".to_owned())];
     let of = |file: u8, payload: &[u8]| [&[file, 0, 40, 0, 1], payload].concat();
     vec![
         ("site", of(0, &site.to_bytes())),
@@ -203,6 +206,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
             of(8, &KeyExports { exports: vec![export.clone(), KeyExport { confirmed: None, ..export }] }.to_bytes()),
         ),
         ("authorities", of(13, &values::authorities().to_bytes())),
+        ("devices", of(14, &DevicesFile { leaving, unbalanced: true, paused: false }.to_bytes())),
         ("restored", of(9, &(1u64, Some(Hlc(9))).to_bytes())),
         ("restoring", of(10, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
     ]

@@ -163,7 +163,12 @@ fn disk_end() -> u64 {
 fn open(disks: &[SimDisk], pool: &Pool) -> Result<String, WalError> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
-    let mirrors = disks.iter().map(|disk| WalMirror { disk: disk.clone(), offset: OFFSET, bytes: MIN_REGION_BYTES });
+    let mirrors = disks.iter().map(|disk| WalMirror {
+        device: farside_codec::ids::DeviceId::default(),
+        disk: disk.clone(),
+        offset: OFFSET,
+        bytes: MIN_REGION_BYTES,
+    });
     let opened = async {
         let (wal, _) = Wal::open(OWNER, mirrors.collect(), pool).await?;
         let groups: Vec<String> =

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use farside_codec::authority::{
     AuthorityOrder, AuthorityProgress, AuthorityStep, DropAuthority, NodeStanding, PeerTold,
 };
+use farside_codec::cluster::SetDevice;
 use farside_codec::command::{
     AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence, GroupCommand,
     GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord, TokenPurpose,
@@ -19,7 +20,7 @@ use farside_codec::delta::{
 };
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::identity::{Identities, IdentityQuestion, IssuedIdentity, RevokeOrder};
-use farside_codec::ids::{BlindName, GroupId, Hlc, Label, NodeId, TenantId};
+use farside_codec::ids::{BlindName, DeviceId, GroupId, Hlc, Label, NodeId, TenantId};
 use farside_codec::message::{
     ChunkRange, FailedOver, Failover, FailoverReport, FedDeltas, FedHello, GetChunk, Hello, History, List, LogBehind,
     LogInfo, LogOffer, LogPosition, LogRefused, Lookup, Moment, PeerAction, PeerJoin, PeerRecord, Propose, PutChunk,
@@ -175,6 +176,11 @@ pub fn request_seeds() -> Vec<Seed> {
         ("create-log", Request::CreateLog(values::descriptor(2))),
         ("set-policy", Request::SetPolicy(SetPolicy { log, policy: LogPolicy::default() })),
         ("peer-add", Request::PeerAdd("farside-peer-1.00".into())),
+        (
+            "set-device",
+            Request::SetDevice(SetDevice { node: values::label("node-2"), device: DeviceId([5; 16]), leaves: true }),
+        ),
+        ("rebalance", Request::Rebalance(true)),
         ("set-peer", Request::SetPeer(SetPeer { name: values::label("far"), action: PeerAction::Pause })),
         ("peer-join", Request::PeerJoin(PeerJoin { secret: [5; 32], peer: peer() })),
         ("status", Request::Status),
