@@ -1,6 +1,7 @@
 //! What Raft groups agree on: commands in, outcomes out. A command is a WAL record's contents, so it is versioned and
 //! laid out like everything else; an outcome goes to the proposer only.
 
+use crate::audit::{AuditNotes, AuditedCommand};
 use crate::cluster::{GroupRecord, NodeBeat, NodeJoin, NodeState};
 use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal};
 use crate::dump::{BackupTarget, HeldBackup, ScheduleBackup};
@@ -262,6 +263,22 @@ choice!(
         Recover(Recovery) = 20,
         /// Has backups made by the site itself, or no more.
         ScheduleBackup(ScheduleBackup) = 17,
+        /// Does what a command says and writes down that it did, in one step.
+        Audited(AuditedCommand) = 40,
+        /// Writes down what happens elsewhere.
+        NoteAudit(AuditNotes) = 41,
+        /// Keeps entries of a peer's audit logs, in order.
+        AcceptAudit(AcceptAudit) = 42,
+    }
+);
+
+record!(
+    /// Entries of a peer's audit logs.
+    AcceptAudit {
+        /// The peer.
+        site: SiteId,
+        /// Encoded entries, each the next one of its log.
+        entries: Vec<Bytes>,
     }
 );
 

@@ -20,6 +20,8 @@ const MESSAGES: &str = include_str!("../src/message.rs");
 const REFUSALS: &str = include_str!("../src/refusal.rs");
 const DUMP: &str = include_str!("../src/dump.rs");
 const ASIDE: &str = include_str!("../src/aside.rs");
+const AUDIT: &str = include_str!("../src/audit/mod.rs");
+const ACTIONS: &str = include_str!("../src/audit/action.rs");
 const SIDES: &str = include_str!("../src/sides.rs");
 const CLUSTER: &str = include_str!("../src/cluster.rs");
 const DELTAS: &str = include_str!("../src/delta.rs");
@@ -97,6 +99,8 @@ fn tables() -> String {
         ("Changes of home", SIDES),
         ("What was set aside", ASIDE),
         ("External backups", DUMP),
+        ("Audit logs", AUDIT),
+        ("What audit logs tell", ACTIONS),
         ("Deltas", DELTAS),
         ("Between the nodes of a site", CLUSTER),
         ("Between the nodes of a group", RAFT),

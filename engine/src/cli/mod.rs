@@ -1,6 +1,8 @@
 //! The `farside` command: parses, runs, prints, and answers with the exit code of cli.md.
 
 mod args;
+mod audit;
+mod audit_text;
 mod backup;
 mod backup_args;
 mod client_commands;
@@ -25,6 +27,7 @@ use crate::node::{self, InitOptions, JoinOptions, NodeOptions, ReplaceOptions};
 use crate::terminal::{line, note};
 use args::{Arguments, BenchCommand, Command, Common, DeviceCommand, Init, Join, Moving, NodeArguments};
 use clap::Parser;
+use farside_codec::audit::{AuditAction, AuditedDevice};
 use farside_codec::erasure::Geometry;
 use output::CliError;
 use serde_json::json;
@@ -135,6 +138,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Device(_) => nodes::devices(common).await,
         Command::Scrub(command) => nodes::scrub(command, common).await,
         Command::Divergence(command) => divergence::run(command, common).await,
+        Command::Audit(command) => audit::run(command, common).await,
         Command::Backup(command) => backup::backup(command, common).await,
         Command::Restore(options) => backup::restore_site(options, common).await,
         Command::Demo { .. }
@@ -148,8 +152,10 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
 }
 
 fn replace(options: ReplaceOptions, common: &Common) -> Result<(), CliError> {
-    node::replace(&options)?;
     let (old, new) = (options.old.display().to_string(), options.new.display().to_string());
+    let cut = |path: &String| path.chars().take(1024).collect();
+    let action = AuditAction::Device(AuditedDevice { old: cut(&old), new: cut(&new) });
+    node::LocalOrder::around(&options.directory, action, || node::replace(&options))?;
     match common.json {
         true => line(json!({ "replaced": old, "by": new })),
         false => line(format!("{new} has the place of {old}; once the node runs it makes up for what that one held")),

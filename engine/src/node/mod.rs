@@ -5,6 +5,7 @@
 //! federate, `collecting` keeps house.
 
 mod aside;
+mod auditing;
 mod backing_up;
 mod chunks;
 mod collecting;
@@ -23,6 +24,7 @@ pub mod limits;
 mod links;
 mod membership;
 mod mending;
+mod noting;
 mod peers;
 mod receiving;
 mod recovered;
@@ -43,12 +45,14 @@ mod start;
 mod status;
 mod switching;
 mod token;
+mod trailing;
 
 pub use directory::DirectoryError;
 pub use entering::{JoinOptions, ask_to_join, enter, join};
 pub use error::NodeError;
 pub use init::{InitOptions, NodeOptions, SitePlan, announce, export_context, format_options, found, init};
 pub use keys::{HeldKey, SystemKey};
+pub(crate) use noting::LocalOrder;
 pub use peers::token_site;
 pub use recovering::{carry_out, read_report, report, write_report};
 pub use replacing::{ReplaceOptions, replace};

@@ -11,6 +11,7 @@ use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
 use farside::node::directory::{ScrubRecord, SiteFile};
 use farside::node::keys::{KeyExport, KeyExports};
+use farside_codec::audit::AuditNotes;
 use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{Hlc, NodeId};
@@ -66,7 +67,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 13] = [
+const KINDS: [FileKind; 14] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -80,6 +81,7 @@ const KINDS: [FileKind; 13] = [
     FileKind::Restoring,
     FileKind::Report,
     FileKind::Recovered,
+    FileKind::AuditNotes,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
@@ -115,6 +117,7 @@ pub fn framed_file(bytes: &[u8]) {
         FileKind::Restoring => drop(canonical::<RestoringFile>(payload)),
         FileKind::Report => report(payload),
         FileKind::Recovered => drop(canonical::<RecoveredFile>(payload)),
+        FileKind::AuditNotes => drop(canonical::<AuditNotes>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
 }
@@ -194,6 +197,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         ("tenant-key", of(5, &[9; 32])),
         ("report", of(11, &values::node_report().to_bytes())),
         ("recovered", of(12, &values::recovered().to_bytes())),
+        ("audit-notes", of(13, &values::audit_notes().to_bytes())),
         ("sealed-key", of(7, &sealed.to_bytes())),
         (
             "key-exports",
