@@ -140,7 +140,7 @@ pub(super) async fn keep_noted<D: Disk>(shard: Rc<Shard<D>>) {
 async fn take_in<D: Disk>(shard: &Rc<Shard<D>>, place: &Path) -> Result<(), NodeError> {
     let fail = |error: std::io::Error| failed(format_args!("{}: {error}", place.display()));
     for path in waiting(place).map_err(fail)? {
-        let notes: AuditNotes = match framed::read_record(&path, FileKind::AuditNotes) {
+        let notes = match framed::read_record::<AuditNotes>(&path, FileKind::AuditNotes) {
             // In a directory nobody shows a certificate.
             Ok(notes) if matches!(notes.by, AuditActor::Machine(_)) => notes,
             Ok(_) => {
