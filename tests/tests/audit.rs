@@ -427,6 +427,8 @@ fn a_restored_site_goes_on_in_its_next_incarnation() {
         let there = log(&far, &["--site", "--peer", "near"]);
         there.len() == before.len() + after.len() - restored && there[..before.len()] == before
     });
+    // The connection to the site as it was has to end first.
+    wait_for("near is asked", || is_shared(&far, &["--site", "--peer", "near"]));
     let verified = far.farside(&["audit", "verify", "--site", "--peer", "near", "--json"]).json();
     assert_eq!((&verified["good"], &verified["peers"][0]["agrees"]), (&true.into(), &true.into()), "{verified}");
     let lost = &verified["lost"][0];
