@@ -1,6 +1,7 @@
 //! What Raft groups agree on: commands in, outcomes out. A command is a WAL record's contents, so it is versioned and
 //! laid out like everything else; an outcome goes to the proposer only.
 
+use crate::audit::{AuditNotes, AuditedCommand};
 use crate::authority::{DropAuthority, IntroduceAuthority, NodeStanding, PeerAuthorities, PeerTold};
 use crate::cluster::{GroupRecord, NodeBeat, NodeJoin, NodeState};
 use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal};
@@ -280,6 +281,22 @@ choice!(
         TellPeer(PeerTold) = 46,
         /// Trusts these about a peer.
         PutPeerAuthorities(PeerAuthorities) = 47,
+        /// Does what a command says and writes down that it did, in one step.
+        Audited(AuditedCommand) = 50,
+        /// Writes down what happens elsewhere.
+        NoteAudit(AuditNotes) = 51,
+        /// Keeps entries of a peer's audit logs, in order.
+        AcceptAudit(AcceptAudit) = 52,
+    }
+);
+
+record!(
+    /// Entries of a peer's audit logs.
+    AcceptAudit {
+        /// The peer.
+        site: SiteId,
+        /// Encoded entries, each the next one of its log.
+        entries: Vec<Bytes>,
     }
 );
 

@@ -4,6 +4,7 @@
 //! [`message`] for what is said between machines, [`command`] for what Raft groups agree on.
 
 pub mod aside;
+pub mod audit;
 pub mod authority;
 pub mod backup;
 pub mod checksum;

@@ -3,6 +3,10 @@
 //! Who may say what is the engine's business; the shapes are here. WIRE.md holds the tables.
 
 use crate::aside::{AsideDeltas, AsideQuestion, DiscardOrder};
+use crate::audit::{
+    AuditComparison, AuditComparisonQuestion, AuditEntries, AuditQuestion, AuditReport, AuditStanding,
+    AuditStandingQuestion,
+};
 use crate::authority::{AuthorityOrder, AuthorityProgress, PeerAuthorities};
 use crate::cluster::{
     Committed, DropFragments, Forwarded, FragmentQuestion, GetFragment, GroupCall, HeldFragments, NodeBeat, NodeJoin,
@@ -416,6 +420,16 @@ choice!(
         FedHello(FedHello) = 112,
         /// Federates deltas.
         FedDeltas(FedDeltas) = 113,
+        /// Asks what a site has of this one's audit logs, or of its own.
+        FedAuditStanding(AuditStandingQuestion) = 120,
+        /// Federates entries of the sender's audit logs, each the next one of its log.
+        FedAudit(Vec<Bytes>) = 121,
+        /// Reads an audit log.
+        ReadAudit(AuditQuestion) = 122,
+        /// Has peers asked what they have of an audit log.
+        CompareAudit(AuditComparisonQuestion) = 123,
+        /// Has a client's word of what it did written down.
+        ReportAudit(AuditReport) = 124,
         /// Makes a token with which one node may join, under this name if one is given.
         NodeToken(Option<Label>) = 128,
         /// A node joins.
@@ -543,6 +557,12 @@ choice!(
         FedPositions(Vec<LogPosition>) = 112,
         /// Answers `FedDeltas`: the receiver's durable position.
         FedAck(LogPosition) = 113,
+        /// Answers `FedAuditStanding`.
+        AuditStanding(AuditStanding) = 120,
+        /// Answers `ReadAudit`.
+        AuditEntries(AuditEntries) = 122,
+        /// Answers `CompareAudit`.
+        AuditCompared(Vec<AuditComparison>) = 123,
         /// Answers `NodeJoin`.
         NodeJoined(NodeJoined) = 129,
         /// Answers `Nodes`.

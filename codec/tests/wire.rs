@@ -20,6 +20,8 @@ const MESSAGES: &str = include_str!("../src/message.rs");
 const REFUSALS: &str = include_str!("../src/refusal.rs");
 const DUMP: &str = include_str!("../src/dump.rs");
 const ASIDE: &str = include_str!("../src/aside.rs");
+const AUDIT: &str = include_str!("../src/audit/mod.rs");
+const ACTIONS: &str = include_str!("../src/audit/action.rs");
 const SIDES: &str = include_str!("../src/sides.rs");
 const IDENTITY: &str = include_str!("../src/identity.rs");
 const AUTHORITY: &str = include_str!("../src/authority.rs");
@@ -101,6 +103,8 @@ fn tables() -> String {
         ("External backups", DUMP),
         ("Identities", IDENTITY),
         ("The site's authority", AUTHORITY),
+        ("Audit logs", AUDIT),
+        ("What audit logs tell", ACTIONS),
         ("Deltas", DELTAS),
         ("Between the nodes of a site", CLUSTER),
         ("Between the nodes of a group", RAFT),

@@ -45,6 +45,8 @@ pub enum FileKind {
     RestoredAt = 20,
     /// A restore that is under way.
     Restoring = 21,
+    /// What was done in a node's directory, until the node has it written into an audit log.
+    AuditNotes = 22,
     /// What a node has, for a site that has lost a quorum.
     Report = 30,
     /// A recovery from the loss of a quorum.

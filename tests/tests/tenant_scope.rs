@@ -5,7 +5,10 @@
 
 use farside::client::{Client, ClientError, ClientSettings, Context};
 use farside_codec::Field;
-use farside_codec::ids::{Hlc, Label, LogId};
+use farside_codec::audit::{
+    AuditComparisonQuestion, AuditQuestion, AuditReport, AuditScope, AuditStandingQuestion, AuditedShred,
+};
+use farside_codec::ids::{Hlc, Label, LogId, SiteId, TenantId};
 use farside_codec::message::*;
 use farside_tests::fuzzing::wire;
 use farside_tests::{Site, bytes};
@@ -54,6 +57,11 @@ fn may(request: &Request) -> May {
         | Request::SetBackupTarget(_)
         | Request::ForgetBackupTarget(_)
         | Request::ScheduleBackup(_)
+        | Request::ReadAudit(_)
+        | Request::CompareAudit(_)
+        | Request::ReportAudit(_)
+        | Request::FedAuditStanding(_)
+        | Request::FedAudit(_)
         | Request::FedHello(_)
         | Request::FedDeltas(_)
         | Request::NodeToken(_)
@@ -91,7 +99,7 @@ fn may(request: &Request) -> May {
 }
 
 /// Requests of every kind that there are seeds of, and of those that have no contents, about this log of another tenant.
-fn requests(log: LogId) -> Vec<Request> {
+fn requests(tenant: TenantId, log: LogId) -> Vec<Request> {
     let label = |text: &str| Label::parse(text).expect("a label");
     let mut requests: Vec<Request> =
         wire::request_seeds().into_iter().filter_map(|(_, bytes)| Request::from_bytes(bytes.into()).ok()).collect();
@@ -112,6 +120,22 @@ fn requests(log: LogId) -> Vec<Request> {
             session: [1; 16],
             piece: 0,
         }),
+        Request::ReadAudit(AuditQuestion { site: None, scope: AuditScope::Site, incarnation: 0, from: 0, limit: 9 }),
+        Request::ReadAudit(AuditQuestion {
+            site: None,
+            scope: AuditScope::Tenant(tenant),
+            incarnation: 0,
+            from: 0,
+            limit: 9,
+        }),
+        Request::CompareAudit(AuditComparisonQuestion {
+            site: None,
+            scope: AuditScope::Tenant(tenant),
+            places: Vec::new(),
+        }),
+        Request::ReportAudit(AuditReport::Shred((tenant, AuditedShred { name: label("acme"), keys: 1, left: 0 }))),
+        Request::FedAuditStanding(AuditStandingQuestion { site: SiteId([7; 16]), scope: None, places: Vec::new() }),
+        Request::FedAudit(Vec::new()),
         Request::NodeToken(None),
         Request::RepairLimit(1),
         Request::ScrubStart(1),
@@ -154,9 +178,9 @@ fn refused_with(request: &str, error: ClientError) -> String {
     }
 }
 
-async fn ask_everything(client: &Client, log: LogId) {
+async fn ask_everything(client: &Client, tenant: TenantId, log: LogId) {
     let mut refused = BTreeSet::new();
-    for request in requests(log) {
+    for request in requests(tenant, log) {
         let shown = format!("{request:?}");
         match (may(&request), client.control(&request).await) {
             (May::Nothing, Err(error)) => {
@@ -207,10 +231,11 @@ fn a_tenant_learns_nothing_of_another_one() {
         Client::connect(&context, ClientSettings::beside(path).expect("settings")).await.expect("connected")
     };
     let asked = async {
-        let log = connect(&admin).await.resolve("acme/data").await.expect("a log").descriptor.log;
+        let descriptor = connect(&admin).await.resolve("acme/data").await.expect("a log").descriptor;
+        let (tenant, log) = (descriptor.tenant, descriptor.log);
         let client = connect(&context).await;
         assert_eq!(client.logs().await.expect("its own logs").len(), 1);
-        ask_everything(&client, log).await;
+        ask_everything(&client, tenant, log).await;
     };
     tokio::task::LocalSet::new().block_on(&runtime, asked);
     // Nothing has happened to what is another's.

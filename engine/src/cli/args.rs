@@ -1,5 +1,6 @@
 //! The command line, as cli.md promises it.
 
+use super::audit::AuditCommand;
 use super::backup_args::{BackupCommand, Restore};
 use super::certificates::CertificateCommand;
 use super::device_args::{DeviceCommand, SiteCommand};
@@ -217,6 +218,9 @@ pub(super) enum Command {
     /// What a change of home undid here: what only this site held, and was set aside
     #[command(subcommand, after_help = "Example: farside divergence list --dir near acme/photos")]
     Divergence(DivergenceCommand),
+    /// Audit logs: who had what done, one for each tenant and one for the site, here and as peers wrote theirs
+    #[command(subcommand, after_help = "Example: farside audit show --dir near --site")]
+    Audit(AuditCommand),
     /// Backups outside of both sites, for the day when both are gone
     #[command(subcommand, after_help = "Example: farside backup now --dir near vault1")]
     Backup(BackupCommand),

@@ -8,16 +8,18 @@ use super::client_commands::connect;
 use super::keys::Unsealing;
 use super::output::CliError;
 use super::sizes::{parse_time, show_bytes, show_time};
-use crate::backup::prune::{PruneOptions, prune};
+use crate::backup::prune::{PruneOptions, Pruned, prune};
 use crate::backup::restore::{RestoreOptions, restore};
 use crate::backup::retention::Retention;
 use crate::backup::target::{Target, TargetError, TargetLimits, TargetUrl};
 use crate::backup::verify::{Depth, Report, Verified, verify};
 use crate::backup::{BackupError, Completed, Found, Repository, SiteFacts, run_and_tell};
 use crate::client::{Client, parse_label, unexpected};
+use crate::node::LocalOrder;
 use crate::node::directory::{NodeDirectory, SiteFile};
 use crate::node::keys::{SystemKey, key_of_shares, system_key};
 use crate::terminal::{Progress, line};
+use farside_codec::audit::{AuditAction, AuditedPrune};
 use farside_codec::backup::Manifest;
 use farside_codec::dump::{BackupSchedule, BackupTarget, NewestBackup, ScheduleBackup};
 use farside_codec::erasure::Geometry;
@@ -416,7 +418,22 @@ async fn prune_target(
     let repository = place(arguments, TargetLimits::default(), common).await?;
     let now = Hlc::from_ms(crate::machine::Machine::real().clock.wall_ms());
     let options = PruneOptions { retention, grace: Duration::from_secs(grace), only_say, now };
-    let pruned = prune(&repository, &options).await?;
+    // Whoever prunes with shares alone has no site to write it down.
+    let local = common.dir.as_deref().filter(|_| !only_say);
+    let noted = |pruned: Option<&Pruned>| {
+        AuditAction::Prune(AuditedPrune {
+            url: repository.target().to_string().chars().take(2048).collect(),
+            kept: pruned.map(|pruned| pruned.kept.len() as u32),
+            removed: pruned.map(|pruned| pruned.removed.len() as u32),
+            removed_packs: pruned.map(|pruned| pruned.removed_packs as u32),
+        })
+    };
+    let local = local.map(|dir| LocalOrder::begin(dir, noted(None))).transpose()?;
+    let pruned = prune(&repository, &options).await;
+    if let Some(local) = local {
+        local.end(noted(pruned.as_ref().ok()), &pruned);
+    }
+    let pruned = pruned?;
     match common.json {
         true => line(json!({
             "dry_run": only_say, "kept": pruned.kept, "removed": pruned.removed, "doomed_packs": pruned.doomed_packs,

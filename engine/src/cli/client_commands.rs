@@ -9,8 +9,9 @@ use crate::client::{
     Client, ClientError, ClientSettings, Context, KeyState, Rotated, Rotation, parse_label, parse_log_name, unexpected,
 };
 use crate::kms;
-use crate::node;
+use crate::node::{self, LocalOrder};
 use crate::terminal::{Progress, line, note};
+use farside_codec::audit::{AuditAction, AuditReport, AuditedIdentity, AuditedShred};
 use farside_codec::cluster::NodeState;
 use farside_codec::delta::{Deduplication, EpochRecord};
 use farside_codec::ids::Label;
@@ -65,7 +66,9 @@ pub(super) async fn context(command: ContextCommand, common: &Common) -> Outcome
         None => None,
         Some(name) => Some(connect(common).await?.tenant(&name).await?.tenant),
     };
-    let mut context = node::export_context(dir, tenant, &unsealing.source())?;
+    let action = AuditAction::Identity(AuditedIdentity { tenant });
+    let issue = || node::export_context(dir, tenant, &unsealing.source());
+    let mut context = LocalOrder::around(dir, action, issue)?;
     context.endpoints.extend(other_endpoints(common, &context).await);
     let context = context.to_file_bytes();
     match Output::of(&output) {
@@ -227,6 +230,10 @@ pub(super) async fn tenant(command: TenantCommand, common: &Common) -> Outcome {
             let name = parse_label(&name)?;
             let client = connect(common).await?;
             let states = client.key_states(&name).await?;
+            let left = states.iter().filter(|(_, state)| !state.is_gone()).count() as u32;
+            let shred = AuditedShred { name: name.clone(), keys: states.len() as u32, left };
+            let tenant = client.tenant(&name).await?.tenant;
+            super::audit::report(&client, AuditReport::Shred((tenant, shred))).await;
             client.close().await?;
             return show_shred(&name, states, common);
         }

@@ -8,6 +8,7 @@ use super::sizes::show_bytes;
 use crate::client::{parse_label, unexpected};
 use crate::node::{self, AddOptions, ReplaceOptions};
 use crate::terminal::line;
+use farside_codec::audit::{AuditAction, AuditedDevice};
 use farside_codec::cluster::SetDevice;
 use farside_codec::ids::DeviceId;
 use farside_codec::message::{Reply, Request};
@@ -18,13 +19,20 @@ fn directory(common: &Common, command: &str) -> Result<PathBuf, CliError> {
     common.dir.clone().ok_or_else(|| CliError::usage(format!("device {command} needs --dir DIR")))
 }
 
+/// What an audit log keeps of a path.
+fn in_short(path: &str) -> String {
+    path.chars().take(1024).collect()
+}
+
 /// Commands that work on a node's directory while it does not run; the others are given back.
 pub(super) fn offline(command: DeviceCommand, common: &Common) -> Result<Option<DeviceCommand>, CliError> {
     match command {
         DeviceCommand::Replace { old, new, size, force } => {
             let directory = directory(common, "replace")?;
-            node::replace(&ReplaceOptions { directory, old: old.clone(), new: new.clone(), make_bytes: size, force })?;
+            let options = ReplaceOptions { directory, old: old.clone(), new: new.clone(), make_bytes: size, force };
             let (old, new) = (old.display().to_string(), new.display().to_string());
+            let action = AuditAction::Device(AuditedDevice { old: in_short(&old), new: in_short(&new) });
+            node::LocalOrder::around(&options.directory, action, || node::replace(&options))?;
             match common.json {
                 true => line(json!({ "replaced": old, "by": new })),
                 false => {
@@ -35,7 +43,9 @@ pub(super) fn offline(command: DeviceCommand, common: &Common) -> Result<Option<
         }
         DeviceCommand::Add { new, size } => {
             let directory = directory(common, "add")?;
-            node::add(&AddOptions { directory, new: new.clone(), make_bytes: size })?;
+            let action = AuditAction::AddDevice(in_short(&new.display().to_string()));
+            let options = AddOptions { directory, new: new.clone(), make_bytes: size };
+            node::LocalOrder::around(&options.directory, action, || node::add(&options))?;
             match common.json {
                 true => line(json!({ "added": new.display().to_string() })),
                 false => {

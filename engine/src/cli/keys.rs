@@ -5,11 +5,12 @@ use super::args::Common;
 use super::output::CliError;
 use super::sizes::show_time;
 use crate::framed::FramedFileError;
-use crate::node::DirectoryError;
 use crate::node::directory::NodeDirectory;
 use crate::node::keys::{self, ExportOptions, ExportState, Imported, KeyExport, KeyExports, KeyFile, PassphraseSource};
+use crate::node::{DirectoryError, LocalOrder};
 use crate::terminal::line;
 use clap::{Args, Subcommand};
+use farside_codec::audit::{AuditAction, AuditedExport};
 use farside_codec::ids::hex;
 use farside_codec::seal::shares::{MAX_SHARES, MIN_THRESHOLD};
 use serde_json::{Value, json};
@@ -106,7 +107,10 @@ pub(super) fn run(command: KeyCommand, common: &Common) -> Outcome {
             export(&options, &unsealing.source(), common)
         }
         KeyCommand::Confirm { files, unsealing } => {
-            let export = keys::confirm(dir, &files, &unsealing.source())?;
+            let local = LocalOrder::begin(dir, AuditAction::KeyConfirm(noted(None, files.len())))?;
+            let export = keys::confirm(dir, &files, &unsealing.source());
+            local.end(AuditAction::KeyConfirm(noted(export.as_ref().ok(), files.len())), &export);
+            let export = export?;
             match common.json {
                 true => line(export_json(&export)),
                 false => line(format!("{} shares of export {} are good", files.len(), hex(&export.set))),
@@ -114,7 +118,8 @@ pub(super) fn run(command: KeyCommand, common: &Common) -> Outcome {
             Ok(())
         }
         KeyCommand::Import { files, replace_sealed } => {
-            let imported = keys::import(dir, &files, replace_sealed)?;
+            let import = || keys::import(dir, &files, replace_sealed);
+            let imported = LocalOrder::around(dir, AuditAction::KeyImport, import)?;
             match (common.json, imported) {
                 (true, _) => line(json!({ "imported": imported == Imported::Written })),
                 (false, Imported::Written) => line(format!("the system key is back in {}", dir.display())),
@@ -127,7 +132,8 @@ pub(super) fn run(command: KeyCommand, common: &Common) -> Outcome {
         KeyCommand::Status => status(dir, common),
         KeyCommand::Seal { unsealing, change, old_passphrase_file } => {
             let old = change.then_some(PassphraseSource { file: old_passphrase_file });
-            keys::seal(dir, &unsealing.source(), old.as_ref())?;
+            let seal = || keys::seal(dir, &unsealing.source(), old.as_ref());
+            LocalOrder::around(dir, AuditAction::KeySeal, seal)?;
             match common.json {
                 true => line(json!({ "held": "passphrase" })),
                 false => line(format!(
@@ -138,7 +144,7 @@ pub(super) fn run(command: KeyCommand, common: &Common) -> Outcome {
             Ok(())
         }
         KeyCommand::Unseal { unsealing } => {
-            keys::unseal(dir, &unsealing.source())?;
+            LocalOrder::around(dir, AuditAction::KeyUnseal, || keys::unseal(dir, &unsealing.source()))?;
             match common.json {
                 true => line(json!({ "held": "clear" })),
                 false => line(format!("the system key of {} lies in the clear from now on", dir.display())),
@@ -151,7 +157,7 @@ pub(super) fn run(command: KeyCommand, common: &Common) -> Outcome {
 /// Tells a node that waits its passphrase.
 pub(super) fn unlock(unsealing: &Unsealing, common: &Common) -> Outcome {
     let dir = directory(common, "node unlock")?;
-    keys::unlock(dir, &unsealing.source())?;
+    LocalOrder::around(dir, AuditAction::Unlock, || keys::unlock(dir, &unsealing.source()))?;
     match common.json {
         true => line(json!({ "unlocked": true })),
         false => line(format!("the node of {} is unlocked and starts", dir.display())),
@@ -159,8 +165,20 @@ pub(super) fn unlock(unsealing: &Unsealing, common: &Common) -> Outcome {
     Ok(())
 }
 
+/// What the audit log is told of an export, and of shares that were read back. No share is.
+fn noted(export: Option<&KeyExport>, shares: usize) -> AuditedExport {
+    let (set, threshold) = export.map_or(([0; 16], 0), |export| (export.set, export.threshold));
+    AuditedExport { set, threshold, shares: u8::try_from(shares).unwrap_or(u8::MAX) }
+}
+
 fn export(options: &ExportOptions, source: &PassphraseSource, common: &Common) -> Outcome {
-    let (export, files) = keys::export(options, source)?;
+    let (directory, shares) = (&options.directory, usize::from(options.shares));
+    let ordered = AuditedExport { threshold: options.threshold, ..noted(None, shares) };
+    let local = LocalOrder::begin(directory, AuditAction::KeyExport(ordered.clone()))?;
+    let exported = keys::export(options, source);
+    let made = exported.as_ref().map_or(ordered, |(export, _)| noted(Some(export), shares));
+    local.end(AuditAction::KeyExport(made), &exported);
+    let (export, files) = exported?;
     let files: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
     if common.json {
         let mut told = export_json(&export);

@@ -1,6 +1,8 @@
 //! The `farside` command: parses, runs, prints, and answers with the exit code of cli.md.
 
 mod args;
+mod audit;
+mod audit_text;
 mod backup;
 mod backup_args;
 mod certificates;
@@ -141,6 +143,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Identity(command) => identities::run(command, common).await,
         Command::Certificate(command) => certificates::run(command, common).await,
         Command::Divergence(command) => divergence::run(command, common).await,
+        Command::Audit(command) => audit::run(command, common).await,
         Command::Backup(command) => backup::backup(command, common).await,
         Command::Restore(options) => backup::restore_site(options, common).await,
         Command::Demo { .. }

@@ -7,6 +7,7 @@ use super::sizes::show_bytes;
 use crate::client::{Client, ClientError, Log, Object, parse_label, parse_log_name, unexpected};
 use crate::node::limits::PROBE;
 use crate::terminal::{Progress, line, note};
+use farside_codec::audit::{AuditReport, AuditedDrill, AuditedFindings};
 use farside_codec::delta::Branch;
 use farside_codec::ids::{Label, LogId};
 use farside_codec::message::{
@@ -286,7 +287,8 @@ pub(super) async fn drill(from: Option<String>, log: Option<String>, objects: us
     log.as_deref().map(parse_log_name).transpose()?;
     let client = connect(common).await?;
     let log = log_id(&client, log.as_deref()).await?;
-    let weighed = match client.control(&Request::Weigh(Weigh { from, log })).await? {
+    let question = Weigh { from: from.clone(), log };
+    let weighed = match client.control(&Request::Weigh(question)).await? {
         Reply::Weighed(weighed) => weighed,
         reply => return Err(unexpected(&reply).into()),
     };
@@ -303,13 +305,28 @@ pub(super) async fn drill(from: Option<String>, log: Option<String>, objects: us
         drilled.push((log, found));
     }
     drop(progress);
-    tell_drill(&weighed, &drilled, begun.elapsed(), common);
+    let took = begun.elapsed();
+    let report = AuditReport::Drill(AuditedDrill { from, log, found: Some(findings(&weighed, &drilled)) });
+    super::audit::report(&client, report).await;
+    tell_drill(&weighed, &drilled, took, common);
     client.close().await?;
     let worst = drilled.iter().flat_map(|(_, found)| &found.failures).map(|(_, error)| error.exit_code()).max();
     match worst {
         Some(code) => Err(CliError::Told(code)),
         None if !weighed.objections.is_empty() => Err(CliError::Told(3)),
         None => Ok(()),
+    }
+}
+
+/// What the site's audit log is told of a drill.
+fn findings(weighed: &Weighed, drilled: &[(&FailedOver, Drilled)]) -> AuditedFindings {
+    let found = || drilled.iter().map(|(_, found)| found);
+    AuditedFindings {
+        logs: drilled.len() as u32,
+        objects: found().map(|found| found.read).sum(),
+        bytes: found().map(|found| found.bytes).sum(),
+        failures: found().map(|found| found.failures.len() as u32).sum(),
+        objections: weighed.objections.len() as u32,
     }
 }
 

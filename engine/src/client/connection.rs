@@ -9,7 +9,7 @@ use super::route::{PROBE_PATIENCE, Route, Target};
 use crate::machine::Machine;
 use bytes::Bytes;
 use farside_codec::cluster::NodeState;
-use farside_codec::ids::Hlc;
+use farside_codec::ids::{Hlc, SiteId};
 use farside_codec::message::{Hello, Refusal, RefusalCode, Reply, Request};
 use farside_transport::{CallError, Class, ConnectError, Connection, Expect, Settings, StreamError};
 use futures_util::future::LocalBoxFuture;
@@ -115,6 +115,11 @@ struct Watch {
 }
 
 impl SiteLink {
+    /// The site that it leads to.
+    pub fn site(&self) -> SiteId {
+        self.caller.expect.site
+    }
+
     /// Finds a node of the site that answers.
     pub(super) async fn connect(context: &Context, machine: &Machine) -> Result<Self, ClientError> {
         let credentials = context.credentials()?;

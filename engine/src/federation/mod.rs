@@ -7,3 +7,4 @@
 pub mod failover;
 pub mod receiver;
 pub mod sender;
+pub mod trail;

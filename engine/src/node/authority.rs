@@ -4,6 +4,7 @@
 //! has come along: a node whose state is lost, or that starts alone, trusts whom it trusted before. It never goes back to an
 //! older step than the one in that file. Keys lie there under the site's system key, as `authority.key` does.
 
+use super::auditing::certificate;
 use super::directory::{NodeDirectory, SiteFile};
 use super::error::NodeError;
 use super::keys::SystemKey;
@@ -13,6 +14,7 @@ use super::shard::Shard;
 use crate::framed::{self, FileKind, FramedFileError};
 use crate::state::{ControlView, authority_depends, authority_waits};
 use bytes::Bytes;
+use farside_codec::audit::AuditActor;
 use farside_codec::authority::{
     Authorities, AuthorityOrder, AuthorityProgress, AuthorityStep, DropAuthority, IntroduceAuthority, PeerAuthorities,
     PeerTold, SiteAuthority,
@@ -21,7 +23,7 @@ use farside_codec::command::ControlCommand;
 use farside_codec::ids::Hlc;
 use farside_codec::message::{PeerRecord, Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
-use farside_transport::{Authority, Class};
+use farside_transport::{Authority, Caller, Class};
 use std::rc::Rc;
 use zeroize::Zeroizing;
 
@@ -120,17 +122,18 @@ pub(super) fn generation_of<D: Disk>(shard: &Shard<D>, certificate: &[u8]) -> u3
 }
 
 /// Answers an order about the authority.
-pub(super) async fn order<D: Disk>(shard: &Rc<Shard<D>>, order: AuthorityOrder) -> Answered {
+pub(super) async fn order<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, order: AuthorityOrder) -> Answered {
+    let by = certificate(caller);
     match order {
         AuthorityOrder::Show => {}
-        AuthorityOrder::Rotate => begin(shard).await?,
+        AuthorityOrder::Rotate => begin(shard, &by).await?,
         AuthorityOrder::Drop(force) => {
             let known = shard.view().authorities.clone();
             let time = shard.clock.now();
             match known.as_ref().map(|known| (&known.step, known.change)) {
                 Some((AuthorityStep::Issuing, change)) => {
                     let order = DropAuthority { change, force, time };
-                    shard.control(ControlCommand::DropAuthority(order)).await?;
+                    shard.control(&by, ControlCommand::DropAuthority(order)).await?;
                 }
                 // Done before, perhaps by an order whose answer was lost.
                 Some((AuthorityStep::Settled, _)) => {}
@@ -156,7 +159,7 @@ fn progress<D: Disk>(shard: &Shard<D>) -> AuthorityProgress {
 }
 
 /// Makes the next authority, unless there is one on the way. It issues nothing before everybody trusts it.
-async fn begin<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
+async fn begin<D: Disk>(shard: &Rc<Shard<D>>, by: &AuditActor) -> Result<(), Refusal> {
     let agreed = shard.view().authorities.clone();
     if agreed.as_ref().is_some_and(|known| known.step != AuthorityStep::Settled) {
         return Ok(());
@@ -189,7 +192,7 @@ async fn begin<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         made,
     };
     let introduced = IntroduceAuthority { current, next };
-    shard.control(ControlCommand::IntroduceAuthority(introduced)).await.map(drop)
+    shard.control(by, ControlCommand::IntroduceAuthority(introduced)).await.map(drop)
 }
 
 /// Where this node leads the control group: takes the next step once everybody has come along.
@@ -198,7 +201,7 @@ pub(super) async fn lead<D: Disk>(shard: &Rc<Shard<D>>) {
     let Some(known) = view.authorities.as_ref().filter(|known| known.step == AuthorityStep::Introduced) else { return };
     if authority_waits(&view).is_empty() {
         // Refused where somebody came meanwhile who has not heard of it; the next turn finds out.
-        if let Err(refusal) = shard.control(ControlCommand::StepAuthority(known.change)).await {
+        if let Err(refusal) = shard.control(&shard.by_itself(), ControlCommand::StepAuthority(known.change)).await {
             tracing::info!(%refusal, "the next authority does not issue yet");
         }
     }
@@ -221,7 +224,7 @@ pub(super) async fn tell_peers<D: Disk>(shard: Rc<Shard<D>>) {
                 Ok(Ok(Reply::Done)) => {
                     let told = PeerTold { peer: peer.site, change: known.change };
                     // Said again at the next turn.
-                    let _ = shard.control(ControlCommand::TellPeer(told)).await;
+                    let _ = shard.control(&shard.by_itself(), ControlCommand::TellPeer(told)).await;
                 }
                 Ok(Ok(_)) => tracing::info!(peer = %peer.name, "the peer answered something else than was said"),
                 Ok(Err(error)) => {
@@ -239,8 +242,8 @@ pub(super) fn leads<D: Disk>(shard: &Shard<D>) -> bool {
 }
 
 /// A peer says whom to trust about it.
-pub(super) async fn hear_peer<D: Disk>(shard: &Rc<Shard<D>>, said: PeerAuthorities) -> Answered {
-    shard.control(ControlCommand::PutPeerAuthorities(said)).await?;
+pub(super) async fn hear_peer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, said: PeerAuthorities) -> Answered {
+    shard.control(&certificate(caller), ControlCommand::PutPeerAuthorities(said)).await?;
     Ok(Reply::Done.into())
 }
 

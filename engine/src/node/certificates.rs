@@ -199,7 +199,10 @@ async fn look<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), String> {
     shard.certificates.unlisted.set(false);
     if change > stands {
         let standing = NodeStanding { node: shard.site.node, change, generation };
-        shard.control(ControlCommand::StandNode(standing)).await.map_err(|refusal| refusal.detail)?;
+        shard
+            .control(&shard.by_itself(), ControlCommand::StandNode(standing))
+            .await
+            .map_err(|refusal| refusal.detail)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@
 //! DIR/peer.identity     certificate and key with which it calls on peers
 //! DIR/admin.context     how the command line finds this site
 //! DIR/devices/          device files, where `init` made them
+//! DIR/audit/            what was done in this directory and is not written into an audit log yet
 //! DIR/state/            one state file a shard: a cache of what devices hold; and how far scrubbing is
 //! DIR/lock              held while a node runs
 //! DIR/unlock.sock       there while a node waits for its passphrase
@@ -211,6 +212,10 @@ impl NodeDirectory {
     /// How the site went on that had lost a quorum.
     pub fn recovered(&self) -> PathBuf {
         self.0.join("recovered.frame")
+    }
+    /// What was done here and waits until the node has it written into an audit log.
+    pub(super) fn audit(&self) -> PathBuf {
+        self.0.join("audit")
     }
     /// The site's system key.
     pub(super) fn system_key(&self) -> PathBuf {

@@ -46,7 +46,8 @@ pub(super) async fn hold<D: Disk>(shard: &Rc<Shard<D>>, hold: BackupHold) -> Ans
         true => Hlc::from_ms(now.ms() + BACKUP_HOLD.as_millis() as u64),
         false => Hlc::default(),
     };
-    shard.control(ControlCommand::HoldBackup(HeldBackup { id: hold.id, until })).await?;
+    let held = ControlCommand::HoldBackup(HeldBackup { id: hold.id, until });
+    shard.control(&shard.by_itself(), held).await?;
     Ok(Reply::BackupHeld(now).into())
 }
 

@@ -1,6 +1,7 @@
 //! Carries out a failover at the surviving site: asks whether the old home answers, weighs, promotes, reports. Or only
 //! weighs it, for a drill.
 
+use super::auditing;
 use super::limits::PROBE;
 use super::links::own_hello;
 use super::routing;
@@ -8,6 +9,7 @@ use super::server::Answered;
 use super::shard::{Shard, state_refusal};
 use crate::federation::failover::{Candidate, Loss, Objection, OldHome, preflight};
 use crate::state::lineage;
+use farside_codec::audit::{AuditAction, AuditNote, AuditOutcome, AuditScope, AuditedFailover, AuditedPromotion};
 use farside_codec::command::{GroupCommand, Promote};
 use farside_codec::delta::Generation;
 use farside_codec::ids::{Label, LogId, SiteId};
@@ -23,7 +25,64 @@ use std::time::Duration;
 /// How long a promoted log's new lineage may take to reach an old home that answers.
 const FENCE_PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Failover) -> Answered {
+/// What is written down of a failover as a whole.
+fn noted(order: &Failover, report: Option<&FailoverReport>, outcome: AuditOutcome) -> AuditNote {
+    let action = AuditedFailover {
+        from: order.from.clone(),
+        log: order.log,
+        forced: order.force,
+        logs: report.map(|report| report.logs.len() as u32),
+        took_ms: report.map(|report| report.rto_ms),
+        fenced: report.is_some_and(|report| report.fenced),
+    };
+    auditing::note(AuditScope::Site, AuditAction::Failover(action), outcome)
+}
+
+/// What is written down of one log's promotion.
+fn noted_log(log: &LogStanding, came: &FailedOver, outcome: AuditOutcome) -> AuditNote {
+    let action = AuditedPromotion {
+        log: log.descriptor.log,
+        tenant_name: came.tenant_name.clone(),
+        name: came.name.clone(),
+        generation: came.generation,
+        position: came.position,
+        lost_deltas: came.lost_deltas,
+        lost_ms: came.lost_ms,
+    };
+    auditing::note(AuditScope::Tenant(log.descriptor.tenant), AuditAction::Promote(action), outcome)
+}
+
+/// What promoting a log is about to do, as far as it is known beforehand.
+fn expected<D: Disk>(shard: &Shard<D>, log: &LogStanding, loss: &Loss) -> FailedOver {
+    FailedOver {
+        tenant_name: log.descriptor.tenant_name.clone(),
+        name: log.descriptor.name.clone(),
+        generation: next_generation(shard, log),
+        position: log.head.sequence,
+        lost_deltas: loss.deltas,
+        lost_ms: loss.ms,
+    }
+}
+
+fn next_generation<D: Disk>(shard: &Shard<D>, log: &LogStanding) -> Generation {
+    Generation { counter: log.known.counter + 1, site: shard.site.site, incarnation: shard.site.incarnation }
+}
+
+/// Carries a failover out. Before the first log is promoted the audit logs say that all of them are to be.
+pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, order: Failover) -> Answered {
+    let trail = auditing::Order::new(shard, auditing::certificate(caller));
+    let answered = carry_out(shard, &trail, &order).await;
+    // Where the control group has no leader there is no use in asking it once more.
+    let unheard = [RefusalCode::NotLeader, RefusalCode::Unavailable, RefusalCode::Busy];
+    if let Err(refusal) = answered.as_ref()
+        && !unheard.contains(&refusal.code)
+    {
+        trail.ended(shard, vec![noted(&order, None, AuditOutcome::failed(refusal))]).await;
+    }
+    answered
+}
+
+async fn carry_out<D: Disk>(shard: &Rc<Shard<D>>, trail: &auditing::Order, order: &Failover) -> Answered {
     let begun = shard.clock.clock().monotonic();
     let Found { logs, homes, home, candidates } = find(shard, order.from.as_ref(), order.log).await?;
     let objections = preflight(home, &candidates);
@@ -32,14 +91,38 @@ pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Failover) -> Answe
         let detail = format!("{}; repeat with --force to go on all the same", reasons.join("; "));
         return Err(Refusal::new(RefusalCode::Unsafe, detail));
     }
+    let mut notes = vec![noted(order, None, AuditOutcome::Ordered)];
+    notes.extend(
+        logs.iter()
+            .zip(&candidates)
+            .map(|(log, candidate)| noted_log(log, &expected(shard, log, &candidate.loss()), AuditOutcome::Ordered)),
+    );
+    trail.note(shard, notes).await?;
     let mut report = FailoverReport { logs: Vec::new(), rto_ms: 0, fenced: false };
+    let mut trouble = None;
     for (log, candidate) in logs.iter().zip(&candidates) {
-        report.logs.push(promote(shard, log, candidate.loss()).await?);
+        match promote(shard, log, candidate.loss()).await {
+            Ok(promoted) => report.logs.push(promoted),
+            Err(refusal) => {
+                trouble = Some((expected(shard, log, &candidate.loss()), refusal));
+                break;
+            }
+        }
     }
     report.rto_ms = (shard.clock.clock().monotonic() - begun).as_millis() as u64;
+    let done = logs.iter().zip(&report.logs).map(|(log, came)| noted_log(log, came, AuditOutcome::Done));
+    let mut notes: Vec<AuditNote> = done.collect();
+    if let Some((came, refusal)) = trouble {
+        let failed = logs.get(report.logs.len()).map(|log| noted_log(log, &came, AuditOutcome::failed(&refusal)));
+        notes.extend(failed);
+        trail.ended(shard, notes).await;
+        return Err(refusal);
+    }
+    trail.ended(shard, notes).await;
     if home == OldHome::Answers {
         report.fenced = wait_for_fence(shard, &logs, &homes).await;
     }
+    trail.ended(shard, vec![noted(order, Some(&report), AuditOutcome::Done)]).await;
     Ok(Reply::FailedOver(report).into())
 }
 
@@ -183,8 +266,7 @@ pub(super) async fn greeted<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) ->
 }
 
 async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, loss: Loss) -> Result<FailedOver, Refusal> {
-    let generation =
-        Generation { counter: log.known.counter + 1, site: shard.site.site, incarnation: shard.site.incarnation };
+    let generation = next_generation(shard, log);
     let id = log.descriptor.log;
     let command = GroupCommand::Promote(Promote { log: id, generation, time: shard.clock.now() });
     shard.log_command(id, command).await?;

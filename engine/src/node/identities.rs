@@ -8,6 +8,7 @@
 //!
 //! An identity that was issued on a node's own machine, beside the control group, is listed when it is shown first.
 
+use super::auditing::certificate;
 use super::authority;
 use super::init::load_identity;
 use super::limits;
@@ -18,6 +19,7 @@ use crate::client::Context;
 use crate::node::directory::NodeDirectory;
 use crate::state::ControlView;
 use bytes::Bytes;
+use farside_codec::audit::AuditActor;
 use farside_codec::authority::AuthorityStep;
 use farside_codec::command::ControlCommand;
 use farside_codec::identity::{
@@ -180,15 +182,20 @@ pub(super) async fn list_identity<D: Disk>(shard: &Rc<Shard<D>>, identity: &Iden
     else {
         return Ok(());
     };
-    put(shard, record, false).await
+    put(shard, &shard.by_itself(), record, false).await
 }
 
-async fn put<D: Disk>(shard: &Rc<Shard<D>>, record: IdentityRecord, named: bool) -> Result<(), Refusal> {
+async fn put<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    by: &AuditActor,
+    record: IdentityRecord,
+    named: bool,
+) -> Result<(), Refusal> {
     if shard.view().identities.contains_key(&record.serial) {
         return Ok(());
     }
     let time = shard.clock.now();
-    shard.control(ControlCommand::PutIdentity(PutIdentity { record, named, time })).await.map(drop)
+    shard.control(by, ControlCommand::PutIdentity(PutIdentity { record, named, time })).await.map(drop)
 }
 
 fn list_when_first_seen<D: Disk>(shard: &Rc<Shard<D>>, connection: &Connection) {
@@ -206,7 +213,7 @@ fn list_when_first_seen<D: Disk>(shard: &Rc<Shard<D>>, connection: &Connection) 
     }
     let shard = shard.clone();
     tokio::task::spawn_local(async move {
-        if let Err(refusal) = put(&shard, record, false).await {
+        if let Err(refusal) = put(&shard, &shard.by_itself(), record, false).await {
             tracing::info!(%refusal, "an identity that was shown first is not listed yet");
         }
         shard.callers.unlisted.borrow_mut().remove(&serial);
@@ -230,7 +237,8 @@ async fn list_own<D: Disk>(shard: &Rc<Shard<D>>) {
 }
 
 /// Issues an identity whose key is the caller's. Asked again with one key, the answer is the same identity.
-pub(super) async fn issue<D: Disk>(shard: &Rc<Shard<D>>, ask: IssueIdentity) -> Answered {
+pub(super) async fn issue<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, ask: IssueIdentity) -> Answered {
+    let by = certificate(caller);
     let bad = |detail: String| Refusal::new(RefusalCode::BadRequest, detail);
     if ask.life_seconds == 0 || ask.life_seconds > limits::MAX_IDENTITY_LIFE.as_secs() {
         return Err(bad("an identity is good for a second at least, and for ten years at most".into()));
@@ -269,7 +277,7 @@ pub(super) async fn issue<D: Disk>(shard: &Rc<Shard<D>>, ask: IssueIdentity) -> 
     let (from, until) = (Duration::from_millis(record.issued.ms()), Duration::from_millis(record.expires.ms()));
     let certificate = authority.sign(caller_role, &subject, &ask.public_key, from, until);
     let certificate = certificate.map_err(|error| Refusal::new(RefusalCode::Internal, error.to_string()))?;
-    put(shard, record.clone(), true).await?;
+    put(shard, &by, record.clone(), true).await?;
     Ok(Reply::IssuedIdentity(IssuedIdentity {
         site_name: shard.site.name.clone(),
         record,
@@ -328,7 +336,7 @@ pub(super) async fn revoke<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, order
     let revocation = Revocation { at, by };
     let serial = record.serial;
     let command = RevokeIdentity { serial, revocation, force: order.force };
-    shard.control(ControlCommand::RevokeIdentity(command)).await?;
+    shard.control(&certificate(caller), ControlCommand::RevokeIdentity(command)).await?;
     let now = shard.view().identities.get(&serial).cloned().unwrap_or(record);
     Ok(Reply::RevokedIdentity(now).into())
 }

@@ -1,5 +1,6 @@
 //! Letting nodes into the site: a node shows a token, and is given what it needs to become one; and taking nodes out again.
 
+use super::auditing::certificate;
 use super::authority;
 use super::limits;
 use super::server::Answered;
@@ -12,6 +13,7 @@ use farside_codec::command::{ControlCommand, ControlOutcome};
 use farside_codec::ids::NodeId;
 use farside_codec::message::{Refusal, RefusalCode, Reply, SetNode};
 use farside_io::disk::Disk;
+use farside_transport::Caller;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -23,7 +25,7 @@ fn internal(error: impl std::fmt::Display) -> Refusal {
 }
 
 /// Lets a node in that shows a token's secret.
-pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: NodeJoin) -> Answered {
+pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, join: NodeJoin) -> Answered {
     let reachable = join.endpoint.parse::<std::net::SocketAddr>().is_ok_and(|address| !address.ip().is_unspecified());
     if !reachable || join.shards == 0 || usize::from(join.shards) > limits::MAX_SHARDS {
         return Err(Refusal::new(
@@ -34,7 +36,8 @@ pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: NodeJoin) -> Answe
     let key = shard.key.key();
     // Before anybody is let in whom nothing could be given to.
     let authority = authority::issuing(shard)?.issuing;
-    let node = match shard.control(ControlCommand::JoinNode((join, shard.clock.now()))).await? {
+    let join = ControlCommand::JoinNode((join, shard.clock.now()));
+    let node = match shard.control(&certificate(caller), join).await? {
         ControlOutcome::Joined(node) => node,
         _ => return Err(internal("the control group answered something else than was asked")),
     };
@@ -54,7 +57,7 @@ pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: NodeJoin) -> Answe
 }
 
 /// Drains a node, takes it back, or removes it.
-pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, set: SetNode) -> Answered {
+pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, set: SetNode) -> Answered {
     let view = shard.view();
     let missing = || Refusal::new(RefusalCode::NotFound, format!("there is no node {}", set.name));
     let node = view.node(&set.name).ok_or_else(missing)?;
@@ -67,7 +70,8 @@ pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, set: SetNode) -> Answered
     if set.state == NodeState::Removed {
         super::repairing::may_remove(shard, node).await?;
     }
-    shard.control(ControlCommand::SetNodeState((node.node, set.state))).await?;
+    let state = ControlCommand::SetNodeState((node.node, set.state));
+    shard.control(&certificate(caller), state).await?;
     Ok(Reply::Done.into())
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn keep_groups<D: Disk>(shard: Rc<Shard<D>>) {
                 Tended::Rests if !record.leaving.is_empty() => {
                     let settled = ControlCommand::SettleGroup((group.id(), record.leaving.clone()));
                     // Said again at the next turn.
-                    let _ = shard.control(settled).await;
+                    let _ = shard.control(&shard.by_itself(), settled).await;
                 }
                 Tended::Refused => drop(rested.insert(group.id(), shard.clock.clock().monotonic())),
                 _ => {}
@@ -208,7 +208,8 @@ async fn lead<D: Disk>(shard: &Rc<Shard<D>>, now: Duration, since: Duration) -> 
                 control.confirm_leader().await.map_err(super::shard::propose_refusal)?;
             }
             tracing::error!(node = %node.name, seconds = silent.as_secs(), "the node counts as dead now");
-            shard.control(ControlCommand::SetNodeState((node.node, NodeState::Dead))).await?;
+            let dead = ControlCommand::SetNodeState((node.node, NodeState::Dead));
+            shard.control(&shard.by_itself(), dead).await?;
             return Ok(());
         }
     }
@@ -222,7 +223,7 @@ async fn lead<D: Disk>(shard: &Rc<Shard<D>>, now: Duration, since: Duration) -> 
     for (group, (nodes, leader)) in assign(&current, &candidates(&view), &dead(&view)) {
         let Some(before) = records.get(&group) else { continue };
         if let Some(record) = changed(before, &nodes, leader) {
-            shard.control(ControlCommand::AssignGroup(record)).await?;
+            shard.control(&shard.by_itself(), ControlCommand::AssignGroup(record)).await?;
         }
     }
     Ok(())
@@ -296,7 +297,7 @@ pub(super) async fn hear<D: Disk>(shard: &Rc<Shard<D>>, beat: NodeBeat) -> Resul
     let now = shard.clock.clock().monotonic();
     shard.heard.borrow_mut().insert(beat.node, now);
     if is_news(shard.view().nodes.get(&beat.node), &beat) {
-        shard.control(ControlCommand::RegisterNode(beat)).await?;
+        shard.control(&shard.by_itself(), ControlCommand::RegisterNode(beat)).await?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! federate, `collecting` keeps house.
 
 mod aside;
+mod auditing;
 mod authority;
 mod backing_up;
 mod certificates;
@@ -30,6 +31,7 @@ mod links;
 mod membership;
 mod mending;
 mod moving;
+mod noting;
 mod peers;
 mod receiving;
 mod recovered;
@@ -50,6 +52,7 @@ mod start;
 mod status;
 mod switching;
 mod token;
+mod trailing;
 
 pub use authority::issuing_parts;
 pub use directory::DirectoryError;
@@ -57,6 +60,7 @@ pub use entering::{JoinOptions, ask_to_join, enter, join};
 pub use error::NodeError;
 pub use init::{InitOptions, NodeOptions, SitePlan, announce, export_context, format_options, found, init};
 pub use keys::{HeldKey, SystemKey};
+pub(crate) use noting::LocalOrder;
 pub use peers::token_site;
 pub use recovering::{carry_out, read_report, report, write_report};
 pub use replacing::{AddOptions, ReplaceOptions, add, replace};

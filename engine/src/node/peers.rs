@@ -3,6 +3,7 @@
 //! The token holds where the maker is, its CA's certificate, a secret, and a short-lived identity issued by that CA with
 //! which the other side may say one thing: who it is. Both then trust one another's CA about one another's site.
 
+use super::auditing::certificate;
 use super::server::Answered;
 use super::shard::Shard;
 use super::token::{self, Purpose, Token};
@@ -12,7 +13,7 @@ use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken};
 use farside_codec::ids::{GroupId, Label, SiteId};
 use farside_codec::message::{PeerAction, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer};
 use farside_io::disk::Disk;
-use farside_transport::{CallError, Class, ConnectError, Expect};
+use farside_transport::{CallError, Caller, Class, ConnectError, Expect};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -41,7 +42,7 @@ pub(super) fn endpoints<D: Disk>(shard: &Shard<D>) -> Vec<String> {
 }
 
 /// Joins the site that made a token.
-pub(super) async fn add<D: Disk>(shard: &Rc<Shard<D>>, text: &str) -> Answered {
+pub(super) async fn add<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, text: &str) -> Answered {
     let bad = |detail: String| Refusal::new(RefusalCode::BadRequest, detail);
     let token = Token::parse(Purpose::Peer, text)
         .ok_or_else(|| bad("this is no peer token, or part of it is missing: copy the whole line".into()))?;
@@ -59,7 +60,7 @@ pub(super) async fn add<D: Disk>(shard: &Rc<Shard<D>>, text: &str) -> Answered {
         paused: false,
     };
     introduce(shard, &token).await?;
-    shard.control(ControlCommand::PutPeer(peer)).await?;
+    shard.control(&certificate(caller), ControlCommand::PutPeer(peer)).await?;
     Ok(Reply::Peers(shard.view().peers.values().cloned().collect()).into())
 }
 
@@ -100,10 +101,10 @@ async fn introduce<D: Disk>(shard: &Rc<Shard<D>>, token: &Token) -> Result<(), R
 }
 
 /// Lets in a site that shows a token's secret.
-pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, join: PeerJoin) -> Answered {
+pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, join: PeerJoin) -> Answered {
     let redeem =
         RedeemToken { secret_hash: *blake3::hash(&join.secret).as_bytes(), peer: join.peer, time: shard.clock.now() };
-    shard.control(ControlCommand::RedeemToken(redeem)).await?;
+    shard.control(&certificate(caller), ControlCommand::RedeemToken(redeem)).await?;
     Ok(Reply::Peers(vec![own_record(shard)?]).into())
 }
 
@@ -121,11 +122,11 @@ async fn wait_for_silence<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId) -> Result
 }
 
 /// Pauses, resumes or removes a peer.
-pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, set: SetPeer) -> Answered {
+pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, set: SetPeer) -> Answered {
     let missing = || Refusal::new(RefusalCode::NotFound, format!("there is no peer {}", set.name));
     let peer = shard.view().peer(&set.name).map(|peer| peer.site).ok_or_else(missing)?;
     let (removes, stops) = (set.action == PeerAction::Remove, set.action != PeerAction::Resume);
-    shard.control(ControlCommand::SetPeer((set.name, set.action))).await?;
+    shard.control(&certificate(caller), ControlCommand::SetPeer((set.name, set.action))).await?;
     if stops {
         wait_for_silence(shard, peer).await?;
     }

@@ -1,5 +1,6 @@
 //! The receiving side of federation: offers, and deltas whose chunks are here.
 
+use super::auditing;
 use super::server::{Answer, Answered};
 use super::shard::{Shard, log_view, state_refusal};
 use crate::federation::receiver::{LocalCopy, OfferDecision, decide, generation_of};
@@ -29,8 +30,8 @@ pub(super) async fn greet<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, hello:
     for offer in hello.offers {
         let log = offer.descriptor.log;
         let site = hello.site;
-        let owner = shard.shard_of_log(log);
-        let answered = shard.on(owner, move |there| async move { take_offer(&there, site, offer).await }).await?;
+        let (owner, from) = (shard.shard_of_log(log), caller.clone());
+        let answered = shard.on(owner, move |there| async move { take_offer(&there, &from, offer).await }).await?;
         positions.push(match answered {
             Ok(position) => position,
             Err(refusal) if refusal.code == RefusalCode::NotLeader => return Err(refusal),
@@ -62,17 +63,13 @@ fn refused_position(log: LogId, generation: Generation, refusal: Refusal) -> Log
     LogPosition { log, head, lineage: Vec::new(), refusal: Some(refusal) }
 }
 
-async fn take_offer<D: Disk>(
-    shard: &Rc<Shard<D>>,
-    sender: farside_codec::ids::SiteId,
-    offer: LogOffer,
-) -> Result<LogPosition, Refusal> {
+async fn take_offer<D: Disk>(shard: &Rc<Shard<D>>, sender: &Caller, offer: LogOffer) -> Result<LogPosition, Refusal> {
     let log = offer.descriptor.log;
     shard.led_group(log).await?;
     for _ in 0..STEPS {
         let local = local_copy(shard, log)?;
-        match decide(&offer, sender, shard.site.site, local.as_ref()) {
-            OfferDecision::Create => create(shard, &offer).await?,
+        match decide(&offer, sender.site, shard.site.site, local.as_ref()) {
+            OfferDecision::Create => create(shard, sender, &offer).await?,
             OfferDecision::Fence => {
                 let fence = Fence { log, lineage: offer.lineage.clone(), time: shard.clock.now() };
                 shard.log_command(log, GroupCommand::Fence(fence)).await?;
@@ -91,7 +88,7 @@ fn local_copy<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<Option<LocalC
 }
 
 /// Makes an empty copy of a log that this site hears of for the first time.
-async fn create<D: Disk>(shard: &Rc<Shard<D>>, offer: &LogOffer) -> Result<(), Refusal> {
+async fn create<D: Disk>(shard: &Rc<Shard<D>>, sender: &Caller, offer: &LogOffer) -> Result<(), Refusal> {
     let descriptor = &offer.descriptor;
     let generation = generation_of(&offer.lineage)
         .ok_or_else(|| Refusal::new(RefusalCode::BadRequest, "the offer has no lineage"))?;
@@ -101,8 +98,9 @@ async fn create<D: Disk>(shard: &Rc<Shard<D>>, offer: &LogOffer) -> Result<(), R
         epochs: vec![descriptor.first_epoch.clone()],
         created: descriptor.created,
     };
-    shard.control(ControlCommand::PutTenant(tenant)).await?;
-    shard.control(ControlCommand::PutLog(descriptor.clone())).await?;
+    let by = auditing::certificate(sender);
+    shard.control(&by, ControlCommand::PutTenant(tenant)).await?;
+    shard.control(&by, ControlCommand::PutLog(descriptor.clone())).await?;
     shard.log_command(descriptor.log, GroupCommand::CreateLog((descriptor.clone(), generation))).await?;
     Ok(())
 }

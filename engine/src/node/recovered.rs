@@ -48,7 +48,7 @@ pub(super) fn is_pending<D: Disk>(shard: &Shard<D>) -> bool {
 pub(super) async fn commit<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     match &shard.recovery {
         Some(recovery) if is_pending(shard) => {
-            shard.control(ControlCommand::Recover(recovery.clone())).await?;
+            shard.control(&shard.by_itself(), ControlCommand::Recover(recovery.clone())).await?;
             tracing::warn!(incarnation = recovery.incarnation, "the site goes on without the nodes that it has lost");
             Ok(())
         }

@@ -3,8 +3,8 @@
 use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
-    authority, certificates, chunks, collecting, creating, dumping, fragments, identities, joining, leaving, limits,
-    links, membership, moving, receiving, recovered, renewing, repairing, routing,
+    auditing, authority, certificates, chunks, collecting, creating, dumping, fragments, identities, joining, leaving,
+    limits, links, membership, moving, receiving, recovered, renewing, repairing, routing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
@@ -142,13 +142,15 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
             known_peer().is_some() && caller.role == Role::Peer && said.site == caller.site
         }
         Request::PeerJoin(_) => own && caller.role == Role::Peer && caller.subject == Purpose::Peer.subject(),
-        Request::FedHello(_) | Request::FedDeltas(_) => match known_peer().filter(|_| caller.role == Role::Peer) {
-            Some(peer) if peer.paused => {
-                let detail = format!("site {} has paused this peer", shard.site.name);
-                return Err(Refusal::retry(RefusalCode::Unavailable, 1000, detail));
+        Request::FedHello(_) | Request::FedDeltas(_) | Request::FedAuditStanding(_) | Request::FedAudit(_) => {
+            match known_peer().filter(|_| caller.role == Role::Peer) {
+                Some(peer) if peer.paused => {
+                    let detail = format!("site {} has paused this peer", shard.site.name);
+                    return Err(Refusal::retry(RefusalCode::Unavailable, 1000, detail));
+                }
+                peer => peer.is_some(),
             }
-            peer => peer.is_some(),
-        },
+        }
         Request::PutChunk(_) | Request::HaveChunks(_) | Request::GetChunk(_) => match caller.role {
             Role::Admin | Role::Client | Role::Node => own,
             Role::Peer => known_peer().is_some(),
@@ -163,6 +165,8 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::ListLogs
         | Request::ListTenants
         | Request::Nodes
+        | Request::ReadAudit(_)
+        | Request::CompareAudit(_)
         | Request::CreateLog(_) => own && matches!(caller.role, Role::Admin | Role::Client),
         _ => own && caller.role == Role::Admin,
     };
@@ -222,6 +226,7 @@ fn group_of<D: Disk>(shard: &Shard<D>, request: &Request) -> Option<GroupId> {
         Request::SetPolicy(set) => set.log,
         Request::LogStanding(log) => *log,
         Request::Dump(question) => return Some(question.group),
+        Request::ReadAudit(_) | Request::FedAuditStanding(_) => return Some(GroupId::CONTROL),
         Request::FedHello(hello) if hello.offers.len() == 1 => hello.offers[0].descriptor.log,
         Request::FedDeltas(deltas) => deltas.log,
         _ => return None,
@@ -239,10 +244,13 @@ async fn answer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request
             return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
         }
     }
-    match group_of(shard, &request) {
+    let begun = auditing::begin(shard, caller, &request).await?;
+    let answered = match group_of(shard, &request) {
         Some(group) => routing::at_leader(shard, caller, group, request).await,
         None => answer_here(shard, caller, request).await,
-    }
+    };
+    auditing::end(shard, begun, &answered).await;
+    answered
 }
 
 /// Whether a request is answered from what the control group has agreed on: what a client did at one node it must find at
@@ -265,6 +273,8 @@ fn reads_control(request: &Request) -> bool {
             | Request::Authority(_)
             | Request::RotateCertificates
             | Request::SetDevice(_)
+            | Request::SetPolicy(_)
+            | Request::Discard(_)
             | Request::Failover(_)
             | Request::Switchover(_)
             | Request::Weigh(_)
@@ -319,7 +329,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             at_home(shard, log).await?;
             Ok(Reply::Log(log_info(shard, log).await?).into())
         }
-        Request::CreateTenant(tenant) => creating::tenant(shard, tenant).await,
+        Request::CreateTenant(tenant) => creating::tenant(shard, caller, tenant).await,
         Request::ListTenants => {
             let only = tenant_of(caller)?;
             let tenants = shard
@@ -334,7 +344,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::CreateLog(descriptor) => {
             check_tenant(caller, descriptor.tenant).map_err(|_| forbidden(caller))?;
             at_home(shard, descriptor.log).await?;
-            creating::log(shard, descriptor).await
+            creating::log(shard, caller, descriptor).await
         }
         Request::ListLogs => {
             let only = tenant_of(caller)?;
@@ -356,7 +366,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             let change = ChangePolicy { log: set.log, policy: set.policy.clone() };
             shard.log_command(set.log, GroupCommand::ChangePolicy(change)).await?;
             let info = log_info(shard, set.log).await?;
-            shard.control(ControlCommand::PutLog(info.descriptor)).await?;
+            shard.control(&auditing::certificate(caller), ControlCommand::PutLog(info.descriptor)).await?;
             Ok(Reply::Done.into())
         }
         Request::RepairState => Ok(Reply::RepairState(repairing::own_state(shard).await?).into()),
@@ -370,7 +380,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             Ok(Reply::ControlIndex(index.await??).into())
         }
         Request::RepairLimit(limit) => {
-            shard.control(ControlCommand::LimitRepair(limit)).await?;
+            shard.control(&auditing::certificate(caller), ControlCommand::LimitRepair(limit)).await?;
             Ok(Reply::Done.into())
         }
         Request::BackupHold(hold) => dumping::hold(shard, hold).await,
@@ -380,36 +390,42 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         }
         Request::SetBackupTarget(target) => {
             let created = shard.clock.now();
-            shard.control(ControlCommand::PutBackupTarget(BackupTarget { created, ..target })).await?;
+            let target = ControlCommand::PutBackupTarget(BackupTarget { created, ..target });
+            shard.control(&auditing::certificate(caller), target).await?;
             Ok(Reply::Done.into())
         }
         Request::ScheduleBackup(order) => {
-            shard.control(ControlCommand::ScheduleBackup(order)).await?;
+            shard.control(&auditing::certificate(caller), ControlCommand::ScheduleBackup(order)).await?;
             Ok(Reply::Done.into())
         }
         Request::ForgetBackupTarget(name) => {
-            shard.control(ControlCommand::ForgetBackupTarget(name)).await?;
+            shard.control(&auditing::certificate(caller), ControlCommand::ForgetBackupTarget(name)).await?;
             Ok(Reply::Done.into())
         }
-        Request::PeerToken => token::make(shard, Purpose::Peer, TokenPurpose::Peer).await,
-        Request::PeerAdd(token) => super::peers::add(shard, &token).await,
+        Request::PeerToken => token::make(shard, caller, Purpose::Peer, TokenPurpose::Peer).await,
+        Request::PeerAdd(token) => super::peers::add(shard, caller, &token).await,
         Request::PeerList => Ok(Reply::Peers(shard.view().peers.values().cloned().collect()).into()),
-        Request::SetPeer(set) => super::peers::set(shard, set).await,
-        Request::PeerJoin(join) => super::peers::join(shard, join).await,
+        Request::SetPeer(set) => super::peers::set(shard, caller, set).await,
+        Request::PeerJoin(join) => super::peers::join(shard, caller, join).await,
         Request::Status => Ok(Reply::Status(super::status::document(shard).await).into()),
-        Request::Failover(order) => super::failing_over::run(shard, order).await,
+        Request::Failover(order) => super::failing_over::run(shard, caller, order).await,
         Request::Weigh(question) => super::failing_over::weigh(shard, question).await,
-        Request::Switchover(order) => super::switching::run(shard, order).await,
+        Request::Switchover(order) => super::switching::run(shard, caller, order).await,
+        Request::ReadAudit(_)
+        | Request::CompareAudit(_)
+        | Request::ReportAudit(_)
+        | Request::FedAuditStanding(_)
+        | Request::FedAudit(_) => auditing::answer(shard, caller, tenant_of(caller)?, request).await,
         Request::FedHello(hello) => receiving::greet(shard, caller, hello).await,
         Request::FedDeltas(deltas) => receiving::accept(shard, caller, deltas).await,
         Request::LogStanding(log) => {
             at_home(shard, log).await?;
             super::failing_over::standing(shard, log).await
         }
-        Request::NodeToken(name) => token::make(shard, Purpose::Node, TokenPurpose::Node(name)).await,
-        Request::NodeJoin(join) => joining::join(shard, join).await,
+        Request::NodeToken(name) => token::make(shard, caller, Purpose::Node, TokenPurpose::Node(name)).await,
+        Request::NodeJoin(join) => joining::join(shard, caller, join).await,
         Request::Nodes => Ok(Reply::Nodes(shard.view().nodes.values().cloned().collect()).into()),
-        Request::SetNode(set) => joining::set(shard, set).await,
+        Request::SetNode(set) => joining::set(shard, caller, set).await,
         Request::NodeBeat(beat) => {
             let heard = shard.on(0, move |there| async move { membership::hear(&there, beat).await });
             heard.await??;
@@ -440,13 +456,13 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         }
         Request::DropFragments(fragments) => fragments::drop_fragments(shard, fragments).await,
         Request::WalkFragments(walk) => repairing::walk(shard, walk).await,
-        Request::IssueIdentity(ask) => identities::issue(shard, ask).await,
+        Request::IssueIdentity(ask) => identities::issue(shard, caller, ask).await,
         Request::Identities(question) => Ok(identities::list(shard, &question).into()),
         Request::RevokeIdentity(order) => identities::revoke(shard, caller, order).await,
         Request::RotateCertificates => certificates::rotate(shard).await,
         Request::RenewCertificates => certificates::rotate_here(shard).await,
-        Request::Authority(order) => authority::order(shard, order).await,
-        Request::FedAuthorities(said) => authority::hear_peer(shard, said).await,
+        Request::Authority(order) => authority::order(shard, caller, order).await,
+        Request::FedAuthorities(said) => authority::hear_peer(shard, caller, said).await,
     }
 }
 

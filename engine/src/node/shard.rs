@@ -1,6 +1,7 @@
 //! A shard: one thread, its devices' zones, its groups, its endpoint. Shares nothing; work for another shard is handed
 //! over by a bounded queue and runs there.
 
+use super::auditing;
 use super::authority;
 use super::backing_up::Backups;
 use super::certificates::{Certificates, Shown};
@@ -15,10 +16,12 @@ use super::routing;
 use super::scrubbing::Scrub;
 use super::sending::SenderState;
 use super::snapshots::ChunkSnapshots;
+use super::trailing::Trails;
 use crate::machine::Machine;
 use crate::state::{ControlState, ControlView, Database, LogGroupState, LogView, Opened};
 use crate::store::{DeviceSet, Store};
 use farside_codec::Field;
+use farside_codec::audit::AuditActor;
 use farside_codec::cluster::{NodeRecord, NodeState};
 use farside_codec::command::{ControlCommand, ControlOutcome, GroupCommand, GroupOutcome};
 use farside_codec::ids::{ChunkId, GroupId, LogId, NodeId, SiteId};
@@ -138,6 +141,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) scrub: Scrub,
     /// Backups that it makes by itself; on shard 0.
     pub(crate) backups: Backups,
+    /// How far peers are with the audit logs; on shard 0.
+    pub(crate) trails: Trails,
     /// States that are being read for backups.
     pub(crate) dumps: Dumps,
     /// Part of the shard's time that scrubbing takes.
@@ -339,8 +344,19 @@ impl<D: Disk> Shard<D> {
         refusal
     }
 
-    /// Commits a command in the control group, wherever that is led, and waits until this node knows what came of it.
-    pub(crate) async fn control(self: &Rc<Self>, command: ControlCommand) -> Result<ControlOutcome, Refusal> {
+    /// What this node does of its own accord is done by the site itself.
+    pub(crate) fn by_itself(&self) -> AuditActor {
+        AuditActor::Site(self.site.node)
+    }
+
+    /// Commits a command in the control group, wherever that is led, and waits until this node knows what came of it. Who
+    /// ordered it is written down in the same step.
+    pub(crate) async fn control(
+        self: &Rc<Self>,
+        by: &AuditActor,
+        command: ControlCommand,
+    ) -> Result<ControlOutcome, Refusal> {
+        let command = auditing::written(self, by, command)?;
         let committed = routing::commit(self, GroupId::CONTROL, command.to_bytes()).await?;
         self.on(0, move |there| async move { there.wait_for_control(committed.index).await }).await?;
         match ControlOutcome::from_bytes(committed.outcome) {

@@ -15,8 +15,10 @@ use super::scrubbing::{self, Scrub};
 use super::seed::{ShardSeed, Storage};
 use super::shard::{Counters, Job, LogGroup, Shard};
 use super::snapshots::ChunkSnapshots;
+use super::trailing::{self, Trails};
 use super::{
-    authority, collecting, identities, limits, membership, mending, moving, recovered, renewing, sending, server,
+    authority, collecting, identities, limits, membership, mending, moving, noting, recovered, renewing, sending,
+    server,
 };
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
@@ -76,6 +78,8 @@ pub async fn run_shard<D: Disk>(
         tasks.push(tokio::task::spawn_local(membership::lead_site(shard.clone())));
         tasks.push(tokio::task::spawn_local(membership::beat(shard.clone())));
         tasks.push(tokio::task::spawn_local(backing_up::keep_backups(shard.clone())));
+        tasks.push(tokio::task::spawn_local(noting::keep_noted(shard.clone())));
+        tasks.push(tokio::task::spawn_local(trailing::keep_crossing(shard.clone())));
         let every = Duration::from_secs(shard.gc_seconds);
         tasks.push(tokio::task::spawn_local(collecting::collect(shard.clone(), every)));
     }
@@ -241,6 +245,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         repair: Repair::default(),
         scrub: Scrub::default(),
         backups: Backups::default(),
+        trails: Trails::default(),
         dumps: Dumps::default(),
         scrub_percent: seed.config.scrub_percent,
         collecting: Cell::new(false),
@@ -319,10 +324,14 @@ async fn found_site<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), NodeError> {
         let site = &shard.site;
         let record =
             SiteRecord { site: site.site, name: site.name.clone(), incarnation: site.incarnation, groups: site.groups };
-        shard.control(ControlCommand::Found(record)).await.map_err(failed)?;
+        shard.control(&shard.by_itself(), ControlCommand::Found(record)).await.map_err(failed)?;
     }
     if founds && shard.view().nodes.is_empty() {
-        shard.control(ControlCommand::RegisterNode(membership::own_beat(shard))).await.map_err(failed)?;
+        let beat = ControlCommand::RegisterNode(membership::own_beat(shard));
+        shard.control(&shard.by_itself(), beat).await.map_err(failed)?;
+    }
+    if founds {
+        noting::note_restored(shard).await?;
     }
     Ok(())
 }

@@ -193,6 +193,9 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         .map(|peer| json!({ "site": peer.name.as_str(), "paused": peer.paused, "endpoints": peer.endpoints }))
         .collect();
     let scrubs: Vec<ScrubRecord> = reports.iter().map(|(_, report)| report.scrub.clone()).collect();
+    let (audit, audit_alerts) =
+        tokio::time::timeout(STATUS_PATIENCE, super::trailing::told_in_status(shard)).await.unwrap_or_default();
+    alerts.extend(audit_alerts);
     let system_key = telling::of_node(&shard.root, shard.site.site, &shard.key, &mut alerts);
     let certificate = super::certificates::told(shard, &mut alerts);
     let document = json!({
@@ -216,6 +219,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         },
         "peers": peers,
         "backups": backups(&shard.view()),
+        "audit": audit,
         "logs": logs.into_iter().map(|(_, log)| log).collect::<Vec<_>>(),
         "chunks": sum(|store| store.chunks),
         "repair": repair,

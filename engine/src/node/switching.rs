@@ -4,19 +4,22 @@
 //! Nothing is remembered outside the logs: an order that is given again goes on with what is left, and a log in transit
 //! arrives by itself, whether anybody waits for it or not.
 
+use super::auditing;
 use super::failing_over::{greeted, log_view};
 use super::limits::{SWITCH_BYTES, SWITCH_DELTAS, SWITCH_NEAR, SWITCH_ORDER, SWITCH_TRANSIT, SWITCHES};
 use super::server::Answered;
 use super::shard::Shard;
 use crate::state::lineage;
+use farside_codec::audit::{AuditAction, AuditNote, AuditOutcome, AuditScope, AuditedHandOver, AuditedSwitchover};
 use farside_codec::command::{GroupCommand, GroupOutcome, HandOverLog};
 use farside_codec::delta::{Branch, Cursor, Generation};
-use farside_codec::ids::{LogId, SiteId};
+use farside_codec::ids::{Label, LogId, SiteId};
 use farside_codec::message::{
     FailedOver, LogBehind, LogRefused, LogStanding, PeerRecord, PeerStanding, Refusal, RefusalCode, Reply,
     SwitchedOver, Switchover,
 };
 use farside_io::disk::Disk;
+use farside_transport::Caller;
 use futures_util::stream::{StreamExt, iter};
 use std::rc::Rc;
 use std::time::Duration;
@@ -38,9 +41,43 @@ struct To {
     incarnation: Option<u64>,
     silent: Refusal,
     deadline: Duration,
+    name: Label,
+    /// Under which what happens to each log is written down.
+    trail: auditing::Order,
 }
 
-pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Switchover) -> Answered {
+/// What is written down of one log that is handed over.
+fn noted(
+    log: &LogStanding,
+    to: &To,
+    generation: Generation,
+    position: Option<u64>,
+    outcome: AuditOutcome,
+) -> AuditNote {
+    let action = AuditedHandOver {
+        log: log.descriptor.log,
+        tenant_name: log.descriptor.tenant_name.clone(),
+        name: log.descriptor.name.clone(),
+        to: to.name.clone(),
+        generation,
+        position,
+    };
+    auditing::note(AuditScope::Tenant(log.descriptor.tenant), AuditAction::HandOver(action), outcome)
+}
+
+/// What is written down of an order that has moved logs.
+fn noted_order(order: &Switchover, report: &SwitchedOver) -> AuditNote {
+    let action = AuditedSwitchover {
+        to: order.to.clone(),
+        back: order.back,
+        moved: report.moved.len() as u32,
+        left: (report.left.len() + report.refused.len()) as u32,
+        stalled_ms: report.stalled_ms,
+    };
+    auditing::note(AuditScope::Site, AuditAction::Switchover(action), AuditOutcome::Done)
+}
+
+pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, order: Switchover) -> Answered {
     let deadline = shard.clock.clock().monotonic() + SWITCH_ORDER;
     let peer = shard.view().peer(&order.to).cloned();
     let peer = peer.ok_or_else(|| {
@@ -59,7 +96,8 @@ pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Switchover) -> Ans
     if incarnation.is_none() && all_stay {
         return Err(silent);
     }
-    let to = To { site: peer.site, incarnation, silent, deadline };
+    let (name, trail) = (peer.name, auditing::Order::new(shard, auditing::certificate(caller)));
+    let to = To { site: peer.site, incarnation, silent, deadline, name, trail };
     let to = &to;
     let moves = logs.into_iter().map(|log| async move { (one(shard, &log, to).await, log) });
     let mut moves = iter(moves).buffer_unordered(SWITCHES);
@@ -77,6 +115,10 @@ pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, order: Switchover) -> Ans
                 refusal,
             }),
         }
+    }
+    // An order is given again and again until all is moved: what it did not do it need not tell.
+    if !report.moved.is_empty() {
+        to.trail.ended(shard, vec![noted_order(&order, &report)]).await;
     }
     match &report.refused[..] {
         // One that is all there is to tell needs no report.
@@ -141,10 +183,14 @@ async fn one<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, to: &To) -> Resul
                 return Ok(Came::Left(behind));
             }
             let next = Generation { counter: log.known.counter + 1, site: to.site, incarnation };
+            to.trail.note(shard, vec![noted(log, to, next, None, AuditOutcome::Ordered)]).await?;
             stopped = clock.monotonic();
             match hand_over(shard, id, next).await {
                 Ok(last) => (next, Some(last)),
-                Err(refusal) if is_conclusive(&refusal.code) => return Err(refusal),
+                Err(refusal) if is_conclusive(&refusal.code) => {
+                    to.trail.ended(shard, vec![noted(log, to, next, None, AuditOutcome::failed(&refusal))]).await;
+                    return Err(refusal);
+                }
                 Err(refusal) => {
                     unsure = Some(refusal);
                     (next, None)
@@ -184,7 +230,9 @@ async fn one<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, to: &To) -> Resul
             None => None,
         };
         tracing::warn!(log = %id, generation = %next, "the log has its next home");
-        return Ok(Came::Moved(moved(log, branch, lost), clock.monotonic() - stopped));
+        let (moved, stalled) = (moved(log, branch, lost), clock.monotonic() - stopped);
+        to.trail.ended(shard, vec![noted(log, to, next, Some(moved.position), AuditOutcome::Done)]).await;
+        return Ok(Came::Moved(moved, stalled));
     }
 }
 

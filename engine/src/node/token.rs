@@ -3,6 +3,7 @@
 //! A token holds where its maker is, its CA's certificate, a secret, and a short-lived identity issued by that CA with
 //! which whoever shows it may say one thing: who it is.
 
+use super::auditing::certificate;
 use super::limits;
 use super::peers::endpoints;
 use super::server::Answered;
@@ -15,7 +16,7 @@ use farside_codec::message::{Refusal, RefusalCode, Reply};
 use farside_codec::{Field, record};
 use farside_io::disk::Disk;
 use farside_io::entropy::random;
-use farside_transport::{Credentials, Identity, IdentityError, Role, Trust};
+use farside_transport::{Caller, Credentials, Identity, IdentityError, Role, Trust};
 use std::rc::Rc;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -120,7 +121,12 @@ pub(super) fn check_reachable<D: Disk>(shard: &Shard<D>) -> Result<(), Refusal> 
 }
 
 /// Makes a token, and has the site wait for whoever shows it.
-pub(super) async fn make<D: Disk>(shard: &Rc<Shard<D>>, purpose: Purpose, lets_in: TokenPurpose) -> Answered {
+pub(super) async fn make<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    caller: &Caller,
+    purpose: Purpose,
+    lets_in: TokenPurpose,
+) -> Answered {
     check_reachable(shard)?;
     let failed = |error: String| Refusal::new(RefusalCode::Internal, error);
     let entropy = shard.machine.entropy.as_ref();
@@ -145,6 +151,7 @@ pub(super) async fn make<D: Disk>(shard: &Rc<Shard<D>>, purpose: Purpose, lets_i
     identities::list_identity(shard, &identity).await?;
     let expires = Hlc::from_ms(now.ms() + limits::TOKEN_LIFE.as_millis() as u64);
     let secret_hash = *blake3::hash(&token.secret).as_bytes();
-    shard.control(ControlCommand::PutToken(PendingToken { secret_hash, purpose: lets_in, expires })).await?;
+    let pending = PendingToken { secret_hash, purpose: lets_in, expires };
+    shard.control(&certificate(caller), ControlCommand::PutToken(pending)).await?;
     Ok(Reply::Token(token.to_text(purpose)).into())
 }

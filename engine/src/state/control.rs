@@ -5,7 +5,7 @@ use super::keys::Key;
 use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_PEERS, MAX_TENANTS, MAX_TOKENS};
 use super::log_group::{read_row, store_applied, stored_applied};
 use super::snapshot;
-use super::{authorities, backups, identities, nodes, recover};
+use super::{audit, authorities, backups, identities, nodes, recover};
 use crate::cluster::map::PlacementMap;
 use bytes::Bytes;
 use farside_codec::Field;
@@ -144,6 +144,10 @@ pub(super) enum Kind {
     NodeStanding = 42,
     PeerTold = 43,
     PeerAuthorities = 44,
+    AuditHead = 30,
+    AuditCount = 31,
+    AuditOrder = 32,
+    AuditTurn = 33,
 }
 
 /// The control group's state.
@@ -255,6 +259,9 @@ impl ControlState {
                     Err(refusal) => ControlOutcome::Refused(refusal),
                 });
             }
+            ControlCommand::Audited(audited) => return audit::command(change, view, audited),
+            ControlCommand::NoteAudit(notes) => audit::notes(change, view, notes)?,
+            ControlCommand::AcceptAudit(entries) => audit::accept(change, view, entries)?,
             ControlCommand::RegisterNode(beat) => nodes::register(change, view, beat)?,
             ControlCommand::SetNodeState((node, state)) => nodes::set_state(change, view, node, state)?,
             ControlCommand::AssignGroup(group) => nodes::assign(change, view, group)?,

@@ -42,10 +42,12 @@ pub(super) enum Table {
     Dead = 10,
     /// (group, kind, id) → record of the control group.
     Control = 11,
+    /// (group, site, scope, incarnation, sequence) → entry of an audit log.
+    Audit = 12,
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Meta,
         Self::Logs,
         Self::Deltas,
@@ -57,6 +59,7 @@ impl Table {
         Self::Extents,
         Self::Dead,
         Self::Control,
+        Self::Audit,
     ];
 
     pub(super) fn from_number(number: u8) -> Option<Self> {
@@ -76,6 +79,7 @@ impl Table {
             Self::Extents => "extents",
             Self::Dead => "dead",
             Self::Control => "control",
+            Self::Audit => "audit",
         })
     }
 }
@@ -126,14 +130,13 @@ impl Database {
             verify_whole(&mut redb)?;
         }
         let database = Self { redb: Rc::new(redb), damage, dirty: Rc::default(), path: Rc::new(path.to_owned()) };
+        // A file of an earlier version has no tables that came later.
+        let write = database.write()?;
+        Table::ALL.into_iter().try_for_each(|table| write.touch(table))?;
+        write.commit()?;
         match verify {
             true => snapshot::finish_clearing(&database)?,
-            false => {
-                let write = database.write()?;
-                Table::ALL.into_iter().try_for_each(|table| write.touch(table))?;
-                write.commit()?;
-                database.checkpoint()?;
-            }
+            false => database.checkpoint()?,
         }
         Ok(database)
     }
@@ -168,7 +171,7 @@ impl Database {
     pub(super) fn write(&self) -> Result<Change, StateError> {
         let mut write = self.redb.begin_write().map_err(|error| self.failed(error))?;
         write.set_durability(Durability::None).map_err(|error| self.failed(error))?;
-        Ok(Change { write, database: self.clone() })
+        Ok(Change { write, database: self.clone(), altered: Cell::new(false) })
     }
 
     fn failed(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StateError {
@@ -228,6 +231,8 @@ pub(super) struct View {
 pub(super) struct Change {
     write: WriteTransaction,
     database: Database,
+    /// A row is another one now than it was.
+    altered: Cell<bool>,
 }
 
 macro_rules! rows {
@@ -278,12 +283,28 @@ impl Change {
 
     pub(super) fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StateError> {
         let mut rows = self.write.open_table(table.definition()).map_err(|error| self.database.failed(error))?;
-        rows.insert(key, value).map(drop).map_err(|error| self.database.failed(error))
+        let before = rows.insert(key, value).map_err(|error| self.database.failed(error))?;
+        if before.is_none_or(|before| before.value() != value) {
+            self.altered.set(true);
+        }
+        Ok(())
     }
 
     pub(super) fn remove(&self, table: Table, key: &[u8]) -> Result<(), StateError> {
         let mut rows = self.write.open_table(table.definition()).map_err(|error| self.database.failed(error))?;
-        rows.remove(key).map(drop).map_err(|error| self.database.failed(error))
+        if rows.remove(key).map_err(|error| self.database.failed(error))?.is_some() {
+            self.altered.set(true);
+        }
+        Ok(())
+    }
+
+    /// Whether any row has become another one since [`Change::forget_altered`].
+    pub(super) fn has_altered(&self) -> bool {
+        self.altered.get()
+    }
+
+    pub(super) fn forget_altered(&self) {
+        self.altered.set(false);
     }
 
     pub(super) fn commit(self) -> Result<(), StateError> {

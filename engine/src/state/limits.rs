@@ -39,9 +39,26 @@ pub const DUMP_CUT_MASK: u32 = 0xff;
 pub const MAX_BACKUP_HOLDS: usize = 16;
 /// Places to which a site's backups go.
 pub const MAX_BACKUP_TARGETS: usize = 16;
+/// Entries of one site's audit logs, its own or a peer's: at a hundred orders a day, seven years. Some 250 bytes each, so that
+/// all of them are 60 MiB of state, which every snapshot of the control group carries.
+pub const MAX_AUDIT_ENTRIES: u64 = 250_000;
+/// Entries past that which notes may still take: a failover must not be held up by a log that is full.
+pub const AUDIT_RESERVE: u64 = 50_000;
+/// From here on status says that the audit logs fill up: three quarters, so that years are left.
+pub const AUDIT_ALERT: u64 = MAX_AUDIT_ENTRIES / 4 * 3;
+/// Chains of one site's audit logs: one for each of its tenants and incarnations that wrote something. Their heads are told in
+/// one reply.
+pub const MAX_AUDIT_CHAINS: u64 = 16_384;
+/// An entry of an audit log; the longest names a URL.
+pub const MAX_AUDIT_ENTRY_BYTES: usize = 16 << 10;
+/// Notes that are written down at once: a part of a failover.
+pub const MAX_AUDIT_NOTES: usize = 256;
+/// Orders that are remembered, so that one which is committed twice counts once. Whoever repeats one does so within seconds.
+pub const AUDIT_ORDERS: u64 = 256;
 /// Rows deleted in one transaction while a state is replaced.
 pub const CLEAR_ROWS: usize = 4096;
 
+const _: () = assert!(MAX_AUDIT_CHAINS as usize * 160 < MAX_FRAME_BYTES);
 const _: () = assert!(MAX_VERSION_BYTES + MAX_DELTA_BYTES < MAX_FRAME_BYTES);
 const _: () = assert!(MAX_GENERATIONS * 72 + MAX_EPOCHS_BYTES < 1 << 20);
 const _: () = assert!(PIECE_BYTES + (1 << 20) <= farside_raft::limits::PIECE_BYTES);

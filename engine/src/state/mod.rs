@@ -4,6 +4,7 @@
 
 mod accept;
 mod aside;
+pub mod audit;
 mod authorities;
 mod backend;
 mod backups;

@@ -11,6 +11,7 @@ use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
 use farside::node::directory::{DevicesFile, ScrubRecord, SiteFile};
 use farside::node::keys::{KeyExport, KeyExports};
+use farside_codec::audit::AuditNotes;
 use farside_codec::authority::Authorities;
 use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
@@ -67,7 +68,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 15] = [
+const KINDS: [FileKind; 16] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -83,6 +84,7 @@ const KINDS: [FileKind; 15] = [
     FileKind::Recovered,
     FileKind::Authorities,
     FileKind::Devices,
+    FileKind::AuditNotes,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
@@ -120,6 +122,7 @@ pub fn framed_file(bytes: &[u8]) {
         FileKind::Recovered => drop(canonical::<RecoveredFile>(payload)),
         FileKind::Authorities => drop(canonical::<Authorities>(payload)),
         FileKind::Devices => drop(canonical::<DevicesFile>(payload)),
+        FileKind::AuditNotes => drop(canonical::<AuditNotes>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
 }
@@ -200,6 +203,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         ("tenant-key", of(5, &[9; 32])),
         ("report", of(11, &values::node_report().to_bytes())),
         ("recovered", of(12, &values::recovered().to_bytes())),
+        ("audit-notes", of(15, &values::audit_notes().to_bytes())),
         ("sealed-key", of(7, &sealed.to_bytes())),
         (
             "key-exports",

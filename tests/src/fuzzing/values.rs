@@ -1,8 +1,14 @@
 //! Values that seeds are made of, small and all different.
 
 use bytes::Bytes;
+use farside_codec::Field;
+use farside_codec::audit::{
+    AuditAction, AuditActor, AuditEntry, AuditHash, AuditNote, AuditNotes, AuditOutcome, AuditScope, AuditUser,
+    AuditedCommand, AuditedPromotion,
+};
 use farside_codec::authority::{Authorities, AuthorityStep, IntroduceAuthority, PeerAuthorities, SiteAuthority};
 use farside_codec::cluster::{GroupRecord, NodeRecord, NodeState};
+use farside_codec::command::ControlCommand;
 use farside_codec::delta::{
     Branch, ChunkReceipt, ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Extent, Generation, Lineage,
     LogDescriptor, LogPolicy, Proposal,
@@ -264,4 +270,48 @@ pub fn introduce_authority() -> IntroduceAuthority {
 pub fn peer_authorities() -> PeerAuthorities {
     let certificates = authorities().trusted().map(|one| one.certificate.clone()).collect();
     PeerAuthorities { site: site(2), change: 2, certificates }
+}
+
+/// Something that audit logs tell.
+fn audit_action() -> AuditAction {
+    AuditAction::Promote(AuditedPromotion {
+        log: log(2),
+        tenant_name: label("acme"),
+        name: label("photos"),
+        generation: generation(),
+        position: 77,
+        lost_deltas: Some(3),
+        lost_ms: None,
+    })
+}
+
+/// The first entry of a peer's audit log.
+pub fn audit_entry() -> AuditEntry {
+    AuditEntry {
+        site: site(2),
+        incarnation: 0,
+        scope: AuditScope::Tenant(TenantId([0x22; 16])),
+        sequence: 1,
+        previous: AuditHash::ZERO,
+        time: Hlc(9),
+        ordered: Hlc(8),
+        order: [6; 16],
+        by: AuditActor::Certificate(format!("farside://{}/admin/admin", site(2))),
+        action: audit_action(),
+        outcome: AuditOutcome::Done,
+    }
+}
+
+/// Notes for an audit log.
+pub fn audit_notes() -> AuditNotes {
+    let note = |outcome| AuditNote { scope: AuditScope::Site, action: audit_action(), outcome };
+    let by = AuditActor::Machine(AuditUser { node: NodeId(3), user: 1000 });
+    let notes = vec![note(AuditOutcome::Ordered), note(AuditOutcome::Done)];
+    AuditNotes { id: [5; 16], order: [6; 16], by, ordered: Hlc(8), notes }
+}
+
+/// A command that is written down.
+pub fn audited_command() -> AuditedCommand {
+    let command = ControlCommand::LimitRepair(9).to_bytes();
+    AuditedCommand { order: [7; 16], by: AuditActor::Site(NodeId(1)), ordered: Hlc(8), command }
 }

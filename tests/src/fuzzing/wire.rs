@@ -11,8 +11,9 @@ use farside_codec::authority::{
 };
 use farside_codec::cluster::SetDevice;
 use farside_codec::command::{
-    AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence, GroupCommand,
-    GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord, TokenPurpose,
+    AcceptAudit, AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence,
+    GroupCommand, GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord,
+    TokenPurpose,
 };
 use farside_codec::delta::{
     Branch, ChunkReceipt, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Generation, LogDescriptor, LogPolicy,
@@ -392,6 +393,7 @@ pub(super) fn group_commands() -> Vec<(&'static str, GroupCommand)> {
 pub(super) fn control_commands() -> Vec<(&'static str, ControlCommand)> {
     let site = SiteRecord { site: values::site(1), name: values::label("near"), incarnation: 0, groups: 4 };
     let redeem = RedeemToken { secret_hash: [5; 32], peer: peer(), time: Hlc(8) };
+    let accept_audit = AcceptAudit { site: values::site(2), entries: vec![values::audit_entry().to_bytes()] };
     vec![
         ("control-found", ControlCommand::Found(site)),
         ("control-tenant", ControlCommand::PutTenant(tenant())),
@@ -416,6 +418,9 @@ pub(super) fn control_commands() -> Vec<(&'static str, ControlCommand)> {
         ("control-tell", ControlCommand::TellPeer(PeerTold { peer: values::site(2), change: 1 })),
         ("control-peer-authorities", ControlCommand::PutPeerAuthorities(values::peer_authorities())),
         ("control-recover", ControlCommand::Recover(values::recovered().recovery)),
+        ("control-audited", ControlCommand::Audited(values::audited_command())),
+        ("control-note-audit", ControlCommand::NoteAudit(values::audit_notes())),
+        ("control-accept-audit", ControlCommand::AcceptAudit(accept_audit)),
     ]
 }
 
