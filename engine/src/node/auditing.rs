@@ -24,8 +24,8 @@ use std::time::Duration;
 
 /// Entries in one reply, and in one delivery to a peer.
 pub(super) const ENTRIES: usize = 256;
-/// Their bytes.
-pub(super) const ENTRIES_BYTES: usize = 1 << 20;
+/// Their bytes: little enough for a slow line within [`COMPARE`], and several of the largest entries.
+pub(super) const ENTRIES_BYTES: usize = 128 << 10;
 /// Places that are asked about at once.
 const PLACES: usize = 1024;
 /// How long a peer may take to say what it has.

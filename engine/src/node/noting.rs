@@ -140,8 +140,14 @@ pub(super) async fn keep_noted<D: Disk>(shard: Rc<Shard<D>>) {
 async fn take_in<D: Disk>(shard: &Rc<Shard<D>>, place: &Path) -> Result<(), NodeError> {
     let fail = |error: std::io::Error| failed(format_args!("{}: {error}", place.display()));
     for path in waiting(place).map_err(fail)? {
-        let notes: AuditNotes = match framed::read_record(&path, FileKind::AuditNotes) {
-            Ok(notes) => notes,
+        let notes = match framed::read_record::<AuditNotes>(&path, FileKind::AuditNotes) {
+            // In a directory nobody shows a certificate.
+            Ok(notes) if matches!(notes.by, AuditActor::Machine(_)) => notes,
+            Ok(_) => {
+                std::fs::rename(&path, path.with_extension("damaged")).map_err(fail)?;
+                tracing::error!(path = %path.display(), "a note for the audit log is in another's name");
+                continue;
+            }
             Err(error @ FramedFileError::Damaged(..)) => {
                 // It stays for whoever looks into it, and holds up nothing.
                 std::fs::rename(&path, path.with_extension("damaged")).map_err(fail)?;
