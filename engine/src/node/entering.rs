@@ -35,27 +35,22 @@ pub struct JoinOptions {
 /// Makes a node of the site that made the token. On failure, or interrupted, what it made is removed again.
 pub fn join(options: &JoinOptions) -> Result<SiteFile, NodeError> {
     let cores = options.node.check()?;
-    let no_token = || NodeError::Usage("this is no node token, or part of it is missing: copy the whole line".into());
-    let token = Token::parse(Purpose::Node, &options.token).ok_or_else(no_token)?;
+    // Before anything is made.
+    read_token(&options.token)?;
     uring::check_io_uring().map_err(failed)?;
-    in_new_directory(&options.directory, |directory| make(options, cores, directory, &token))
+    in_new_directory(&options.directory, |directory| make(options, cores, directory))
 }
 
-fn make(
-    options: &JoinOptions,
-    cores: Vec<usize>,
-    directory: &NodeDirectory,
-    token: &Token,
-) -> Result<SiteFile, NodeError> {
+fn read_token(text: &str) -> Result<Token, NodeError> {
+    let no_token = || NodeError::Usage("this is no node token, or part of it is missing: copy the whole line".into());
+    Token::parse(Purpose::Node, text).ok_or_else(no_token)
+}
+
+fn make(options: &JoinOptions, cores: Vec<usize>, directory: &NodeDirectory) -> Result<SiteFile, NodeError> {
     let machine = Machine::real();
-    let ask = NodeJoin {
-        secret: token.secret,
-        attempt: random(machine.entropy.as_ref()),
-        endpoint: options.node.advertise.unwrap_or(options.node.listen).to_string(),
-        shards: cores.len() as u16,
-        rack: options.rack.clone(),
-    };
-    let joined = crate::cli::on_runtime(ask_to_join(token, ask, &machine)).map_err(failed)??;
+    let address = options.node.advertise.unwrap_or(options.node.listen);
+    let asking = ask_to_join(&options.token, address, cores.len() as u16, options.rack.clone(), &machine);
+    let joined = crate::cli::on_runtime(asking).map_err(failed)??;
     let number = joined.node;
     let made = || {
         let devices = options.node.device_paths(joined.geometry, directory)?;
@@ -100,8 +95,17 @@ pub fn enter(
     Ok(file)
 }
 
-/// Shows the token to the first node of the site that answers.
-pub async fn ask_to_join(token: &Token, ask: NodeJoin, machine: &Machine) -> Result<NodeJoined, NodeError> {
+/// Shows the token to the first node of the site that answers, for a node that others find at `address`.
+pub async fn ask_to_join(
+    token: &str,
+    address: SocketAddr,
+    shards: u16,
+    rack: Option<Label>,
+    machine: &Machine,
+) -> Result<NodeJoined, NodeError> {
+    let token = read_token(token)?;
+    let attempt = random(machine.entropy.as_ref());
+    let ask = NodeJoin { secret: token.secret, attempt, endpoint: address.to_string(), shards, rack };
     let credentials = token.credentials().map_err(|error| NodeError::Usage(error.to_string()))?;
     let mut last = NodeError::Unreachable(format!("the token names no node of site {}", token.name));
     for text in &token.endpoints {

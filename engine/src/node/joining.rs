@@ -8,12 +8,17 @@ use super::shard::Shard;
 use crate::cluster::membership::group_size;
 use crate::state::ControlView;
 use bytes::Bytes;
-use farside_codec::cluster::{NodeJoin, NodeJoined, NodeRecord, NodeState};
+use farside_codec::cluster::{GroupRecord, NodeJoin, NodeJoined, NodeRecord, NodeState};
 use farside_codec::command::{ControlCommand, ControlOutcome};
+use farside_codec::ids::NodeId;
 use farside_codec::message::{Refusal, RefusalCode, Reply, SetNode};
 use farside_io::disk::Disk;
 use farside_transport::Caller;
+use std::collections::BTreeSet;
 use std::rc::Rc;
+
+/// Voters below which no group falls because somebody takes a dead node out.
+const LEAST_VOTERS: usize = 3;
 
 fn internal(error: impl std::fmt::Display) -> Refusal {
     Refusal::new(RefusalCode::Internal, error.to_string())
@@ -87,6 +92,41 @@ fn may_drain(view: &ControlView, node: &NodeRecord) -> Result<(), Refusal> {
             "without {name} {left} nodes are left, and groups would have {voters} voters instead of {before}: let \
              another node join first"
         ));
+    }
+    Ok(())
+}
+
+/// Groups of which a node is a member, or has not been let go yet.
+pub(super) fn groups_of(view: &ControlView, node: NodeId) -> impl Iterator<Item = &GroupRecord> {
+    let is_in = move |members: &[NodeId]| members.iter().any(|member| member.node() == node);
+    view.groups.values().filter(move |group| is_in(&group.members) || is_in(&group.leaving))
+}
+
+/// Refuses to take a dead node out whose vote is missed. A dead member keeps its seat while nobody can take it, so groups are
+/// made smaller here and only here; whoever is removed is not listened to any more, should it live.
+pub(super) fn can_spare(view: &ControlView, node: &NodeRecord) -> Result<(), Refusal> {
+    let (name, unsafe_now) = (&node.name, |detail: String| Err(Refusal::new(RefusalCode::Unsafe, detail)));
+    let of = |states: &[NodeState]| view.nodes.values().filter(|node| states.contains(&node.state)).count();
+    let (left, counted) = (of(&[NodeState::Up]), of(&[NodeState::Up, NodeState::Dead]));
+    let voters = group_size(left);
+    if voters < LEAST_VOTERS.min(group_size(counted)) {
+        return unsafe_now(format!(
+            "without {name} {left} nodes work, and groups would have {voters} voters: let another node join first"
+        ));
+    }
+    let lives = |member: &NodeId| {
+        let state = view.nodes.get(&member.node()).map(|node| &node.state);
+        matches!(state, Some(NodeState::Up | NodeState::Draining))
+    };
+    for group in groups_of(view, node.node) {
+        let voting: BTreeSet<NodeId> = group.members.iter().chain(&group.leaving).copied().collect();
+        if voting.iter().filter(|member| lives(member)).count() * 2 <= voting.len() {
+            return unsafe_now(format!(
+                "group {} may need {name}: no more than half of its voters live. Start {name} again, or go on without it by \
+                 `farside recover-quorum`",
+                group.group
+            ));
+        }
     }
     Ok(())
 }

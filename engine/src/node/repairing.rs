@@ -7,6 +7,7 @@
 
 use super::chunks;
 use super::fragments::{self, on_wire};
+use super::joining;
 use super::limits::{OWED_QUEUE, REPAIR_BATCH, REPAIR_PAUSE, REPAIRS, SWEEP_AGAIN, SWEEP_EVERY, WALK_CHUNKS};
 use super::links::misanswered;
 use super::routing;
@@ -68,6 +69,10 @@ impl Repair {
         self.state.borrow_mut().bytes += bytes as u64;
     }
 
+    fn finds_unreadable(&self) -> bool {
+        self.state.borrow().unreadable_chunks > 0
+    }
+
     fn report(&self, now: Duration) -> RepairState {
         let state = self.state.borrow();
         let lately = now.saturating_sub(state.rate_since) <= Duration::from_secs(5);
@@ -86,6 +91,9 @@ impl Repair {
 pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
     let mut seen = (0, BTreeSet::new());
     let mut swept = shard.clock.clock().monotonic();
+    // What can't be read may be what a put left that was given up, and be collected any moment; or it is lost, and a look at
+    // everything changes nothing.
+    let mut patience = SWEEP_AGAIN;
     loop {
         tokio::time::sleep(shard.pace(REPAIR_PAUSE)).await;
         let view = shard.view();
@@ -108,11 +116,16 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
         let due = seen != current
             || passed > SWEEP_EVERY
             // What is owed still, or could not be done, is tried again and again.
-            || passed > SWEEP_AGAIN && (shard.repair.sweep_due.get() || shard.repair.state.borrow().owed_fragments > 0);
+            || passed > SWEEP_AGAIN && (shard.repair.sweep_due.get() || shard.repair.state.borrow().owed_fragments > 0)
+            || passed > patience && shard.repair.finds_unreadable();
         if due {
             shard.repair.sweep_due.set(false);
             match sweep(&shard).await {
-                Ok(()) => (seen, swept) = (current, now),
+                Ok(()) => {
+                    (seen, swept) = (current, now);
+                    let finds = shard.repair.finds_unreadable();
+                    patience = if finds { (2 * patience).min(SWEEP_EVERY) } else { SWEEP_AGAIN };
+                }
                 Err(refusal) => {
                     tracing::info!(%refusal, "what this shard keeps can't all be looked at now");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -407,12 +420,12 @@ pub(super) async fn may_remove<D: Disk>(shard: &Rc<Shard<D>>, node: &NodeRecord)
     match node.state {
         NodeState::Up => return unsafe_now(format!("{name} works and holds data: `farside node drain {name}` first")),
         NodeState::Joining | NodeState::Removed => return Ok(()),
-        NodeState::Draining | NodeState::Dead => {}
-    }
-    let in_group = |members: &[NodeId]| members.iter().any(|member| member.node() == node.node);
-    if let Some(group) = view.groups.values().find(|group| in_group(&group.members) || in_group(&group.leaving)) {
-        let group = group.group;
-        return unsafe_now(format!("group {group} has not left {name} yet: try again in a moment"));
+        NodeState::Draining => {
+            if let Some(group) = joining::groups_of(&view, node.node).next() {
+                return unsafe_now(format!("group {} has not left {name} yet: try again in a moment", group.group));
+            }
+        }
+        NodeState::Dead => joining::can_spare(&view, node)?,
     }
     if node.state == NodeState::Draining {
         let mut left = 0;
@@ -425,10 +438,10 @@ pub(super) async fn may_remove<D: Disk>(shard: &Rc<Shard<D>>, node: &NodeRecord)
         match routing::ask_node(shard, other, 0, &Request::RepairState).await? {
             Reply::RepairState(state) if is_whole(&state, view.placement_epoch) => {}
             Reply::RepairState(state) => {
-                let owed = state.owed_fragments;
+                let (owed, unreadable) = (state.owed_fragments, state.unreadable_chunks);
                 return unsafe_now(format!(
-                    "{} has not seen yet that nothing is owed without {name} ({owed} fragments are): see `farside \
-                     repair status`",
+                    "{} has not seen yet that nothing is owed without {name} ({owed} fragments are, and {unreadable} chunks \
+                     can't be read): see `farside repair status`",
                     other.name
                 ));
             }

@@ -42,8 +42,11 @@ pub fn run(program: &Path, hunter: Hunter, seeds: u64, threads: u64) -> Result<H
     let mut command = Command::new(program);
     let (count, threads) = (seeds.to_string(), threads.to_string());
     let patience = match hunter {
-        Hunter::Sim => {
+        Hunter::Sim | Hunter::Cluster => {
             command.args(["sim", "--seeds", &count, "--threads", &threads, "--until-found"]);
+            if hunter == Hunter::Cluster {
+                command.args(["--scenario", "cluster"]);
+            }
             SILENCE
         }
         Hunter::Store | Hunter::Wal | Hunter::Group => {
@@ -56,7 +59,7 @@ pub fn run(program: &Path, hunter: Hunter, seeds: u64, threads: u64) -> Result<H
     let (heard, ended) = listen(command, patience)?;
     let seconds = begun.elapsed().as_secs_f64();
     let found = match hunter {
-        Hunter::Sim => of_simulator(&heard),
+        Hunter::Sim | Hunter::Cluster => of_simulator(&heard),
         Hunter::Store | Hunter::Wal | Hunter::Group => of_histories(&heard),
     };
     let found = match (found, ended) {

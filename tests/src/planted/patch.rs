@@ -16,6 +16,8 @@ use std::process::{Command, Output};
 pub enum Hunter {
     /// Whole sites in virtual time.
     Sim,
+    /// The same with several nodes a site.
+    Cluster,
     /// Random histories of a chunk store.
     Store,
     /// Random histories of a write-ahead log.
@@ -26,11 +28,12 @@ pub enum Hunter {
 
 impl Hunter {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Sim, Self::Store, Self::Wal, Self::Group];
+    pub const ALL: [Self; 5] = [Self::Sim, Self::Cluster, Self::Store, Self::Wal, Self::Group];
 
     fn name(self) -> &'static str {
         match self {
             Self::Sim => "sim",
+            Self::Cluster => "cluster",
             Self::Store => "store",
             Self::Wal => "wal",
             Self::Group => "group",
@@ -44,7 +47,7 @@ impl Hunter {
     /// Seeds that show whether the hunter leaves a clean tree alone: some ten seconds' worth.
     pub fn clean_seeds(self) -> u64 {
         match self {
-            Self::Sim => 10,
+            Self::Sim | Self::Cluster => 10,
             Self::Store => 200,
             Self::Wal | Self::Group => 100,
         }

@@ -1,11 +1,12 @@
 //! What goes wrong, when, drawn from the seed; and how each thing is done and undone.
 //!
 //! Damage to devices stays within what the world may ask of the engine: at each site only `m` chosen devices, the
-//! victims, are ever harmed, since nothing repairs a site of one node yet.
+//! victims, are ever harmed, at a site of several nodes one of each of `m` nodes. A site of which a node may be lost for good
+//! has no victims.
 
 use super::network::Weather;
+use super::node::End;
 use super::scenarios::Scenario;
-use super::site::End;
 use super::world::World;
 use farside_io::entropy::SeededEntropy;
 use farside_io::sim::{Fault as DiskFault, Operation, SimDisk, SimFaults};
@@ -32,13 +33,22 @@ pub enum Harm {
     Stall,
 }
 
+/// A node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its site.
+    pub site: usize,
+    /// Which of the site's nodes.
+    pub node: usize,
+}
+
 /// Something that goes wrong.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     /// A node ends and comes back.
     Restart {
-        /// The site.
-        site: usize,
+        /// The node.
+        place: Place,
         /// How it ends.
         how: End,
         /// Its state files are gone, or damaged, when it comes back.
@@ -46,48 +56,79 @@ pub enum Fault {
     },
     /// Every node loses power at once.
     Blackout,
-    /// Nothing passes between two hosts, or only one way.
+    /// Every node of a site does.
+    Outage {
+        /// The site.
+        site: usize,
+    },
+    /// Nothing passes between two nodes, or only one way.
     Cut {
-        /// From this site.
-        from: usize,
+        /// From this one.
+        from: Place,
         /// To this one.
-        to: usize,
+        to: Place,
         /// Nor back.
         both: bool,
     },
-    /// What a site sends is held back and arrives later in any order.
+    /// Nothing passes between a node and all others, or only one way.
+    Isolate {
+        /// The node.
+        place: Place,
+        /// Nothing comes in.
+        deaf: bool,
+        /// Nothing gets out.
+        mute: bool,
+    },
+    /// What a node sends is held back and arrives later in any order.
     Clog {
-        /// The site.
-        from: usize,
+        /// The node.
+        from: Place,
         /// To this one.
-        to: usize,
+        to: Place,
     },
     /// The network gets worse.
     Storm(Weather),
     /// A victim is harmed.
     Device {
-        /// The site.
-        site: usize,
-        /// Which of its victims.
-        victim: usize,
+        /// The node.
+        place: Place,
+        /// Which of its devices.
+        device: usize,
         /// How.
         harm: Harm,
     },
     /// A victim is not there at the next start, or an old copy of it is.
     Swap {
-        /// The site.
-        site: usize,
-        /// Which of its victims.
-        victim: usize,
+        /// The node.
+        place: Place,
+        /// Which of its devices.
+        device: usize,
         /// An old copy, instead of nothing.
         old_copy: bool,
     },
-    /// Every device of a site takes its time.
+    /// Every device of a node takes its time.
     Slow {
-        /// The site.
-        site: usize,
+        /// The node.
+        place: Place,
         /// Up to so much for each operation.
         longest: Duration,
+    },
+    /// A node is drained. It is taken back later, or out for good once it is empty, and another one joins.
+    Drain {
+        /// The node.
+        place: Place,
+        /// It is taken out, if it is empty in time.
+        out: bool,
+    },
+    /// A node is lost for good, with everything that it had, and another one joins in its place.
+    Loss {
+        /// The node.
+        place: Place,
+    },
+    /// Another node joins.
+    Grow {
+        /// The site.
+        site: usize,
     },
     /// A wall clock goes wrong.
     Clock {
@@ -140,12 +181,17 @@ pub enum Kind {
     /// [`Fault::Restart`], with a state file that was damaged or lost meanwhile.
     Decay,
     Blackout,
+    Outage,
     Cut,
+    Isolate,
     Clog,
     Storm,
     Device,
     Swap,
     Slow,
+    Drain,
+    Loss,
+    Grow,
     Clock,
     Kms,
     Peer,
@@ -157,8 +203,8 @@ pub enum Kind {
 /// Whose clock.
 #[derive(Debug, Clone, Copy)]
 pub enum Whose {
-    /// A site's.
-    Site(usize),
+    /// A node's.
+    Node(Place),
     /// A client's.
     Client(usize),
 }
@@ -229,10 +275,10 @@ fn below(random: &SeededEntropy, bound: u64) -> u64 {
 /// What faults are drawn for.
 #[derive(Debug, Clone, Copy)]
 pub struct Targets {
-    /// Sites.
-    pub sites: u64,
-    /// Devices of each that may be harmed.
-    pub victims: u64,
+    /// Nodes of each site, when it begins.
+    pub nodes: [u64; 2],
+    /// Devices of each site that may be harmed.
+    pub victims: [u64; 2],
     /// Clients.
     pub clients: u64,
 }
@@ -251,6 +297,9 @@ pub fn plan(random: &SeededEntropy, scenario: &Scenario, count: u64, span: Durat
     plan
 }
 
+/// Of several nodes each has the write-ahead log on another device as well, so this one may be harmed.
+pub const VICTIM_OF_SEVERAL: usize = 1;
+
 fn draw_kind(random: &SeededEntropy, scenario: &Scenario) -> Option<Kind> {
     let mut left = below(random, scenario.weights.iter().map(|(_, weight)| weight).sum());
     for (kind, weight) in scenario.weights {
@@ -262,33 +311,55 @@ fn draw_kind(random: &SeededEntropy, scenario: &Scenario) -> Option<Kind> {
     None
 }
 
-fn draw(random: &SeededEntropy, kind: Kind, Targets { sites, victims, clients }: Targets) -> Fault {
+fn draw(random: &SeededEntropy, kind: Kind, Targets { nodes, victims, clients }: Targets) -> Fault {
     let pick = |count: u64| below(random, count);
-    let site = pick(sites) as usize;
-    let other = (site + 1) % sites as usize;
-    let victim = pick(victims) as usize;
+    let site = pick(nodes.len() as u64) as usize;
+    let other = (site + 1) % nodes.len();
+    let victim = pick(victims[site]) as usize;
     let how = if pick(2) == 0 { End::Kill } else { End::PowerCut };
+    // Nothing is drawn where there is one node only.
+    let node_of = |site: usize| if nodes[site] > 1 { pick(nodes[site]) as usize } else { 0 };
+    let place = Place { site, node: node_of(site) };
+    let (struck, device) = match nodes[site] > 1 {
+        true => (Place { site, node: victim }, VICTIM_OF_SEVERAL),
+        false => (place, victim),
+    };
+    let elsewhere = || match nodes[site] > 1 && pick(2) == 0 {
+        // Another one of the same site.
+        true => Place { site, node: (place.node + 1 + pick(nodes[site] - 1) as usize) % nodes[site] as usize },
+        false => Place { site: other, node: node_of(other) },
+    };
     match kind {
+        // Where nothing may be harmed.
+        Kind::Device | Kind::Swap if victims[site] == 0 => Fault::Restart { place, how, state: State::Kept },
         Kind::Restart => {
             let state = match pick(6) {
                 0 => State::Lost,
                 1 => State::Flipped,
                 _ => State::Kept,
             };
-            Fault::Restart { site, how, state }
+            Fault::Restart { place, how, state }
         }
-        Kind::Decay => Fault::Restart { site, how, state: if pick(4) == 0 { State::Lost } else { State::Flipped } },
+        Kind::Decay => Fault::Restart { place, how, state: if pick(4) == 0 { State::Lost } else { State::Flipped } },
         Kind::Blackout => Fault::Blackout,
-        Kind::Cut => Fault::Cut { from: site, to: other, both: pick(2) == 0 },
-        Kind::Clog => Fault::Clog { from: site, to: other },
+        Kind::Outage => Fault::Outage { site },
+        Kind::Cut => Fault::Cut { from: place, to: elsewhere(), both: pick(2) == 0 },
+        Kind::Isolate => {
+            let (deaf, mute) = [(true, true), (true, true), (true, false), (false, true)][pick(4) as usize];
+            Fault::Isolate { place, deaf, mute }
+        }
+        Kind::Clog => Fault::Clog { from: place, to: elsewhere() },
         Kind::Storm => Fault::Storm(storm(random)),
-        Kind::Device => Fault::Device { site, victim, harm: harm(random) },
-        Kind::Swap => Fault::Swap { site, victim, old_copy: pick(2) == 0 },
-        Kind::Slow => Fault::Slow { site, longest: Duration::from_millis(1 + pick(40)) },
+        Kind::Device => Fault::Device { place: struck, device, harm: harm(random) },
+        Kind::Swap => Fault::Swap { place: struck, device, old_copy: pick(2) == 0 },
+        Kind::Slow => Fault::Slow { place, longest: Duration::from_millis(1 + pick(40)) },
+        Kind::Drain => Fault::Drain { place, out: pick(2) == 0 },
+        Kind::Loss => Fault::Loss { place },
+        Kind::Grow => Fault::Grow { site },
         Kind::Clock => {
             let whose = match pick(3) {
                 0 => Whose::Client(pick(clients) as usize),
-                _ => Whose::Site(site),
+                _ => Whose::Node(place),
             };
             // Forward only as far as other machines still believe; a clock that lags may lag by hours.
             let wrong = match pick(6) {
@@ -394,7 +465,15 @@ pub async fn slow_flushes(world: World) {
         let disk = {
             // Those that carry the write-ahead log are flushed all the time; on others delays would pile up.
             let site = site.borrow();
-            site.disks[below(random, 1 + site.geometry.parity() as u64) as usize].clone()
+            let node = match site.nodes.len() {
+                1 => &site.nodes[0],
+                several => &site.nodes[below(random, several as u64) as usize],
+            };
+            let carry = node.disks.len().min(1 + site.plan.geometry.parity());
+            if carry == 0 {
+                continue;
+            }
+            node.disks[below(random, carry as u64) as usize].clone()
         };
         let delay = Duration::from_millis(1 + below(random, 1 << (4 + below(random, 6))));
         disk.inject(Operation::Sync, below(random, 2), DiskFault::Delay(delay));

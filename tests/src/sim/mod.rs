@@ -10,6 +10,7 @@ pub mod faults;
 pub mod history;
 pub mod host;
 pub mod network;
+pub mod node;
 pub mod oracles;
 pub mod scenarios;
 pub mod site;

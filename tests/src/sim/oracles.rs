@@ -128,12 +128,15 @@ async fn wait_until_caught_up(world: &World) -> Result<(), String> {
 /// What a site says of itself that tells why it is behind.
 fn in_short(document: &Value) -> String {
     let list = |of: &Value| of.as_array().cloned().unwrap_or_default();
-    let devices: Vec<String> = list(&document["nodes"][0]["devices"])
+    let nodes = list(&document["nodes"]);
+    let devices: Vec<String> = nodes
         .iter()
+        .flat_map(|node| list(&node["devices"]))
         .map(|device| {
             format!("{} {}/{}/{}", device["state"], device["live_bytes"], device["used_bytes"], device["bytes"])
         })
         .collect();
+    let states: Vec<String> = nodes.iter().map(|node| format!("{} {}", node["name"], node["state"])).collect();
     let logs: Vec<String> = list(&document["logs"])
         .iter()
         .map(|log| {
@@ -145,7 +148,8 @@ fn in_short(document: &Value) -> String {
         })
         .collect();
     let (site, chunks, alerts) = (&document["site"], &document["chunks"], &document["alerts"]);
-    format!("{site} ({chunks} chunks, devices {}): {}; alerts {alerts}", devices.join(", "), logs.join("; "))
+    let (devices, states) = (devices.join(", "), states.join(", "));
+    format!("{site} ({chunks} chunks, {states}, devices {devices}): {}; alerts {alerts}", logs.join("; "))
 }
 
 /// (3) The copies are equal, byte for byte, and each is one unbroken chain. (2) Everything that they show is whole.
@@ -479,7 +483,7 @@ fn returning_homes_asked_first(world: &World, log: &str, events: &[&Event]) {
     }
     for event in events {
         let Outcome::Placed(cursor) = &event.outcome else { continue };
-        let starts = world.sites()[event.site].borrow().starts.clone();
+        let starts = world.sites()[event.site].borrow().starts().to_vec();
         // What was asked for before the start may have been answered before it as well.
         let Some(started) = starts.into_iter().rev().find(|started| *started <= event.asked_ms) else { continue };
         if event.answered_ms >= started + HOME_CHECK_MS {
@@ -547,7 +551,9 @@ async fn chunks_are_conserved(
             document[list].as_array().into_iter().flatten().map(|entry| number(&entry[field])).sum::<u64>()
         };
         let (there, pieces) = (number(&document["chunks"]), each("counters", "snapshot_pieces"));
-        let most = needed.len() as u64 + pieces + each("logs", "set_aside_deltas");
+        // Each node counts those that it has a fragment of.
+        let nodes = document["nodes"].as_array().map_or(1, Vec::len) as u64;
+        let most = nodes * (needed.len() as u64 + pieces + each("logs", "set_aside_deltas"));
         if there <= most {
             break;
         }
@@ -565,9 +571,13 @@ async fn redundancy_is_back(world: &World, site: usize, client: &Client) -> Resu
     let deadline = tokio::time::Instant::now() + REDUNDANT;
     loop {
         let document = status(client).await?;
-        let devices = document["nodes"][0]["devices"].as_array().cloned().unwrap_or_default();
-        let well = devices.iter().all(|device| device["state"] == "ok");
-        if document["repair"]["owed_fragments"] == 0 || divergence::is_full(&document) || !well {
+        let nodes = document["nodes"].as_array().cloned().unwrap_or_default();
+        let mut devices = nodes.iter().flat_map(|node| node["devices"].as_array().cloned().unwrap_or_default());
+        let well = devices.all(|device| device["state"] == "ok");
+        // Of several nodes each has what it should have.
+        let misplaced = document["repair"]["misplaced_fragments"].as_u64().unwrap_or(0);
+        let is_whole = document["repair"]["owed_fragments"] == 0 && misplaced == 0;
+        if is_whole || divergence::is_full(&document) || !well {
             return Ok(());
         }
         if tokio::time::Instant::now() > deadline {
@@ -583,7 +593,8 @@ async fn redundancy_is_back(world: &World, site: usize, client: &Client) -> Resu
 async fn buffers_come_back(world: &World) {
     for (number, site) in world.sites().iter().enumerate() {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        while site.borrow().held_bytes() > HELD_AT_REST {
+        let most = HELD_AT_REST * site.borrow().nodes.len();
+        while site.borrow().held_bytes() > most {
             if tokio::time::Instant::now() > deadline {
                 let held = site.borrow().held_bytes();
                 world.violations().add(format!("site {number} holds {held} bytes of buffers at rest"));

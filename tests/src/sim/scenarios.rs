@@ -17,6 +17,8 @@ pub struct Scenario {
     pub weights: &'static [(Kind, u64)],
     /// Which objects its worlds have, where that is not left to the seed.
     pub objects: Option<Objects>,
+    /// Its sites have several nodes: the near one always, the far one often.
+    pub several: bool,
 }
 
 use Kind::*;
@@ -39,69 +41,129 @@ const EVERYTHING: &[(Kind, u64)] = &[
     (Switchover, 8),
 ];
 
+/// Every kind there is for sites of several nodes.
+const OF_SEVERAL: &[(Kind, u64)] = &[
+    (Restart, 24),
+    (Blackout, 3),
+    (Outage, 3),
+    (Cut, 12),
+    (Isolate, 10),
+    (Clog, 4),
+    (Storm, 6),
+    (Device, 10),
+    (Swap, 3),
+    (Slow, 4),
+    (Clock, 6),
+    (Drain, 6),
+    (Loss, 5),
+    (Grow, 3),
+    (Kms, 2),
+    (Peer, 4),
+    (Order, 4),
+    (Failover, 6),
+    (Switchover, 6),
+];
+
 /// All scenarios; the first is the default.
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "everything", about: "every fault there is", weights: EVERYTHING, objects: None },
-    Scenario { name: "calm", about: "nothing goes wrong: what the workload alone does", weights: &[], objects: None },
+    Scenario { name: "everything", about: "every fault there is", weights: EVERYTHING, objects: None, several: false },
+    Scenario {
+        name: "calm",
+        about: "nothing goes wrong: what the workload alone does",
+        weights: &[],
+        objects: None,
+        several: false,
+    },
     Scenario {
         name: "power",
         about: "nodes are killed and lose power, alone and together, while devices are slow",
         weights: &[(Restart, 6), (Blackout, 3), (Slow, 1)],
         objects: None,
+        several: false,
     },
     Scenario {
         name: "network",
         about: "ways are cut, clogged and bad, in both directions or one",
         weights: &[(Cut, 4), (Clog, 2), (Storm, 3), (Restart, 1)],
         objects: None,
+        several: false,
     },
     Scenario {
         name: "devices",
         about: "devices flip bits, fail, lose writes, go missing and come back as they once were",
         weights: &[(Device, 6), (Swap, 2), (Slow, 1), (Restart, 3)],
         objects: None,
+        several: false,
     },
     Scenario {
         name: "full",
         about: "objects that fill the devices, while versions are pruned and collected",
         weights: &[(Restart, 3), (Cut, 2), (Slow, 1), (Device, 1), (Peer, 1), (Failover, 1)],
         objects: Some(Objects::Large),
+        several: false,
     },
     Scenario {
         name: "snapshots",
         about: "logs that fill up, so that snapshots are made, and nodes that begin from them",
         weights: &[(Restart, 5), (Blackout, 1), (Cut, 2), (Device, 2), (Peer, 1)],
         objects: Some(Objects::Bulky),
+        several: false,
     },
     Scenario {
         name: "clocks",
         about: "clocks of sites and clients jump, drift and stand still, while homes move",
         weights: &[(Clock, 6), (Restart, 2), (Failover, 2)],
         objects: None,
+        several: false,
     },
     Scenario {
         name: "sides",
         about: "homes move again and again while sites die and come back: fencing and what is set aside",
         weights: &[(Failover, 4), (Switchover, 4), (Restart, 3), (Cut, 3), (Clog, 1)],
         objects: None,
+        several: false,
     },
     Scenario {
         name: "switchover",
         about: "logs are handed over to and fro while ways are cut and nodes die: nothing may be lost by it",
         weights: &[(Switchover, 8), (Restart, 4), (Cut, 4), (Clog, 1), (Storm, 1), (Failover, 1)],
         objects: None,
+        several: false,
     },
     Scenario {
         name: "keys",
         about: "the tenant's KMS is away, broken, or answers with another key",
         weights: &[(Kms, 5), (Restart, 1), (Failover, 1)],
         objects: None,
+        several: false,
     },
     Scenario {
         name: "administration",
         about: "peers paused, removed and joined; logs, tenants, policies and tokens made; promotions asked for",
         weights: &[(Order, 5), (Peer, 3), (Failover, 1), (Switchover, 2), (Cut, 1), (Restart, 2)],
         objects: None,
+        several: false,
+    },
+    Scenario {
+        name: "cluster",
+        about: "sites of several nodes, and every fault there is for them: nodes join, are drained, are lost for good",
+        weights: OF_SEVERAL,
+        objects: Some(Objects::Mixed),
+        several: true,
+    },
+    Scenario {
+        name: "elections",
+        about: "nodes of a site are cut off from one another, deaf, mute, slow and killed: who leads, who only thinks so",
+        weights: &[(Isolate, 6), (Cut, 6), (Restart, 5), (Clog, 2), (Slow, 2), (Clock, 2), (Outage, 1), (Storm, 1)],
+        objects: Some(Objects::Mixed),
+        several: true,
+    },
+    Scenario {
+        name: "membership",
+        about: "nodes join, are drained, taken out and lost for good, while others die and are cut off",
+        weights: &[(Drain, 5), (Loss, 4), (Grow, 3), (Restart, 4), (Isolate, 2), (Outage, 1)],
+        objects: Some(Objects::Mixed),
+        several: true,
     },
     // What the simulator found in our own code, as the trouble that brings it out. Each has a planted bug that puts the
     // mistake back, so that it stays known how soon it would be found again.
@@ -111,6 +173,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 first commit, or never caught up",
         weights: &[(Decay, 3), (Restart, 1)],
         objects: None,
+        several: false,
     },
     Scenario {
         name: "promotion-overtaken",
@@ -118,6 +181,14 @@ pub const SCENARIOS: &[Scenario] = &[
                 generation began",
         weights: &[(Failover, 1)],
         objects: None,
+        several: false,
+    },
+    Scenario {
+        name: "dead-node-kept",
+        about: "found (planted 52): a dead node kept its seat in groups for want of another node, and could never be taken out",
+        weights: &[(Loss, 1)],
+        objects: Some(Objects::Mixed),
+        several: true,
     },
 ];
 

@@ -1,14 +1,17 @@
 //! The world: sites that are peers, a KMS, clients; what can be done to it, and how it is made whole again.
 
 mod kms;
+mod lifecycle;
+mod orders;
 mod sides;
 
-use super::faults::{Fault, Harm, Order, Planned, State, Targets, Whose, Wrong, harm_device};
+use super::faults::{Fault, Harm, Place, Planned, State, Targets, Whose, Wrong, harm_device};
 use super::history::History;
 use super::host::Host;
 use super::network::{Network, Weather};
+use super::node::End;
 use super::scenarios::Scenario;
-use super::site::{End, Plan, SimSite};
+use super::site::{Plan, SimSite};
 use super::trace::Trace;
 use super::violation::Violations;
 use super::work::{Objects, Shared, Worker};
@@ -22,6 +25,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an administrator tries.
@@ -36,16 +40,20 @@ struct Inner {
     network: Network,
     operator: Host,
     random: SeededEntropy,
-    /// Devices that may be harmed, at each site the same.
-    victims: usize,
+    /// Devices of each site that may be harmed.
+    victims: [u64; 2],
+    /// Nodes of each site that may still be lost for good.
+    losses: [Cell<u32>; 2],
+    /// Machines that were made so far.
+    hosts: Cell<u8>,
     /// For how long logs keep what was replaced, if not for longer than any run.
     history_seconds: Option<u64>,
     /// Peace leaves nodes running that are well.
     spares_the_well: bool,
     /// Copies of victims as they once were, and whose.
-    old_copies: RefCell<Vec<(usize, usize, farside_io::sim::SimDisk)>>,
-    /// One node starts or ends at a time, at each site.
-    turns: Vec<tokio::sync::Mutex<()>>,
+    old_copies: RefCell<Vec<(Place, usize, farside_io::sim::SimDisk)>>,
+    /// Whoever starts or ends a node has its turn.
+    turns: RefCell<BTreeMap<(usize, usize), Arc<tokio::sync::Mutex<()>>>>,
     promotions: RefCell<Vec<Promotion>>,
     /// A site has forgotten its peer, if only for a while.
     peer_was_removed: Cell<bool>,
@@ -81,6 +89,15 @@ pub struct World(Rc<Inner>);
 
 /// Geometries of small sites, each with the devices that it needs.
 const GEOMETRIES: [&str; 5] = ["2+1", "4+2", "1+1", "3+2", "1+2"];
+/// Geometries of sites of several nodes, with how many the near and the far one have: each fragment has its own node.
+const SEVERAL: [(&str, usize, usize); 6] =
+    [("2+1", 3, 1), ("2+1", 4, 1), ("2+1", 3, 3), ("1+2", 3, 1), ("3+2", 5, 1), ("2+1", 5, 3)];
+/// Devices of each of several nodes: the second one may be harmed, and each node keeps its write-ahead log.
+const DEVICES_OF_EACH: usize = 2;
+/// A node that is silent for so long counts as dead.
+const DEAD_AFTER_SECONDS: u64 = 5;
+/// Number of the first machine that joins a site.
+const FIRST_JOINED: u8 = 10;
 /// Several objects of the workload, so that segments fill up within a run.
 const SMALL_SEGMENT_BYTES: u32 = 1 << 20;
 
@@ -98,7 +115,13 @@ impl World {
         tokio::task::spawn_local(network.clone().run());
         let violations = Violations::new(trace.clone());
         let below = |bound: u64| random.next_u64() % bound;
-        let text = GEOMETRIES[below(GEOMETRIES.len() as u64) as usize];
+        let (text, counts) = match scenario.several {
+            false => (GEOMETRIES[below(GEOMETRIES.len() as u64) as usize], [1, 1]),
+            true => {
+                let (text, near, far) = SEVERAL[below(SEVERAL.len() as u64) as usize];
+                (text, [near, far])
+            }
+        };
         let geometry = Geometry::parse(text).ok_or("no geometry")?;
         let drawn = match below(8) {
             0 => Objects::Bulky,
@@ -119,12 +142,20 @@ impl World {
         let history_seconds = prunes.then(|| 12 + below(12));
         let spares_the_well = below(2) == 0;
         let (mut sites, mut longest_gc_seconds) = (Vec::new(), 0);
+        let (mut victims, mut losses) = ([geometry.parity() as u64; 2], [0; 2]);
         for (number, name) in (1..).zip(["near", "far"]) {
+            let nodes = counts[sites.len()];
+            if nodes > 1 && below(2) == 0 {
+                (victims[sites.len()], losses[sites.len()]) = (0, 1);
+            }
+            let devices = if nodes > 1 { DEVICES_OF_EACH } else { geometry.total() };
             let host = Host::new(number, random.next_u64(), &network);
             let (gc_seconds, cramped) = (3 + below(10), objects == Objects::Large);
             longest_gc_seconds = gc_seconds.max(longest_gc_seconds);
-            let plan = Plan { name, geometry, shards, gc_seconds, segment_bytes, cramped };
-            let site = SimSite::make(root, &plan, host, random.next_u64(), trace.clone()).await;
+            let dead_after_seconds = DEAD_AFTER_SECONDS;
+            let plan =
+                Plan { name, geometry, nodes, devices, shards, gc_seconds, dead_after_seconds, segment_bytes, cramped };
+            let site = SimSite::make(root, plan, host, random.next_u64(), trace.clone()).await;
             sites.push(Rc::new(RefCell::new(site.map_err(|error| error.to_string())?)));
         }
         let operator = Host::new(100, random.next_u64(), &network);
@@ -141,15 +172,17 @@ impl World {
             trace: trace.clone(),
             over: Cell::new(false),
         });
-        trace.line(format!("world: {text}, {shards} shards, {} logs", shared.logs.len()));
+        trace.line(format!("world: {text}, {counts:?} nodes, {shards} shards, {} logs", shared.logs.len()));
         trace.line(format!("objects: {objects:?}, segments: {segment_bytes:?}, history: {history_seconds:?}"));
         let inner = Inner {
-            turns: shared.sites.iter().map(|_| tokio::sync::Mutex::new(())).collect(),
+            turns: RefCell::default(),
+            hosts: Cell::new(FIRST_JOINED),
+            losses: losses.map(Cell::new),
             shared,
             network,
             operator,
             random,
-            victims: geometry.parity(),
+            victims,
             history_seconds,
             spares_the_well,
             old_copies: RefCell::default(),
@@ -171,6 +204,9 @@ impl World {
     async fn begin(&self) -> Result<(), String> {
         for site in self.sites() {
             site.borrow_mut().start();
+        }
+        for site in 0..self.sites().len() {
+            self.grow_up(site).await?;
         }
         let near = self.client(0).await?;
         let failed = |error: farside::client::ClientError| error.to_string();
@@ -208,8 +244,8 @@ impl World {
     }
     /// What faults may be drawn for, with so many clients.
     pub fn targets(&self, clients: u8) -> Targets {
-        let (sites, victims) = (self.sites().len() as u64, self.0.victims as u64);
-        Targets { sites, victims, clients: u64::from(clients) }
+        let nodes = [0, 1].map(|site: usize| self.sites()[site].borrow().nodes.len() as u64);
+        Targets { nodes, victims: self.0.victims, clients: u64::from(clients) }
     }
     /// Seconds between two rounds of GC, at the site that waits longest.
     pub fn gc_seconds(&self) -> u64 {
@@ -314,54 +350,89 @@ impl World {
         Ok(())
     }
 
-    async fn restart(&self, site: usize, how: End, lasts: Duration, state: State) {
-        let _turn = self.0.turns[site].lock().await;
-        self.end(site, how).await;
-        tokio::time::sleep(lasts).await;
-        let mut there = self.sites()[site].borrow_mut();
-        match state {
-            State::Kept => {}
-            State::Lost => there.lose_state(),
-            State::Flipped => there.flip_state(self.0.random.next_u64()),
-        }
-        there.start();
+    /// Whoever starts or ends a node holds this meanwhile.
+    fn turn(&self, Place { site, node }: Place) -> Arc<tokio::sync::Mutex<()>> {
+        self.0.turns.borrow_mut().entry((site, node)).or_default().clone()
     }
 
-    async fn end(&self, site: usize, how: End) {
-        let ending = self.sites()[site].borrow_mut().take_running();
+    /// The nodes of a site that are not gone.
+    fn places(&self, site: usize) -> Vec<Place> {
+        self.sites()[site].borrow().present().map(|(node, _)| Place { site, node }).collect()
+    }
+
+    async fn restart(&self, place: Place, how: End, lasts: Duration, state: State) {
+        let turn = self.turn(place);
+        let _turn = turn.lock().await;
+        self.end(place, how).await;
+        tokio::time::sleep(lasts).await;
+        let mut there = self.sites()[place.site].borrow_mut();
+        let node = &mut there.nodes[place.node];
+        match state {
+            State::Kept => {}
+            State::Lost => node.lose_state(),
+            State::Flipped => node.flip_state(self.0.random.next_u64()),
+        }
+        node.start();
+    }
+
+    async fn restart_all(&self, places: Vec<Place>, how: End, lasts: Duration) {
+        let all = places.into_iter().map(|place| self.restart(place, how, lasts, State::Kept));
+        futures_util::future::join_all(all).await;
+    }
+
+    async fn end(&self, Place { site, node }: Place, how: End) {
+        let ending = self.sites()[site].borrow_mut().nodes[node].take_running();
         if let Some(task) = ending {
             task.abort();
             // Aborted is all that it can say.
             let _ = task.await;
         }
-        self.sites()[site].borrow_mut().settle(how);
+        self.sites()[site].borrow_mut().nodes[node].settle(how);
     }
 
-    fn ways(&self, from: usize, to: usize) -> (std::net::IpAddr, std::net::IpAddr) {
-        (self.sites()[from].borrow().host.ip, self.sites()[to].borrow().host.ip)
+    fn address(&self, Place { site, node }: Place) -> std::net::IpAddr {
+        self.sites()[site].borrow().nodes[node].host.ip
+    }
+
+    /// Cuts the ways from each of these to each of those.
+    fn cut(&self, from: &[Place], to: &[Place]) {
+        for (from, to) in from.iter().flat_map(|from| to.iter().map(move |to| (from, to))) {
+            self.0.network.cut(self.address(*from), self.address(*to));
+        }
     }
 
     /// Does a fault, and undoes it when its time is over.
     pub async fn apply(&self, planned: Planned) {
         let Planned { lasts, fault, .. } = planned;
         match fault {
-            Fault::Restart { site, how, state } => self.restart(site, how, lasts, state).await,
+            Fault::Restart { place, how, state } => self.restart(place, how, lasts, state).await,
             Fault::Blackout => {
-                let all = (0..self.sites().len()).map(|site| self.restart(site, End::PowerCut, lasts, State::Kept));
-                futures_util::future::join_all(all).await;
+                let all = (0..self.sites().len()).flat_map(|site| self.places(site)).collect();
+                self.restart_all(all, End::PowerCut, lasts).await;
             }
+            Fault::Outage { site } => self.restart_all(self.places(site), End::PowerCut, lasts).await,
             Fault::Cut { from, to, both } => {
-                let (from, to) = self.ways(from, to);
-                self.0.network.cut(from, to);
+                self.cut(&[from], &[to]);
                 if both {
-                    self.0.network.cut(to, from);
+                    self.cut(&[to], &[from]);
+                }
+                tokio::time::sleep(lasts).await;
+                self.0.network.heal();
+            }
+            Fault::Isolate { place, deaf, mute } => {
+                let all = (0..self.sites().len()).flat_map(|site| self.places(site));
+                let others: Vec<Place> = all.filter(|other| *other != place).collect();
+                if deaf {
+                    self.cut(&others, &[place]);
+                }
+                if mute {
+                    self.cut(&[place], &others);
                 }
                 tokio::time::sleep(lasts).await;
                 self.0.network.heal();
             }
             Fault::Clog { from, to } => {
-                let (from, to) = self.ways(from, to);
-                self.0.network.clog(from, to);
+                self.0.network.clog(self.address(from), self.address(to));
                 tokio::time::sleep(lasts).await;
                 self.0.network.heal();
             }
@@ -370,14 +441,17 @@ impl World {
                 tokio::time::sleep(lasts).await;
                 self.0.network.set_weather(Weather::FAIR);
             }
-            Fault::Device { site, victim, harm } => self.harm(site, victim, harm, lasts).await,
-            Fault::Swap { site, victim, old_copy } => self.swap(site, victim, old_copy, lasts).await,
-            Fault::Slow { site, longest } => {
-                let disks = self.sites()[site].borrow().disks.clone();
+            Fault::Device { place, device, harm } => self.harm(place, device, harm, lasts).await,
+            Fault::Swap { place, device, old_copy } => self.swap(place, device, old_copy, lasts).await,
+            Fault::Slow { place, longest } => {
+                let disks = self.sites()[place.site].borrow().nodes[place.node].disks.clone();
                 disks.iter().for_each(|disk| disk.slow_down(longest));
                 tokio::time::sleep(lasts).await;
                 disks.iter().for_each(|disk| disk.slow_down(Duration::ZERO));
             }
+            Fault::Drain { place, out } => self.drain(place, out, lasts).await,
+            Fault::Loss { place } => self.lose(place).await,
+            Fault::Grow { site } => self.grow(site).await,
             Fault::Clock { whose, wrong } => self.misguide(whose, wrong, lasts).await,
             Fault::Kms(trouble) => {
                 self.trouble_kms(trouble);
@@ -394,12 +468,17 @@ impl World {
         }
     }
 
-    async fn harm(&self, site: usize, victim: usize, harm: Harm, lasts: Duration) {
-        let disk = self.sites()[site].borrow().disks[victim].clone();
-        let chunks_at = self.sites()[site].borrow().chunks_at.clone();
+    async fn harm(&self, place: Place, device: usize, harm: Harm, lasts: Duration) {
+        let (disk, chunks_at) = {
+            let there = self.sites()[place.site].borrow();
+            let node = &there.nodes[place.node];
+            // A node that is gone has none.
+            let Some(disk) = node.disks.get(device) else { return };
+            (disk.clone(), node.chunks_at.clone())
+        };
         harm_device(&disk, harm, &self.0.random, &chunks_at);
         // A copy that may be put back later.
-        self.0.old_copies.borrow_mut().push((site, victim, disk.duplicate(self.0.random.next_u64())));
+        self.0.old_copies.borrow_mut().push((place, device, disk.duplicate(self.0.random.next_u64())));
         let most = if matches!(harm, Harm::Stall) { Duration::from_secs(3) } else { Duration::MAX };
         tokio::time::sleep(lasts.min(most)).await;
         disk.set_faults(Default::default());
@@ -407,29 +486,35 @@ impl World {
     }
 
     /// Ends the node, takes a victim out or puts an old copy of it in, and starts the node.
-    async fn swap(&self, site: usize, victim: usize, old_copy: bool, lasts: Duration) {
-        let _turn = self.0.turns[site].lock().await;
-        self.end(site, End::Kill).await;
+    async fn swap(&self, place: Place, device: usize, old_copy: bool, lasts: Duration) {
+        let turn = self.turn(place);
+        let _turn = turn.lock().await;
+        self.end(place, End::Kill).await;
         {
-            let mut there = self.sites()[site].borrow_mut();
-            let mut copies = self.0.old_copies.borrow_mut();
-            let mine = copies.iter().position(|(of, which, _)| (*of, *which) == (site, victim));
-            match mine.filter(|_| old_copy) {
-                Some(at) => there.disks[victim] = copies.swap_remove(at).2,
-                None => there.unplugged[victim] = true,
+            let mut there = self.sites()[place.site].borrow_mut();
+            let node = &mut there.nodes[place.node];
+            if node.gone {
+                return;
             }
-            there.start();
+            let mut copies = self.0.old_copies.borrow_mut();
+            let mine = copies.iter().position(|(of, which, _)| (*of, *which) == (place, device));
+            match mine.filter(|_| old_copy) {
+                Some(at) => node.disks[device] = copies.swap_remove(at).2,
+                None => node.unplugged[device] = true,
+            }
+            node.start();
         }
         tokio::time::sleep(lasts).await;
-        self.end(site, End::Kill).await;
-        let mut there = self.sites()[site].borrow_mut();
-        there.unplugged[victim] = false;
-        there.start();
+        self.end(place, End::Kill).await;
+        let mut there = self.sites()[place.site].borrow_mut();
+        let node = &mut there.nodes[place.node];
+        node.unplugged.fill(false);
+        node.start();
     }
 
     async fn misguide(&self, whose: Whose, wrong: Wrong, lasts: Duration) {
         let clock = match whose {
-            Whose::Site(site) => self.sites()[site].borrow().host.clock.clone(),
+            Whose::Node(place) => self.sites()[place.site].borrow().nodes[place.node].host.clock.clone(),
             Whose::Client(client) => self.0.clients.borrow()[client].clock.clone(),
         };
         match wrong {
@@ -441,72 +526,25 @@ impl World {
         clock.set_wrong_by(0);
     }
 
-    async fn order(&self, site: usize, order: Order) {
-        let Ok(client) = self.client(site).await else { return };
-        let number = self.0.made.replace(self.0.made.get() + 1);
-        let label = |what: &str| Label::parse(&format!("{what}-{number}"));
-        // Any of them may be refused or go unanswered.
-        match order {
-            Order::Policy => {
-                let logs = &self.0.shared.logs;
-                let log = &logs[self.0.random.next_u64() as usize % logs.len()];
-                let Ok(info) = client.resolve(log).await else { return };
-                let lag_bound_seconds = 5 + self.0.random.next_u64() % 60;
-                let policy = LogPolicy { lag_bound_seconds, ..info.descriptor.policy };
-                drop(client.control(&Request::SetPolicy(SetPolicy { log: info.descriptor.log, policy })).await);
-            }
-            // Whatever is wrong with the KMS: the tenant's epoch says which key is the right one.
-            Order::Log => {
-                if let Some(name) = label("spare") {
-                    drop(client.create_log(&self.0.shared.tenant, &name).await);
-                }
-            }
-            // A tenant that is made while its KMS lies is that other KMS's for ever: nothing says yet which key is right.
-            Order::Tenant if self.0.kms_troubles.get() == 0 => {
-                if let Some(name) = label("tenant") {
-                    drop(client.create_tenant(&name, &format!("file:{}", self.0.shared.kms.display())).await);
-                }
-            }
-            Order::Token => drop(client.control(&Request::PeerToken).await),
-            Order::Lists | Order::Tenant => {
-                for list in [Request::ListTenants, Request::ListLogs, Request::PeerList, Request::Status] {
-                    drop(client.control(&list).await);
-                }
-            }
-        }
-    }
-
-    async fn unsettle_peer(&self, site: usize, removed: bool, lasts: Duration) {
-        let name = self.sites()[(site + 1) % self.sites().len()].borrow().name.clone();
-        let Ok(client) = self.client(site).await else { return };
-        let tell = async |action| drop(client.control(&Request::SetPeer(SetPeer { name: name.clone(), action })).await);
-        self.0.peer_was_removed.set(self.0.peer_was_removed.get() || removed);
-        // Refused where the peer is gone already; unanswered where the node is.
-        tell(if removed { PeerAction::Remove } else { PeerAction::Pause }).await;
-        tokio::time::sleep(lasts).await;
-        match removed {
-            true => drop(self.join().await),
-            false => tell(PeerAction::Resume).await,
-        }
-    }
-
-    /// Whether a node runs with everything that it should have, so that only a start could make it no better.
+    /// Whether every node runs with everything that it should have, so that only a start could make it no better.
     async fn is_well(&self, site: usize) -> bool {
-        if !self.sites()[site].borrow().runs() {
+        if !self.sites()[site].borrow().present().all(|(_, node)| node.runs()) {
             return false;
         }
         let Ok(client) = self.client(site).await else { return false };
         let Ok(Reply::Status(document)) = client.control(&Request::Status).await else { return false };
         let Ok(document) = serde_json::from_slice::<serde_json::Value>(&document) else { return false };
-        let devices = document["nodes"][0]["devices"].as_array().cloned().unwrap_or_default();
-        let alerts = document["alerts"].as_array().cloned().unwrap_or_default();
+        let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+        let nodes = list(&document["nodes"]).into_iter().filter(|node| node["state"] != "dead");
+        let devices: Vec<Vec<serde_json::Value>> = nodes.map(|node| list(&node["devices"])).collect();
         let is_grave = |alert: &serde_json::Value| {
             let text = alert.as_str().unwrap_or_default();
             ["write-ahead log", "has stopped", "state file", "takes no writes", "can't be read"]
                 .iter()
                 .any(|grave| text.contains(grave))
         };
-        !devices.is_empty() && devices.iter().all(|device| device["state"] == "ok") && !alerts.iter().any(is_grave)
+        devices.iter().all(|devices| !devices.is_empty() && devices.iter().all(|device| device["state"] == "ok"))
+            && !list(&document["alerts"]).iter().any(is_grave)
     }
 
     /// Ends every fault and starts nodes anew, which takes failed devices back into use. Some worlds spare nodes that are
@@ -519,10 +557,9 @@ impl World {
         self.mend_kms();
         self.0.clients.borrow().iter().for_each(|client| client.clock.set_wrong_by(0));
         for site in 0..self.sites().len() {
-            {
-                let there = self.sites()[site].borrow();
-                there.host.clock.set_wrong_by(0);
-                for disk in &there.disks {
+            for (_, node) in self.sites()[site].borrow().present() {
+                node.host.clock.set_wrong_by(0);
+                for disk in &node.disks {
                     // What was planned and has not struck would strike in peace.
                     disk.clear_faults();
                     disk.release();
@@ -532,13 +569,19 @@ impl World {
             if self.0.spares_the_well && self.is_well(site).await {
                 continue;
             }
-            self.end(site, End::Kill).await;
-            let mut there = self.sites()[site].borrow_mut();
-            there.unplugged.fill(false);
-            if self.0.random.next_u64().is_multiple_of(4) {
-                there.lose_state();
+            for place in self.places(site) {
+                self.end(place, End::Kill).await;
+                let mut there = self.sites()[site].borrow_mut();
+                let node = &mut there.nodes[place.node];
+                node.unplugged.fill(false);
+                if self.0.random.next_u64().is_multiple_of(4) {
+                    node.lose_state();
+                }
+                node.start();
             }
-            there.start();
+        }
+        for site in 0..self.sites().len() {
+            self.settle_membership(site).await?;
         }
         self.join().await?;
         for site in 0..self.sites().len() {

@@ -1,6 +1,6 @@
 //! Administrators that change sides, by force and by plan, and what they were told.
 
-use super::super::site::End;
+use super::super::node::End;
 use super::{Promotion, World};
 use farside::client::ClientError;
 use farside_codec::message::{Failover, Reply, Request, SwitchedOver, Switchover};
@@ -9,14 +9,13 @@ use std::time::Duration;
 impl World {
     pub(super) async fn fail_over(&self, site: usize, after_death: bool, force: bool, lasts: Duration) {
         let other = (site + 1) % self.sites().len();
-        let turn = match after_death {
-            true => {
-                let turn = self.0.turns[other].lock().await;
-                self.end(other, End::PowerCut).await;
-                Some(turn)
+        let mut turns = Vec::new();
+        if after_death {
+            for place in self.places(other) {
+                turns.push((place, self.turn(place).lock_owned().await));
+                self.end(place, End::PowerCut).await;
             }
-            false => None,
-        };
+        }
         if let Ok(client) = self.client(site).await {
             self.0.promotions_ordered.set(self.0.promotions_ordered.get() + self.0.shared.logs.len() as u64);
             let order = Failover { from: None, log: None, force };
@@ -33,9 +32,12 @@ impl World {
                 Err(error) => self.trace().line(format!("failover at site {site}: {error}")),
             }
         }
-        if turn.is_some() {
-            tokio::time::sleep(lasts).await;
-            self.sites()[other].borrow_mut().start();
+        if turns.is_empty() {
+            return;
+        }
+        tokio::time::sleep(lasts).await;
+        for (place, _turn) in turns {
+            self.sites()[other].borrow_mut().nodes[place.node].start();
         }
     }
 
@@ -46,9 +48,9 @@ impl World {
         let trouble = async {
             let Some(after) = cut else { return };
             tokio::time::sleep(after).await;
-            let (from, to) = self.ways(site, other);
-            self.0.network.cut(from, to);
-            self.0.network.cut(to, from);
+            let (from, to) = (self.places(site), self.places(other));
+            self.cut(&from, &to);
+            self.cut(&to, &from);
             tokio::time::sleep(lasts).await;
             self.0.network.heal();
         };

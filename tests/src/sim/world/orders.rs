@@ -1,0 +1,59 @@
+//! Administrators that do what should disturb nobody, and peers that are paused, removed and joined again.
+
+use super::super::faults::Order;
+use super::World;
+use farside_codec::delta::LogPolicy;
+use farside_codec::ids::Label;
+use farside_codec::message::{PeerAction, Request, SetPeer, SetPolicy};
+use std::time::Duration;
+
+impl World {
+    pub(super) async fn order(&self, site: usize, order: Order) {
+        let Ok(client) = self.client(site).await else { return };
+        let number = self.0.made.replace(self.0.made.get() + 1);
+        let label = |what: &str| Label::parse(&format!("{what}-{number}"));
+        // Any of them may be refused or go unanswered.
+        match order {
+            Order::Policy => {
+                let logs = &self.0.shared.logs;
+                let log = &logs[self.0.random.next_u64() as usize % logs.len()];
+                let Ok(info) = client.resolve(log).await else { return };
+                let lag_bound_seconds = 5 + self.0.random.next_u64() % 60;
+                let policy = LogPolicy { lag_bound_seconds, ..info.descriptor.policy };
+                drop(client.control(&Request::SetPolicy(SetPolicy { log: info.descriptor.log, policy })).await);
+            }
+            // Whatever is wrong with the KMS: the tenant's epoch says which key is the right one.
+            Order::Log => {
+                if let Some(name) = label("spare") {
+                    drop(client.create_log(&self.0.shared.tenant, &name).await);
+                }
+            }
+            // A tenant that is made while its KMS lies is that other KMS's for ever: nothing says yet which key is right.
+            Order::Tenant if self.0.kms_troubles.get() == 0 => {
+                if let Some(name) = label("tenant") {
+                    drop(client.create_tenant(&name, &format!("file:{}", self.0.shared.kms.display())).await);
+                }
+            }
+            Order::Token => drop(client.control(&Request::PeerToken).await),
+            Order::Lists | Order::Tenant => {
+                for list in [Request::ListTenants, Request::ListLogs, Request::PeerList, Request::Status] {
+                    drop(client.control(&list).await);
+                }
+            }
+        }
+    }
+
+    pub(super) async fn unsettle_peer(&self, site: usize, removed: bool, lasts: Duration) {
+        let name = self.sites()[(site + 1) % self.sites().len()].borrow().name.clone();
+        let Ok(client) = self.client(site).await else { return };
+        let tell = async |action| drop(client.control(&Request::SetPeer(SetPeer { name: name.clone(), action })).await);
+        self.0.peer_was_removed.set(self.0.peer_was_removed.get() || removed);
+        // Refused where the peer is gone already; unanswered where the node is.
+        tell(if removed { PeerAction::Remove } else { PeerAction::Pause }).await;
+        tokio::time::sleep(lasts).await;
+        match removed {
+            true => drop(self.join().await),
+            false => tell(PeerAction::Resume).await,
+        }
+    }
+}
