@@ -281,8 +281,10 @@ fn two_sites_that_were_cut_off_have_both_logs_afterwards() {
     assert!(near.alerts().find("audit").is_none() && far.alerts().find("audit").is_none());
     // A restart of either loses nothing and sends nothing twice.
     let kept = near.status()["audit"]["peers"][0]["entries_kept"].clone();
-    (near.kill(), far.kill());
-    (near.run(), far.run());
+    near.kill();
+    far.kill();
+    near.run();
+    far.run();
     far.farside(&["repair", "limit", "--rate", "6MiB"]).ok();
     wait_for("one more", || {
         near.status()["audit"]["peers"][0]["entries_kept"].as_u64() == kept.as_u64().map(|kept| kept + 1)
