@@ -35,6 +35,8 @@ const JOIN_TRIES: u32 = 3;
 /// How long everything may take to be caught up once nothing goes wrong any more.
 pub const RECOVERY: Duration = Duration::from_secs(120);
 
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 struct Inner {
     shared: Rc<Shared>,
     network: Network,
@@ -53,7 +55,7 @@ struct Inner {
     /// Copies of victims as they once were, and whose.
     old_copies: RefCell<Vec<(Place, usize, farside_io::sim::SimDisk)>>,
     /// Whoever starts or ends a node has its turn.
-    turns: RefCell<BTreeMap<(usize, usize), Arc<tokio::sync::Mutex<()>>>>,
+    turns: RefCell<BTreeMap<(usize, usize), Turn>>,
     promotions: RefCell<Vec<Promotion>>,
     /// A site has forgotten its peer, if only for a while.
     peer_was_removed: Cell<bool>,
@@ -351,7 +353,7 @@ impl World {
     }
 
     /// Whoever starts or ends a node holds this meanwhile.
-    fn turn(&self, Place { site, node }: Place) -> Arc<tokio::sync::Mutex<()>> {
+    fn turn(&self, Place { site, node }: Place) -> Turn {
         self.0.turns.borrow_mut().entry((site, node)).or_default().clone()
     }
 
