@@ -8,7 +8,7 @@ use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, Log
 use crate::dump::{BackupTarget, HeldBackup, ScheduleBackup};
 use crate::identity::{PutIdentity, RevokeIdentity};
 use crate::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId};
-use crate::message::{PeerAction, PeerRecord, Refusal, Tenant};
+use crate::message::{PeerAction, PeerEndpoints, PeerRecord, Refusal, Tenant};
 use crate::recovery::Recovery;
 use crate::{choice, record};
 use bytes::Bytes;
@@ -283,6 +283,8 @@ choice!(
         PutPeerAuthorities(PeerAuthorities) = 47,
         /// Does what a command says and writes down that it did, in one step.
         Audited(AuditedCommand) = 50,
+        /// A peer's nodes are found elsewhere now.
+        MovePeer(PeerEndpoints) = 48,
         /// Writes down what happens elsewhere.
         NoteAudit(AuditNotes) = 51,
         /// Keeps entries of a peer's audit logs, in order.

@@ -218,6 +218,15 @@ record!(
     }
 );
 record!(
+    /// Where the nodes of a site are found.
+    PeerEndpoints {
+        /// The site.
+        site: SiteId,
+        /// `ip:port` of the first shard of each.
+        endpoints: Vec<String>,
+    }
+);
+record!(
     /// A peer is to be paused, resumed or removed.
     SetPeer {
         /// Its name.
@@ -494,6 +503,8 @@ choice!(
         Authority(AuthorityOrder) = 181,
         /// A peer says whom to trust about it.
         FedAuthorities(PeerAuthorities) = 182,
+        /// A peer says where its nodes are found now.
+        FedEndpoints(PeerEndpoints) = 183,
     }
 );
 

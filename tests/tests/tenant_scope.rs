@@ -94,7 +94,8 @@ fn may(request: &Request) -> May {
         | Request::RotateCertificates
         | Request::RenewCertificates
         | Request::Authority(_)
-        | Request::FedAuthorities(_) => May::Nothing,
+        | Request::FedAuthorities(_)
+        | Request::FedEndpoints(_) => May::Nothing,
     }
 }
 

@@ -190,6 +190,7 @@ fn written_around(view: &ControlView, request: &Request) -> Option<(AuditScope, 
         Request::FedHello(_)
         | Request::FedDeltas(_)
         | Request::FedAuthorities(_)
+        | Request::FedEndpoints(_)
         | Request::FedAuditStanding(_)
         | Request::FedAudit(_) => None,
         // Between the nodes of the site.

@@ -147,6 +147,8 @@ pub const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long certificates of nodes are good, unless node.toml says something else: they are issued anew after two thirds of it.
 pub const NODE_CERTIFICATE_SECONDS: u64 = 90 * 86_400;
+/// How often a site looks whether its peers know where its nodes are.
+pub const ENDPOINTS_LOOK: Duration = Duration::from_secs(1);
 /// How often a node looks after its certificates, and its site's authority.
 pub const AUTHORITY_LOOK: Duration = Duration::from_millis(500);
 /// How long an identity that an operator asks for may be good at most.

@@ -3,17 +3,21 @@
 //! The token holds where the maker is, its CA's certificate, a secret, and a short-lived identity issued by that CA with
 //! which the other side may say one thing: who it is. Both then trust one another's CA about one another's site.
 
-use super::auditing::certificate;
+use super::auditing::{certificate, tell};
 use super::server::Answered;
 use super::shard::Shard;
 use super::token::{self, Purpose, Token};
-use super::{limits, links};
+use super::{authority, limits, links};
 use bytes::Bytes;
+use farside_codec::cluster::NodeState;
 use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken};
 use farside_codec::ids::{GroupId, Label, SiteId};
-use farside_codec::message::{PeerAction, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer};
+use farside_codec::message::{
+    PeerAction, PeerEndpoints, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer,
+};
 use farside_io::disk::Disk;
 use farside_transport::{CallError, Caller, Class, ConnectError, Expect};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,7 +33,7 @@ fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
     Ok(PeerRecord {
         site: shard.site.site,
         name: shard.site.name.clone(),
-        certificate: Bytes::copy_from_slice(super::authority::issuing(shard)?.issuing.certificate()),
+        certificate: Bytes::copy_from_slice(authority::issuing(shard)?.issuing.certificate()),
         endpoints: endpoints(shard),
         paused: false,
     })
@@ -39,6 +43,49 @@ fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
 pub(super) fn endpoints<D: Disk>(shard: &Shard<D>) -> Vec<String> {
     let others = shard.others().into_iter().map(|node| node.endpoint);
     std::iter::once(shard.advertised.to_string()).chain(others).collect()
+}
+
+/// Where this site's nodes are found, whichever of them says so. A node that is dead may come back.
+fn endpoints_of_all<D: Disk>(shard: &Shard<D>) -> Vec<String> {
+    let view = shard.view();
+    let there = view.nodes.values().filter(|node| !matches!(node.state, NodeState::Joining | NodeState::Removed));
+    let found: Vec<String> = there.map(|node| node.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()).collect();
+    if found.is_empty() { vec![shard.advertised.to_string()] } else { found }
+}
+
+/// Where this node leads the control group: tells peers where the site's nodes are, each time that this changes. A peer goes by
+/// what it was told last, and the nodes that it was joined with may all be gone one day.
+pub(super) async fn tell_endpoints<D: Disk>(shard: Rc<Shard<D>>) {
+    let mut told: BTreeMap<SiteId, Vec<String>> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(shard.pace(limits::ENDPOINTS_LOOK)).await;
+        if !authority::leads(&shard) {
+            // Whoever led in between may have said something else.
+            told.clear();
+            continue;
+        }
+        let (view, endpoints) = (shard.view(), endpoints_of_all(&shard));
+        told.retain(|site, _| view.peers.contains_key(site));
+        for peer in view.peers.values().filter(|peer| !peer.paused) {
+            if told.get(&peer.site) == Some(&endpoints) {
+                continue;
+            }
+            let said = PeerEndpoints { site: shard.site.site, endpoints: endpoints.clone() };
+            match tell(&shard, peer, Request::FedEndpoints(said)).await {
+                Ok(_) => drop(told.insert(peer.site, endpoints.clone())),
+                // Said again at the next turn.
+                Err(refusal) => tracing::info!(peer = %peer.name, %refusal, "the peer was not told where we are"),
+            }
+        }
+    }
+}
+
+/// A peer says where its nodes are.
+pub(super) async fn hear_endpoints<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, said: PeerEndpoints) -> Answered {
+    if shard.view().peers.get(&said.site).is_none_or(|known| known.endpoints != said.endpoints) {
+        shard.control(&certificate(caller), ControlCommand::MovePeer(said)).await?;
+    }
+    Ok(Reply::Done.into())
 }
 
 /// Joins the site that made a token.

@@ -4,7 +4,7 @@ use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
     auditing, authority, certificates, chunks, collecting, creating, dumping, fragments, identities, joining, leaving,
-    limits, links, membership, moving, receiving, recovered, renewing, repairing, routing,
+    limits, links, membership, moving, peers, receiving, recovered, renewing, repairing, routing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
@@ -141,6 +141,7 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         Request::FedAuthorities(said) => {
             known_peer().is_some() && caller.role == Role::Peer && said.site == caller.site
         }
+        Request::FedEndpoints(said) => known_peer().is_some() && caller.role == Role::Peer && said.site == caller.site,
         Request::PeerJoin(_) => own && caller.role == Role::Peer && caller.subject == Purpose::Peer.subject(),
         Request::FedHello(_) | Request::FedDeltas(_) | Request::FedAuditStanding(_) | Request::FedAudit(_) => {
             match known_peer().filter(|_| caller.role == Role::Peer) {
@@ -463,6 +464,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::RenewCertificates => certificates::rotate_here(shard).await,
         Request::Authority(order) => authority::order(shard, caller, order).await,
         Request::FedAuthorities(said) => authority::hear_peer(shard, caller, said).await,
+        Request::FedEndpoints(said) => peers::hear_endpoints(shard, caller, said).await,
     }
 }
 

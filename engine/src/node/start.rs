@@ -17,8 +17,8 @@ use super::shard::{Counters, Job, LogGroup, Shard};
 use super::snapshots::ChunkSnapshots;
 use super::trailing::{self, Trails};
 use super::{
-    authority, collecting, identities, limits, membership, mending, moving, noting, recovered, renewing, sending,
-    server,
+    authority, collecting, identities, limits, membership, mending, moving, noting, peers, recovered, renewing,
+    sending, server,
 };
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
@@ -75,6 +75,7 @@ pub async fn run_shard<D: Disk>(
         tasks.push(tokio::task::spawn_local(identities::learn(shard.clone())));
         tasks.push(tokio::task::spawn_local(certificates::keep(shard.clone())));
         tasks.push(tokio::task::spawn_local(authority::tell_peers(shard.clone())));
+        tasks.push(tokio::task::spawn_local(peers::tell_endpoints(shard.clone())));
         tasks.push(tokio::task::spawn_local(membership::lead_site(shard.clone())));
         tasks.push(tokio::task::spawn_local(membership::beat(shard.clone())));
         tasks.push(tokio::task::spawn_local(backing_up::keep_backups(shard.clone())));

@@ -123,11 +123,12 @@ fn planned(view: &ControlView, command: &ControlCommand) -> Option<(AuditScope, 
             lost: recovery.lost.clone(),
             emptied_groups: recovery.emptied.len() as u32,
         })),
-        // Those of nodes follow from what nodes do by themselves, and invitations are in the log as tokens.
-        ControlCommand::PutIdentity(put) => match &put.record.role {
-            IdentityRole::Node | IdentityRole::Peer | IdentityRole::Invitation => None,
-            role => Some((scope_of(role), AuditAction::IssueIdentity(listing(put.record.serial, Some(&put.record))))),
-        },
+        // One that was ordered has a name of its own. Others are listed when they are shown first: those of nodes follow from what
+        // nodes do by themselves, invitations are in the log as tokens, and one that was issued at a node as that.
+        ControlCommand::PutIdentity(put) => put.named.then(|| {
+            let issued = listing(put.record.serial, Some(&put.record));
+            (scope_of(&put.record.role), AuditAction::IssueIdentity(issued))
+        }),
         ControlCommand::RevokeIdentity(revoke) => {
             let known = view.identities.get(&revoke.serial);
             let scope = known.map_or(AuditScope::Site, |known| scope_of(&known.role));
@@ -147,6 +148,7 @@ fn planned(view: &ControlView, command: &ControlCommand) -> Option<(AuditScope, 
         | ControlCommand::StepAuthority(_)
         | ControlCommand::StandNode(_)
         | ControlCommand::TellPeer(_)
+        | ControlCommand::MovePeer(_)
         | ControlCommand::AssignGroup(_)
         | ControlCommand::SettleGroup(_)
         | ControlCommand::HoldBackup(_) => None,

@@ -2,7 +2,7 @@
 
 use super::database::{Change, Database, Rows, Table};
 use super::keys::Key;
-use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_PEERS, MAX_TENANTS, MAX_TOKENS};
+use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_NODES, MAX_PEERS, MAX_TENANTS, MAX_TOKENS};
 use super::log_group::{read_row, store_applied, stored_applied};
 use super::snapshot;
 use super::{audit, authorities, backups, identities, nodes, recover};
@@ -16,9 +16,10 @@ use farside_codec::delta::LogDescriptor;
 use farside_codec::dump::{BackupTarget, HeldBackup};
 use farside_codec::identity::{IdentityRecord, Serial};
 use farside_codec::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
-use farside_codec::message::{PeerAction, PeerRecord, Refusal, RefusalCode, Tenant};
+use farside_codec::message::{PeerAction, PeerEndpoints, PeerRecord, Refusal, RefusalCode, Tenant};
 use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -283,6 +284,7 @@ impl ControlState {
             ControlCommand::DropAuthority(order) => authorities::drop_old(change, view, order)?,
             ControlCommand::StandNode(standing) => authorities::stand(change, view, standing)?,
             ControlCommand::TellPeer(told) => authorities::tell(change, view, told)?,
+            ControlCommand::MovePeer(said) => move_peer(change, view, said)?,
             ControlCommand::PutPeerAuthorities(said) => authorities::trust_peer(change, view, said)?,
             ControlCommand::Found(site) => match &view.site {
                 Some(known) if *known != site => exists("the site was founded before".into()),
@@ -365,6 +367,29 @@ fn put_peer(change: &Change, view: &mut ControlView, peer: PeerRecord) -> Result
     }
     change.put(Table::Control, &key(Kind::Peer, &peer.site.0), &peer.to_bytes())?;
     view.add_peer(peer);
+    Ok(Ok(()))
+}
+
+/// Whether a peer may say so: addresses that can be called, and no more than a site has nodes.
+fn is_callable(endpoints: &[String]) -> bool {
+    let callable = |text: &String| {
+        text.parse::<SocketAddr>().is_ok_and(|address| !address.ip().is_unspecified() && address.port() != 0)
+    };
+    (1..=MAX_NODES).contains(&endpoints.len()) && endpoints.iter().all(callable)
+}
+
+fn move_peer(change: &Change, view: &mut ControlView, said: PeerEndpoints) -> Result<Outcome, StateError> {
+    let Some(mut peer) = view.peers.get(&said.site).cloned() else {
+        return Ok(Err(Refusal::new(RefusalCode::NotFound, format!("there is no peer {}", said.site))));
+    };
+    if !is_callable(&said.endpoints) {
+        return Ok(Err(Refusal::new(RefusalCode::BadRequest, "these are no addresses at which nodes could be found")));
+    }
+    if peer.endpoints != said.endpoints {
+        peer.endpoints = said.endpoints;
+        change.put(Table::Control, &key(Kind::Peer, &peer.site.0), &peer.to_bytes())?;
+        view.add_peer(peer);
+    }
     Ok(Ok(()))
 }
 

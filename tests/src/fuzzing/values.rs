@@ -17,6 +17,7 @@ use farside_codec::identity::{IdentityRecord, IdentityRole, IssueIdentity, PutId
 use farside_codec::ids::{
     BlindName, ChunkId, DeltaHash, EpochId, GroupId, Hlc, Label, LogId, NodeId, OperationId, SiteId, TenantId,
 };
+use farside_codec::message::PeerEndpoints;
 use farside_codec::record::wal;
 use farside_codec::recovery::{ForcedGroup, GroupReport, LogReport, NamedLog, NodeReport, RecoveredFile, Recovery};
 
@@ -270,6 +271,11 @@ pub fn introduce_authority() -> IntroduceAuthority {
 pub fn peer_authorities() -> PeerAuthorities {
     let certificates = authorities().trusted().map(|one| one.certificate.clone()).collect();
     PeerAuthorities { site: site(2), change: 2, certificates }
+}
+
+/// Where a peer's nodes are.
+pub fn peer_endpoints() -> PeerEndpoints {
+    PeerEndpoints { site: site(2), endpoints: vec!["10.0.0.1:7400".into(), "[fd00::2]:7400".into()] }
 }
 
 /// Something that audit logs tell.
