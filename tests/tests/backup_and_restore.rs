@@ -5,7 +5,7 @@ use farside_tests::backups::{Objects, World};
 use farside_tests::{Site, bytes, command, rounds, signal};
 use serde_json::Value;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn site_with_target(world: &World) -> (Site, String) {
     let near = Site::start(world.root(), "near", &["--cores", "0,1", "--geometry", "2+1"]);
@@ -139,7 +139,14 @@ fn backups_and_prunes_that_are_killed_leave_whole_backups() {
     let (near, target) = site_with_target(&world);
     let mut objects = Objects::new();
     world.put(&near, &mut objects, "first", bytes(1, 2_000_000));
-    near.farside(&["backup", "now", "vault"]).ok();
+    // How long each takes here when it is left alone.
+    let taken = |arguments: &[&str]| {
+        let begun = Instant::now();
+        near.farside(arguments).ok();
+        begun.elapsed()
+    };
+    let keep = ["backup", "prune", "vault", "--keep-last", "2", "--grace", "0s"];
+    let (whole_backup, whole_prune) = (taken(&["backup", "now", "vault"]), taken(&keep));
     let dice = farside_io::entropy::SeededEntropy::new(11);
     let (mut killed, kills) = (0, rounds("FARSIDE_KILLS", 12));
     for round in 0..kills as u64 {
@@ -147,10 +154,10 @@ fn backups_and_prunes_that_are_killed_leave_whole_backups() {
         world.put(&near, &mut objects, &format!("object-{}", round % 5), bytes(100 + round, 300_000));
         let directory = near.directory.display().to_string();
         let backup = ["backup", "now", "vault", "--dir", &directory];
-        let prune = ["backup", "prune", "vault", "--keep-last", "2", "--grace", "0s", "--dir", &directory];
-        let arguments = if draw % 2 == 0 { &backup[..] } else { &prune[..] };
+        let prune = [&keep[..], &["--dir", &directory]].concat();
+        let (arguments, whole) = if draw % 2 == 0 { (&backup[..], whole_backup) } else { (&prune[..], whole_prune) };
         let mut child = command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
-        std::thread::sleep(Duration::from_millis(draw / 2 % 400));
+        std::thread::sleep(whole.mul_f64((draw / 2 % 1000) as f64 / 1000.0));
         signal("-KILL", child.id());
         killed += usize::from(child.wait().expect("ended").code().is_none());
     }

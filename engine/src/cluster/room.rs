@@ -15,9 +15,10 @@ const FILLED_TENTHS: u128 = 9;
 /// large it is, a domain holds that part of everything at most.
 pub fn fits(rooms: &[Room], live_bytes: u64, most: usize, fragments: usize) -> bool {
     let (live, most, fragments) = (u128::from(live_bytes), most as u128, fragments.max(1) as u128);
-    let part = (live * most).div_ceil(fragments);
-    let taken: u128 = rooms.iter().map(|room| (u128::from(room.bytes) * FILLED_TENTHS / 10).min(part)).sum();
-    taken >= live
+    // In fragments' parts of a byte, so that nothing is rounded.
+    let room_of = |room: &Room| u128::from(room.bytes) * FILLED_TENTHS / 10 * fragments;
+    let taken: u128 = rooms.iter().map(|room| room_of(room).min(live * most)).sum();
+    taken >= live * fragments
 }
 
 #[cfg(test)]

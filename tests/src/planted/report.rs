@@ -150,7 +150,10 @@ mod tests {
         let mut rows = [row("02-b", ""), row("01-a", &in_general(said))];
         write(page.path(), &mut rows).expect("written");
         let text = std::fs::read_to_string(page.path()).expect("read");
-        assert!(text.contains("1 of 2 were found, 1 within 1000 seeds; 2 by `sim`, 0 by `store`"), "{text}");
+        assert!(
+            text.contains("1 of 2 were found, 1 within 1000 seeds; 2 by `sim`, 0 by `cluster`, 0 by `store`"),
+            "{text}"
+        );
         assert!(text.contains("log-N / of N went back from N/N to N: Cursor |"), "{text}");
         let back: Vec<Row> = text.lines().filter_map(Row::parse).filter(|row| row.hunter == "sim").collect();
         assert_eq!(back, rows);
