@@ -5,7 +5,7 @@ use farside_tests::backups::{Objects, World};
 use farside_tests::{Site, bytes, command, rounds, signal};
 use serde_json::Value;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 fn site_with_target(world: &World) -> (Site, String) {
     let near = Site::start(world.root(), "near", &["--cores", "0,1", "--geometry", "2+1"]);
