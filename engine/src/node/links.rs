@@ -121,17 +121,22 @@ impl PeerLinks {
         Self { dialers, hellos: RefCell::default(), turns: RefCell::default() }
     }
 
-    fn dialer(&self, peer: &PeerRecord, shard: u16, class: Class) -> Result<Rc<Dialer>, PeerCallError> {
+    fn turn(&self, peer: SiteId) -> usize {
+        self.turns.borrow().get(&peer).copied().unwrap_or(0)
+    }
+
+    fn dialer(&self, peer: &PeerRecord, turn: usize, shard: u16, class: Class) -> Result<Rc<Dialer>, PeerCallError> {
         let no_address = || PeerCallError::Unreachable(format!("peer {} has no address", peer.name));
-        let turn = self.turns.borrow().get(&peer.site).copied().unwrap_or(0) % peer.endpoints.len().max(1);
-        let first = peer.endpoints.get(turn).and_then(|text| text.parse().ok()).ok_or_else(no_address)?;
+        let at = turn % peer.endpoints.len().max(1);
+        let first = peer.endpoints.get(at).and_then(|text| text.parse().ok()).ok_or_else(no_address)?;
         self.dialers.to(peer.site, first, shard, class, peer.site).ok_or_else(no_address)
     }
 
-    /// Goes on with the next node of a peer. What the last one said of itself does not hold for it.
-    fn turn_away_from(&self, peer: &PeerRecord) {
-        if peer.endpoints.len() > 1 {
-            *self.turns.borrow_mut().entry(peer.site).or_default() += 1;
+    /// Goes on with the next node of a peer. What the last one said of itself does not hold for it. Of several who have called
+    /// the same one in vain only the first turns away: as many turns as there are nodes would lead back to it.
+    fn turn_away_from(&self, peer: &PeerRecord, turn: usize) {
+        if peer.endpoints.len() > 1 && self.turn(peer.site) == turn {
+            self.turns.borrow_mut().insert(peer.site, turn.wrapping_add(1));
             self.hellos.borrow_mut().remove(&peer.site);
         }
     }
@@ -145,9 +150,10 @@ impl PeerLinks {
         request: &Request,
         body: Option<Vec<Bytes>>,
     ) -> Result<Reply, PeerCallError> {
-        let dialer = self.dialer(peer, shard, class)?;
+        let turn = self.turn(peer.site);
+        let dialer = self.dialer(peer, turn, shard, class)?;
         let connection = dialer.connection().await.map_err(|error| {
-            self.turn_away_from(peer);
+            self.turn_away_from(peer, turn);
             match error {
                 ConnectError::Refused { rejection: Rejection::UnknownAuthority, .. } => turned_away(peer),
                 other => PeerCallError::Unreachable(other.to_string()),
@@ -158,7 +164,7 @@ impl PeerLinks {
             CallError::Stream(StreamError::Rejected(Rejection::UnknownAuthority)) => turned_away(peer),
             CallError::Refused(refusal) => PeerCallError::Call(CallError::Refused(refusal)),
             other => {
-                self.turn_away_from(peer);
+                self.turn_away_from(peer, turn);
                 PeerCallError::Call(other)
             }
         })
