@@ -20,6 +20,7 @@ pub mod ids;
 pub mod kind;
 pub mod limits;
 pub mod message;
+pub mod peer;
 pub mod record;
 pub mod recovery;
 pub mod refusal;

@@ -19,6 +19,7 @@ use crate::frame;
 use crate::identity::{Identities, IdentityQuestion, IdentityRecord, IssueIdentity, IssuedIdentity, RevokeOrder};
 use crate::ids::{BlindName, ChunkId, GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 pub use crate::kind;
+pub use crate::peer::{PeerAction, PeerEndpoints, PeerJoin, PeerRecord, SetPeer};
 pub use crate::refusal::{Refusal, RefusalCode};
 pub use crate::sides::{
     FailedOver, Failover, FailoverReport, LogBehind, LogRefused, LogStanding, PeerStanding, SwitchedOver, Switchover,
@@ -191,59 +192,6 @@ record!(
         log: LogId,
         /// To what.
         policy: LogPolicy,
-    }
-);
-record!(
-    /// A site that joins hands with this one, proving itself with the token's secret.
-    PeerJoin {
-        /// From the token; good once.
-        secret: [u8; 32],
-        /// Who joins.
-        peer: PeerRecord,
-    }
-);
-record!(
-    /// A peer, as a site's control group keeps it.
-    PeerRecord {
-        /// The peer.
-        site: SiteId,
-        /// Its name.
-        name: Label,
-        /// Its site CA's certificate (DER).
-        certificate: Bytes,
-        /// Where its nodes listen: `ip:port` of the first shard of each.
-        endpoints: Vec<String>,
-        /// Neither sent to nor accepted from while paused.
-        paused: bool,
-    }
-);
-record!(
-    /// Where the nodes of a site are found.
-    PeerEndpoints {
-        /// The site.
-        site: SiteId,
-        /// `ip:port` of the first shard of each.
-        endpoints: Vec<String>,
-    }
-);
-record!(
-    /// A peer is to be paused, resumed or removed.
-    SetPeer {
-        /// Its name.
-        name: Label,
-        /// What to do.
-        action: PeerAction,
-    }
-);
-choice!(
-    /// What to do with a peer.
-    PeerAction {
-        /// Stop sending; the hold stays.
-        Pause = 1,
-        /// Send again.
-        Resume = 2,
-        /// Forget it and its holds.
-        Remove = 3,
     }
 );
 record!(

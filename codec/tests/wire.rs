@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use std::fmt::Write;
 
 const MESSAGES: &str = include_str!("../src/message.rs");
+const PEERS: &str = include_str!("../src/peer.rs");
 const REFUSALS: &str = include_str!("../src/refusal.rs");
 const DUMP: &str = include_str!("../src/dump.rs");
 const ASIDE: &str = include_str!("../src/aside.rs");
@@ -97,6 +98,7 @@ fn tables() -> String {
     let mut out = String::new();
     let sources = [
         ("Requests, replies and what they carry", MESSAGES),
+        ("Peers", PEERS),
         ("Refusals", REFUSALS),
         ("Changes of home", SIDES),
         ("What was set aside", ASIDE),

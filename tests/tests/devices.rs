@@ -107,6 +107,15 @@ fn path(site: &Site, name: &str) -> String {
     site.directory.join("devices").join(name).display().to_string()
 }
 
+/// A site of one node with a tree of files in it.
+fn filled(root: &Path) -> (Site, Tree) {
+    let site = Site::start(root, "near", &["--cores", "0"]);
+    site.make_log(&root.join("kms"), "acme/data");
+    let tree = Tree::make(root, 200);
+    tree.put(|arguments| site.farside(arguments));
+    (site, tree)
+}
+
 #[test]
 fn a_device_that_is_added_gets_its_share() {
     let _machine = machine();
@@ -155,10 +164,7 @@ fn a_device_that_is_added_gets_its_share() {
 fn a_device_is_evicted_while_the_node_works() {
     let _machine = machine();
     let root = tempfile::tempdir().expect("a directory");
-    let mut site = Site::start(root.path(), "near", &["--cores", "0"]);
-    site.make_log(&root.path().join("kms"), "acme/data");
-    let tree = Tree::make(root.path(), 200);
-    tree.put(|arguments| site.farside(arguments));
+    let (mut site, tree) = filled(root.path());
     let evict = |site: &Site, device: &str, more: &[&str]| site.farside(&[&["device", "evict", device], more].concat());
     // Five devices would survive less, and three of the six hold the write-ahead log.
     evict(&site, "devices/device-4", &[]).fails(3, "would survive the loss of 1 instead of 2");
@@ -402,10 +408,7 @@ fn whoever_is_killed_in_between_goes_on() {
     let root = tempfile::tempdir().expect("a directory");
     let mut state = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64;
     println!("seed {state}");
-    let mut site = Site::start(root.path(), "near", &["--cores", "0"]);
-    site.make_log(&root.path().join("kms"), "acme/data");
-    let tree = Tree::make(root.path(), 200);
-    tree.put(|arguments| site.farside(arguments));
+    let (mut site, tree) = filled(root.path());
     // Slow enough that kills come in between.
     site.farside(&["repair", "limit", "--rate", "8MiB"]).ok();
     let still = |site: &Site| is_balanced(site) && rests(|arguments| site.farside(arguments));
@@ -450,10 +453,7 @@ fn whoever_is_killed_in_between_goes_on() {
 fn a_rebalance_is_called_off_and_ordered_again() {
     let _machine = machine();
     let root = tempfile::tempdir().expect("a directory");
-    let mut site = Site::start(root.path(), "near", &["--cores", "0"]);
-    site.make_log(&root.path().join("kms"), "acme/data");
-    let tree = Tree::make(root.path(), 200);
-    tree.put(|arguments| site.farside(arguments));
+    let (mut site, tree) = filled(root.path());
     site.farside(&["repair", "limit", "--rate", "1MiB"]).ok();
     site.kill();
     site.farside(&["device", "add", &path(&site, "more"), "--size", "128MiB"]).ok();

@@ -1,9 +1,9 @@
 //! Has what is done written into audit logs: by the command that does it, where that is one of the control group; before it
 //! is done and once more after it, where it happens elsewhere. Who can't have it written down beforehand does not do it.
 
-use super::recovered;
 use super::server::{Answer, Answered};
 use super::shard::{Shard, propose_refusal, state_refusal};
+use super::{peers, recovered};
 use crate::state::ControlView;
 use crate::state::audit::is_audited;
 use crate::state::limits::{MAX_AUDIT_CHAINS, MAX_AUDIT_NOTES};
@@ -19,18 +19,15 @@ use farside_codec::ids::{Hlc, LogId, TenantId};
 use farside_codec::message::{PeerRecord, Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use farside_io::entropy::random;
-use farside_transport::{CallError, Caller, Class};
+use farside_transport::Caller;
 use std::rc::Rc;
-use std::time::Duration;
 
 /// Entries in one reply, and in one delivery to a peer.
 pub(super) const ENTRIES: usize = 256;
-/// Their bytes: little enough for a slow line within [`COMPARE`], and several of the largest entries.
+/// Their bytes: little enough for a slow line within [`peers::TELL`], and several of the largest entries.
 pub(super) const ENTRIES_BYTES: usize = 128 << 10;
 /// Places that are asked about at once.
 const PLACES: usize = 1024;
-/// How long a peer may take to say what it has.
-const COMPARE: Duration = Duration::from_secs(3);
 
 /// Whoever holds a certificate.
 pub(super) fn certificate(caller: &Caller) -> AuditActor {
@@ -392,29 +389,11 @@ pub(super) async fn ask<D: Disk>(
     peer: &PeerRecord,
     question: AuditStandingQuestion,
 ) -> Result<AuditStanding, Refusal> {
-    match tell(shard, peer, Request::FedAuditStanding(question)).await? {
+    match peers::tell(shard, peer, Request::FedAuditStanding(question)).await? {
         Reply::AuditStanding(standing) => Ok(standing),
         _ => Err(Refusal::new(
             RefusalCode::Internal,
             format!("peer {} answered something else than was asked", peer.name),
         )),
     }
-}
-
-/// Says something to a peer's first shard, which greets it first.
-pub(super) async fn tell<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, request: Request) -> Result<Reply, Refusal> {
-    let silent = |error: String| Refusal::new(RefusalCode::Unavailable, error);
-    let told = async {
-        if shard.links.known(peer.site).is_none() || !shard.links.is_up(peer.site) {
-            let hello = super::links::own_hello(&shard.site, shard.index, shard.clock.now());
-            shard.links.hello(peer, hello).await.map_err(|error| silent(error.to_string()))?;
-        }
-        match shard.links.call(peer, 0, Class::Request, &request, None).await {
-            Ok(reply) => Ok(reply),
-            Err(super::links::PeerCallError::Call(CallError::Refused(refusal))) => Err(refusal),
-            Err(error) => Err(silent(error.to_string())),
-        }
-    };
-    let late = || Err(silent(format!("peer {} does not answer", peer.name)));
-    tokio::time::timeout(COMPARE, told).await.unwrap_or_else(|_| late())
 }

@@ -8,9 +8,9 @@ use super::auditing::certificate;
 use super::directory::{NodeDirectory, SiteFile};
 use super::error::NodeError;
 use super::keys::SystemKey;
-use super::limits;
 use super::server::Answered;
 use super::shard::Shard;
+use super::{limits, peers};
 use crate::framed::{self, FileKind, FramedFileError};
 use crate::state::{ControlView, authority_depends, authority_waits};
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use farside_codec::command::ControlCommand;
 use farside_codec::ids::Hlc;
 use farside_codec::message::{PeerRecord, Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
-use farside_transport::{Authority, Caller, Class};
+use farside_transport::{Authority, Caller};
 use std::rc::Rc;
 use zeroize::Zeroizing;
 
@@ -213,32 +213,24 @@ pub(super) async fn tell_peers<D: Disk>(shard: Rc<Shard<D>>) {
     loop {
         tokio::time::sleep(shard.pace(limits::AUTHORITY_LOOK)).await;
         let view = shard.view();
-        let Some(known) = view.authorities.clone().filter(|_| leads(&shard)) else { continue };
+        let Some(known) = view.authorities.clone().filter(|_| shard.leads_site()) else { continue };
         let told = |peer: &PeerRecord| view.peers_told.get(&peer.site).is_some_and(|told| told.change >= known.change);
         for peer in view.peers.values().filter(|peer| !told(peer)) {
             let certificates = known.trusted().map(|one| one.certificate.clone()).collect();
             let said = PeerAuthorities { site: shard.site.site, change: known.change, certificates };
-            let request = Request::FedAuthorities(said);
-            let asked = shard.links.call(peer, 0, Class::Request, &request, None);
-            match tokio::time::timeout(limits::INTRODUCTION, asked).await {
-                Ok(Ok(Reply::Done)) => {
+            match peers::tell(&shard, peer, Request::FedAuthorities(said)).await {
+                Ok(Reply::Done) => {
                     let told = PeerTold { peer: peer.site, change: known.change };
                     // Said again at the next turn.
                     let _ = shard.control(&shard.by_itself(), ControlCommand::TellPeer(told)).await;
                 }
-                Ok(Ok(_)) => tracing::info!(peer = %peer.name, "the peer answered something else than was said"),
-                Ok(Err(error)) => {
-                    tracing::info!(peer = %peer.name, %error, "the peer does not trust our authority yet")
+                Ok(_) => tracing::info!(peer = %peer.name, "the peer answered something else than was said"),
+                Err(refusal) => {
+                    tracing::info!(peer = %peer.name, %refusal, "the peer does not trust our authority yet")
                 }
-                Err(_) => tracing::info!(peer = %peer.name, "the peer does not answer about our authority"),
             }
         }
     }
-}
-
-/// This node leads the control group.
-pub(super) fn leads<D: Disk>(shard: &Shard<D>) -> bool {
-    shard.control.as_ref().is_some_and(farside_raft::Group::is_leader)
 }
 
 /// A peer says whom to trust about it.
@@ -249,12 +241,15 @@ pub(super) async fn hear_peer<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, sa
 
 /// Trusts whom the control group has agreed on, unless this node has come further already.
 pub(super) fn trust<D: Disk>(shard: &Shard<D>, view: &ControlView) {
-    let Some(agreed) = &view.authorities else { return };
+    // This is asked at every change of the view, and the file is read once a step.
+    let trusted = &shard.certificates.trusted;
+    let Some(agreed) = view.authorities.as_ref().filter(|agreed| trusted.get() != agreed.change) else { return };
     match load(&NodeDirectory::new(&shard.root)) {
         Ok(Some(known)) if known.change > agreed.change => {}
         Ok(_) => {
             let certificates: Vec<&[u8]> = agreed.trusted().map(|one| &one.certificate[..]).collect();
             shard.trust.set_own(&certificates);
+            trusted.set(agreed.change);
         }
         Err(error) => tracing::error!(%error, "the site's authorities can't be read"),
     }

@@ -16,7 +16,6 @@ use farside_codec::dump::{BackupSchedule, BackupTarget};
 use farside_codec::ids::{Hlc, Label};
 use farside_io::disk::Disk;
 use farside_io::entropy::SystemEntropy;
-use farside_raft::Group;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -71,7 +70,7 @@ fn due(
 pub(super) async fn keep_backups<D: Disk>(shard: Rc<Shard<D>>) {
     loop {
         tokio::time::sleep(BACKUP_LOOK).await;
-        if !shard.control.as_ref().is_some_and(Group::is_leader) {
+        if !shard.leads_site() {
             continue;
         }
         let view = shard.view();
@@ -154,7 +153,7 @@ impl Job {
 
 /// What is wrong with the backups that the site should make by itself, as the node says that should make them.
 pub(super) fn alerts<D: Disk>(shard: &Shard<D>) -> Vec<String> {
-    if !shard.control.as_ref().is_some_and(Group::is_leader) {
+    if !shard.leads_site() {
         return Vec::new();
     }
     let (view, now) = (shard.view(), shard.clock.now());

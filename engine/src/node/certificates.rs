@@ -48,6 +48,8 @@ pub(crate) struct Certificates {
     unlisted: Cell<bool>,
     /// The step of the site's authority that is written down in the directory, as far as was looked.
     pub(super) written: Cell<u64>,
+    /// The step by which is gone when somebody shows a certificate; 0: what the directory said at the start.
+    pub(super) trusted: Cell<u64>,
     /// Why they could not be.
     trouble: RefCell<Option<String>>,
 }
@@ -155,7 +157,7 @@ pub(super) async fn keep<D: Disk>(shard: Rc<Shard<D>>) {
                 shard.certificates.trouble.replace(Some(trouble));
             }
         }
-        if authority::leads(&shard) {
+        if shard.leads_site() {
             authority::lead(&shard).await;
         }
         tokio::time::sleep(limits::AUTHORITY_LOOK).await;

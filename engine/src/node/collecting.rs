@@ -88,7 +88,7 @@ pub(super) async fn collect<D: Disk>(shard: Rc<Shard<D>>, every: Duration) {
     let mut last: Option<Duration> = None;
     loop {
         let now = shard.clock.clock().monotonic();
-        if !shard.control.as_ref().is_some_and(Group::is_leader) {
+        if !shard.leads_site() {
             last = None;
         } else if last.is_none_or(|last| now.saturating_sub(last) >= every) {
             last = Some(now);

@@ -3,6 +3,8 @@
 
 use super::directory::SiteFile;
 use super::limits::{HANG_UP, LISTEN, LISTEN_ASK, LISTEN_MOST, LOOK_AGAIN, RAFT_PATIENCE};
+use super::server::Answered;
+use super::shard::Shard;
 use crate::machine::Machine;
 use bytes::Bytes;
 use farside_codec::cluster::{NodeRecord, NodeState};
@@ -10,6 +12,7 @@ use farside_codec::frame;
 use farside_codec::ids::{Hlc, Label, NodeId, SiteId};
 use farside_codec::message::{Hello, PeerRecord, Refusal, RefusalCode, Reply, Request};
 use farside_io::clock::Clock;
+use farside_io::disk::Disk;
 use farside_io::entropy::Entropy;
 use farside_transport::{
     CallError, Class, ConnectError, Connection, Credentials, Dialer, Endpoint, Expect, Rejection, Stream, StreamError,
@@ -109,6 +112,27 @@ pub(crate) fn own_hello(site: &SiteFile, shard: u16, now: Hlc) -> Hello {
         groups: site.groups,
         now,
     }
+}
+
+/// Greets a caller back, if the two understand one another and their clocks agree.
+pub(super) fn greet<D: Disk>(shard: &Rc<Shard<D>>, hello: &Hello) -> Answered {
+    if hello.newest_version < frame::OLDEST_VERSION || hello.oldest_version > frame::VERSION {
+        let detail = format!(
+            "the caller speaks protocol versions {} to {}, site {} speaks {} to {}",
+            hello.oldest_version,
+            hello.newest_version,
+            shard.site.name,
+            frame::OLDEST_VERSION,
+            frame::VERSION
+        );
+        return Err(Refusal::new(RefusalCode::Version, detail));
+    }
+    if hello.site != SiteId::default() {
+        let skew =
+            |error: farside_io::clock::ClockSkew| Refusal::retry(RefusalCode::ClockSkew, 5000, error.to_string());
+        shard.clock.observe(hello.now).map_err(skew)?;
+    }
+    Ok(Reply::Hello(own_hello(&shard.site, shard.index, shard.clock.now())).into())
 }
 
 fn turned_away(peer: &PeerRecord) -> PeerCallError {

@@ -176,7 +176,7 @@ pub(super) async fn lead_site<D: Disk>(shard: Rc<Shard<D>>) {
         if looked.replace(now).is_some_and(|before| now.saturating_sub(before) > HELD_UP) {
             led_since = None;
         }
-        if !shard.control.as_ref().is_some_and(Group::is_leader) {
+        if !shard.leads_site() {
             led_since = None;
             continue;
         }

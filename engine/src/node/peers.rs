@@ -3,7 +3,7 @@
 //! The token holds where the maker is, its CA's certificate, a secret, and a short-lived identity issued by that CA with
 //! which the other side may say one thing: who it is. Both then trust one another's CA about one another's site.
 
-use super::auditing::{certificate, tell};
+use super::auditing::certificate;
 use super::server::Answered;
 use super::shard::Shard;
 use super::token::{self, Purpose, Token};
@@ -21,6 +21,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// How long a peer may take over what it is told or asked here.
+pub(super) const TELL: Duration = Duration::from_secs(3);
 
 /// The name of the site that made a token; `None` if this is no token.
 pub fn token_site(text: &str) -> Option<Label> {
@@ -45,6 +48,24 @@ pub(super) fn endpoints<D: Disk>(shard: &Shard<D>) -> Vec<String> {
     std::iter::once(shard.advertised.to_string()).chain(others).collect()
 }
 
+/// Says something to a peer's first shard, which greets it first.
+pub(super) async fn tell<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, request: Request) -> Result<Reply, Refusal> {
+    let silent = |error: String| Refusal::new(RefusalCode::Unavailable, error);
+    let told = async {
+        if shard.links.known(peer.site).is_none() || !shard.links.is_up(peer.site) {
+            let hello = links::own_hello(&shard.site, shard.index, shard.clock.now());
+            shard.links.hello(peer, hello).await.map_err(|error| silent(error.to_string()))?;
+        }
+        match shard.links.call(peer, 0, Class::Request, &request, None).await {
+            Ok(reply) => Ok(reply),
+            Err(links::PeerCallError::Call(CallError::Refused(refusal))) => Err(refusal),
+            Err(error) => Err(silent(error.to_string())),
+        }
+    };
+    let late = || Err(silent(format!("peer {} does not answer", peer.name)));
+    tokio::time::timeout(TELL, told).await.unwrap_or_else(|_| late())
+}
+
 /// Where this site's nodes are found, whichever of them says so. A node that is dead may come back.
 fn endpoints_of_all<D: Disk>(shard: &Shard<D>) -> Vec<String> {
     let view = shard.view();
@@ -59,7 +80,7 @@ pub(super) async fn tell_endpoints<D: Disk>(shard: Rc<Shard<D>>) {
     let mut told: BTreeMap<SiteId, Vec<String>> = BTreeMap::new();
     loop {
         tokio::time::sleep(shard.pace(limits::ENDPOINTS_LOOK)).await;
-        if !authority::leads(&shard) {
+        if !shard.leads_site() {
             // Whoever led in between may have said something else.
             told.clear();
             continue;

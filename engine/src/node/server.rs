@@ -12,9 +12,8 @@ use farside_codec::cluster::{Forwarded, NodeState};
 use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand, GroupOutcome, PlaceDeltas, TokenPurpose};
 use farside_codec::delta::DeltaKind;
 use farside_codec::dump::BackupTarget;
-use farside_codec::frame;
-use farside_codec::ids::{GroupId, LogId, NodeId, SiteId, TenantId};
-use farside_codec::message::{Hello, LogInfo, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, kind};
+use farside_codec::ids::{GroupId, LogId, NodeId, TenantId};
+use farside_codec::message::{LogInfo, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, kind};
 use farside_codec::{Field, limits as codec_limits};
 use farside_io::disk::Disk;
 use farside_transport::{Caller, Connection, Role, Stream, StreamError};
@@ -297,7 +296,7 @@ async fn answer_forwarded<D: Disk>(shard: &Rc<Shard<D>>, forwarded: Forwarded) -
 /// Answers a request on this node. What its group's leader has to answer is refused where that is another one.
 pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, request: Request) -> Answered {
     match request {
-        Request::Hello(hello) => greet(shard, &hello),
+        Request::Hello(hello) => links::greet(shard, &hello),
         Request::PutChunk(_) | Request::PutFragments(_) => Err(forbidden(caller)),
         Request::HaveChunks(chunks) if chunks.len() > codec_limits::MAX_CHUNKS_PER_QUESTION => {
             Err(Refusal::new(RefusalCode::BadRequest, "too many chunks in one question"))
@@ -466,26 +465,6 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::FedAuthorities(said) => authority::hear_peer(shard, caller, said).await,
         Request::FedEndpoints(said) => peers::hear_endpoints(shard, caller, said).await,
     }
-}
-
-fn greet<D: Disk>(shard: &Rc<Shard<D>>, hello: &Hello) -> Answered {
-    if hello.newest_version < frame::OLDEST_VERSION || hello.oldest_version > frame::VERSION {
-        let detail = format!(
-            "the caller speaks protocol versions {} to {}, site {} speaks {} to {}",
-            hello.oldest_version,
-            hello.newest_version,
-            shard.site.name,
-            frame::OLDEST_VERSION,
-            frame::VERSION
-        );
-        return Err(Refusal::new(RefusalCode::Version, detail));
-    }
-    if hello.site != SiteId::default() {
-        let skew =
-            |error: farside_io::clock::ClockSkew| Refusal::retry(RefusalCode::ClockSkew, 5000, error.to_string());
-        shard.clock.observe(hello.now).map_err(skew)?;
-    }
-    Ok(Reply::Hello(links::own_hello(&shard.site, shard.index, shard.clock.now())).into())
 }
 
 fn read_log(request: &Request) -> LogId {

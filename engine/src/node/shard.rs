@@ -344,6 +344,11 @@ impl<D: Disk> Shard<D> {
         refusal
     }
 
+    /// This node leads the control group.
+    pub(crate) fn leads_site(&self) -> bool {
+        self.control.as_ref().is_some_and(Group::is_leader)
+    }
+
     /// What this node does of its own accord is done by the site itself.
     pub(crate) fn by_itself(&self) -> AuditActor {
         AuditActor::Site(self.site.node)

@@ -3,6 +3,7 @@
 //! that a restart could lose.
 
 use super::auditing::{self, ENTRIES, ENTRIES_BYTES};
+use super::peers;
 use super::shard::{Shard, state_refusal};
 use crate::federation::trail::{Contradiction, Lacking, lacking};
 use crate::state::limits::{AUDIT_ALERT, MAX_AUDIT_ENTRIES};
@@ -12,7 +13,6 @@ use farside_codec::audit::{AuditPlace, AuditScope, AuditStandingQuestion};
 use farside_codec::ids::SiteId;
 use farside_codec::message::{PeerRecord, Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
-use farside_raft::Group;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -157,7 +157,7 @@ impl Batch {
             return Ok(());
         }
         self.bytes = 0;
-        match auditing::tell(shard, peer, Request::FedAudit(std::mem::take(&mut self.entries))).await? {
+        match peers::tell(shard, peer, Request::FedAudit(std::mem::take(&mut self.entries))).await? {
             Reply::Done => Ok(()),
             _ => Err(Refusal::new(RefusalCode::Internal, "the peer answered something else than was asked")),
         }
@@ -194,7 +194,7 @@ pub(super) async fn told_in_status<D: Disk>(shard: &Rc<Shard<D>>) -> (Value, Vec
 }
 
 fn alerts<D: Disk>(shard: &Shard<D>, entries: u64) -> Vec<String> {
-    if !shard.control.as_ref().is_some_and(Group::is_leader) {
+    if !shard.leads_site() {
         return Vec::new();
     }
     let standing = shard.trails.0.borrow();
