@@ -385,6 +385,15 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
+
+    /// Whether the site could lose nodes as if it had lost none before: all of it was looked at, nothing is owed or in the
+    /// wrong place, and each group has the members that it is to have.
+    pub fn owes_nothing(&self) -> bool {
+        let repair = &self.nodes[0].status()["repair"];
+        let none =
+            ["owed_fragments", "misplaced_fragments", "groups_changing"].iter().all(|figure| repair[figure] == 0);
+        none && repair["looked_at_all"] == true
+    }
 }
 
 /// Tells what waits for it to end, also where a test fails.

@@ -112,11 +112,6 @@ impl Clients<'_> {
     }
 }
 
-fn owes_nothing(cluster: &Cluster) -> bool {
-    let repair = &cluster.nodes[0].status()["repair"];
-    repair["owed_fragments"] == 0 && repair["misplaced_fragments"] == 0
-}
-
 /// What each node is made of.
 const SIZE: [&str; 4] = ["--device-count", "2", "--device-size", "192MiB"];
 
@@ -184,7 +179,7 @@ fn seven_nodes_lose_one_then_another_then_all() {
     std::thread::scope(|scope| nodes.iter_mut().for_each(|node| drop(scope.spawn(|| node.run()))));
     clients.check_all("after-all");
     let again = Cluster { nodes, context: cluster.context.clone() };
-    again.wait_for(Duration::from_secs(120), "nothing is owed any more", owes_nothing);
+    again.wait_for(Duration::from_secs(120), "nothing is owed any more", Cluster::owes_nothing);
 }
 
 /// A node that stays away counts as dead, and the others have what it held; then it can be removed, and a new one gets its
@@ -201,7 +196,7 @@ fn what_a_dead_node_held_is_rebuilt_and_a_new_one_gets_its_share() {
         std::fs::write(&file, bytes(number, 1_500_000)).expect("written");
         cluster.farside(&["put", "acme/data", &format!("object-{number}"), &file.display().to_string()]).ok();
     }
-    cluster.wait_for(Duration::from_secs(30), "nothing is owed", owes_nothing);
+    cluster.wait_for(Duration::from_secs(30), "nothing is owed", Cluster::owes_nothing);
     cluster.nodes[5].kill();
     let name = "node-6";
     let early = cluster.nodes[0].farside(&["node", "remove", name]);
@@ -214,7 +209,7 @@ fn what_a_dead_node_held_is_rebuilt_and_a_new_one_gets_its_share() {
     cluster.wait_for(Duration::from_secs(30), "the node is dead", |cluster| {
         state(cluster, name).as_deref() == Some("dead")
     });
-    cluster.wait_for(Duration::from_secs(90), "what it held is rebuilt", owes_nothing);
+    cluster.wait_for(Duration::from_secs(90), "what it held is rebuilt", Cluster::owes_nothing);
     // Two more may go now, with nothing left of the dead one.
     for victim in [1, 3] {
         cluster.nodes[victim].kill();
@@ -247,7 +242,7 @@ fn what_a_dead_node_held_is_rebuilt_and_a_new_one_gets_its_share() {
     cluster.wait_for(Duration::from_secs(60), "the new node holds something", |cluster| {
         fragments(cluster).get(&joined).is_some_and(|count| *count > 0)
     });
-    cluster.wait_for(Duration::from_secs(90), "everything is in its place", owes_nothing);
+    cluster.wait_for(Duration::from_secs(90), "everything is in its place", Cluster::owes_nothing);
     let after = fragments(&cluster);
     let total: u64 = before.values().sum();
     let share = total as f64 / after.len() as f64;

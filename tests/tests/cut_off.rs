@@ -167,7 +167,5 @@ fn the_majority_goes_on_and_everybody_agrees_afterwards() {
     signal("-CONT", stopped.process());
     cut.put_at_last(15);
     cut.agree(0..16);
-    cluster.wait_for(Duration::from_secs(60), "nothing is owed", |cluster| {
-        cluster.nodes[0].status()["repair"]["owed_fragments"] == 0
-    });
+    cluster.wait_for(Duration::from_secs(60), "nothing is owed", Cluster::owes_nothing);
 }

@@ -82,10 +82,7 @@ fn two_of_five_go_on_and_the_lost_three_stay_out() {
     let mut site = Cluster::start(root, "near", 5, &size);
     site.make_log(&root.join("kms"), "acme/data");
     (0..8).for_each(|number| drop(put(&site, root, number).ok()));
-    site.wait_for(Duration::from_secs(60), "nothing is owed", |site| {
-        let repair = &site.nodes[0].status()["repair"];
-        repair["owed_fragments"] == 0 && repair["misplaced_fragments"] == 0
-    });
+    site.wait_for(Duration::from_secs(60), "nothing is owed", Cluster::owes_nothing);
     let before = generation(&site);
     report(&site.nodes[1], &root.join("early")).fails(1, "already running");
     // What was acknowledged is with everybody by now.
@@ -162,7 +159,7 @@ fn two_of_five_go_on_and_the_lost_three_stay_out() {
     });
     site.wait_for(Duration::from_secs(90), "what was lost is rebuilt", |site| {
         let repair = &site.nodes[0].status()["repair"];
-        repair["owed_fragments"] == 0 && repair["unreadable_chunks"] == 0
+        site.owes_nothing() && repair["unreadable_chunks"] == 0
     });
     put_at_last(&site, root, 13);
     get_all(&site, 0..14);

@@ -94,6 +94,12 @@ async fn show_repair(client: &Client, common: &Common) -> Outcome {
         None => String::new(),
     };
     line(format!("owed: {owed} fragments, {}; to be moved: {}", show_bytes(bytes), figure("misplaced_fragments")));
+    if repair["looked_at_all"] == false {
+        line("not everything was looked at since the last change of nodes or devices: more may be owed");
+    }
+    if figure("groups_changing") > 0 {
+        line(format!("log groups whose members are changing: {}", figure("groups_changing")));
+    }
     if figure("evicting_fragments") > 0 {
         let (fragments, bytes) = (figure("evicting_fragments"), show_bytes(figure("evicting_bytes")));
         line(format!("on devices that are being evicted: {fragments} fragments, {bytes}"));

@@ -86,6 +86,17 @@ fn dead(view: &ControlView) -> BTreeSet<NodeId> {
     view.nodes.values().filter(|node| node.state == NodeState::Dead).map(|node| node.node).collect()
 }
 
+/// Groups whose members are not what they are to be: one is dead, or one that is to go has not been let go yet.
+pub(super) fn changing<D: Disk>(shard: &Shard<D>, view: &ControlView) -> usize {
+    let dead = dead(view);
+    let groups = view.groups.values();
+    let log_groups = groups
+        .filter(|group| !group.leaving.is_empty() || group.members.iter().any(|member| dead.contains(&member.node())));
+    let control = shard.control.as_ref().map(|control| control.status().voters);
+    let control = control.filter(|voters| control_members(view, voters).0 != *voters || !dead.is_disjoint(voters));
+    log_groups.count() + usize::from(control.is_some())
+}
+
 #[derive(PartialEq, Eq)]
 enum Tended {
     Rests,

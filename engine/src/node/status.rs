@@ -5,8 +5,7 @@ use super::directory::ScrubRecord;
 use super::keys::telling;
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
 use super::shard::Shard;
-use super::{expiring, scrubbing};
-use super::{recovered, repairing, routing};
+use super::{expiring, membership, recovered, repairing, routing, scrubbing};
 use crate::state::{ControlView, Opened};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
 use crate::times::show_time;
@@ -35,6 +34,9 @@ struct ShardReport {
     /// Peers that senders don't reach: for how long, and why.
     unreachable: Unreachable,
 }
+
+/// As of which placement epoch a node has looked at everything; what the site says of it is `looked_at_all`.
+const SWEPT_EPOCH: &str = "swept_epoch";
 
 type Unreachable = BTreeMap<SiteId, (Duration, Option<String>)>;
 
@@ -70,7 +72,11 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
             None => {
                 let state = match node.state {
                     NodeState::Joining | NodeState::Dead => node.state.as_str(),
-                    _ => "unreachable",
+                    _ => {
+                        // What it looks after is looked at by nobody now.
+                        document["repair"][SWEPT_EPOCH] = json!(0);
+                        "unreachable"
+                    }
                 };
                 push(&mut document["nodes"], json!({ "name": node.name.as_str(), "state": state, "devices": [] }));
                 if node.state != NodeState::Joining {
@@ -85,6 +91,7 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
             list.sort_by(by_name);
         }
     }
+    tell_what_is_certain(shard, &mut document);
     let repair = &document["repair"];
     let owed = repair["owed_bytes"].as_f64().map(|owed| owed + repair["evicting_bytes"].as_f64().unwrap_or(0.0));
     let rate = repair["rate_bytes_per_second"].as_f64();
@@ -99,6 +106,16 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
     tell_of_identities(shard, &mut document);
     telling::tell_of_site(&mut document);
     Bytes::from(document.to_string())
+}
+
+/// Whether what is owed is all that is owed: after a change of nodes or devices that is known once every node has looked at
+/// what it looks after, and what votes in a group is safe once the group has the members that it is to have.
+fn tell_what_is_certain<D: Disk>(shard: &Shard<D>, document: &mut Value) {
+    let view = shard.view();
+    let Some(repair) = document["repair"].as_object_mut() else { return };
+    let swept = repair.remove(SWEPT_EPOCH).and_then(|epoch| epoch.as_u64());
+    repair.insert("looked_at_all".into(), json!(swept.is_some_and(|epoch| epoch >= view.placement_epoch)));
+    repair.insert("groups_changing".into(), json!(membership::changing(shard, &view)));
 }
 
 fn tell_of_identities<D: Disk>(shard: &Shard<D>, document: &mut Value) {
@@ -132,6 +149,8 @@ fn merge(document: &mut Value, other: &Value) {
     for figure in figures.into_iter().chain(["evicting_fragments", "evicting_bytes"]) {
         sum(&mut document["repair"][figure], &other["repair"][figure]);
     }
+    let swept = document["repair"][SWEPT_EPOCH].as_u64().min(other["repair"][SWEPT_EPOCH].as_u64());
+    document["repair"][SWEPT_EPOCH] = json!(swept);
 }
 
 /// What this node says of itself.
@@ -274,6 +293,7 @@ async fn repair_entry<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
             "misplaced_fragments": state.misplaced_fragments,
             "unreadable_chunks": state.unreadable_chunks,
             "rate_bytes_per_second": state.rate_bytes_per_second,
+            SWEPT_EPOCH: state.swept_epoch,
         }),
         Err(refusal) => json!({ "trouble": refusal.detail }),
     }
