@@ -184,6 +184,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         let fragment_bytes = StripeLayout::new(*geometry, *sealed_bytes as usize).fragment_bytes() as u64;
         if mending.distinct < geometry.data() {
             // A put that was given up, or a loss: nothing can be made of it here.
+            tracing::info!(%chunk, distinct = mending.distinct, ?held, "a chunk has too few fragments to be read");
             unreadable += 1;
             continue;
         }
