@@ -172,3 +172,50 @@ fn a_log_that_was_emptied_is_not_begun_anew() {
     site.run();
     check(&site);
 }
+
+/// More is damaged at home than parity makes up for, and the peer has it still: reads are right at once, what was read is
+/// whole here again, and so is the rest by itself.
+#[test]
+fn what_is_lost_comes_back_from_the_peer() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut near = Site::start(root.path(), "near", &["--cores", "0", "--device-size", "256MiB"]);
+    let mut far = Site::start(root.path(), "far", &["--cores", "0", "--geometry", "2+1", "--device-count", "3"]);
+    fill(&near, root.path());
+    near.join(&far);
+    near.wait_caught_up();
+    near.kill();
+    // The log's mirrors lie on the first three.
+    for device in ["device-3", "device-4", "device-5"] {
+        flip(&near.directory.join("devices").join(device), 1800);
+    }
+    near.run();
+    check(&near);
+    assert!(counted(&near, "refetched_chunks") > 0, "{}", near.status());
+    let begun = std::time::Instant::now();
+    while near.status()["repair"]["owed_fragments"] != 0 {
+        assert!(begun.elapsed().as_secs() < 60, "{}", near.status());
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    // Now it does without the peer.
+    far.stop();
+    check(&near);
+
+    // Without devices to keep it on it is passed on.
+    far.run();
+    near.kill();
+    for device in ["device-3", "device-4", "device-5"] {
+        std::fs::remove_file(near.directory.join("devices").join(device)).expect("removed");
+    }
+    near.run();
+    check(&near);
+    far.kill();
+    let failed = (0..OBJECTS).map(|number| near.farside(&["get", "acme/data", &format!("object-{number}")]));
+    failed.into_iter().find(|read| read.code != 0).expect("some object is in chunks").fails(6, "beyond its redundancy");
+}
+
+/// What a counter of the only node stands at.
+fn counted(site: &Site, counter: &str) -> u64 {
+    let status = site.status();
+    let shards = status["counters"].as_array().cloned().unwrap_or_default();
+    shards.iter().filter_map(|shard| shard[counter].as_u64()).sum()
+}

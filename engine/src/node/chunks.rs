@@ -25,6 +25,7 @@ use farside_transport::{Class, Stream};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
@@ -49,7 +50,8 @@ pub(super) async fn put<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, stream: &m
     incoming.finish(shard).await
 }
 
-async fn put_pieces<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, pieces: Vec<Bytes>) -> Answered {
+/// Stores a chunk whose bytes are here.
+pub(super) async fn put_pieces<D: Disk>(shard: &Rc<Shard<D>>, put: PutChunk, pieces: Vec<Bytes>) -> Answered {
     if let Some(receipt) = known(shard, put.chunk).await? {
         return Ok(Reply::ChunkStored(receipt).into());
     }
@@ -473,6 +475,14 @@ pub(super) async fn read<D: Disk>(
     gathered.await?
 }
 
+/// The bytes of a chunk that are asked for; a length of 0: all from `offset` on.
+pub(super) fn range_of(sealed_bytes: u32, offset: u32, length: u32) -> Result<Range<usize>, Refusal> {
+    let length = if length == 0 { sealed_bytes.saturating_sub(offset) } else { length };
+    let end = offset.checked_add(length).filter(|end| *end <= sealed_bytes && length > 0);
+    let end = end.ok_or_else(|| refuse(&format!("the chunk has {sealed_bytes} bytes")))?;
+    Ok(offset as usize..end as usize)
+}
+
 /// A fragment's bytes on their way here.
 type Fetched = (u8, Result<Bytes, Refusal>);
 
@@ -493,10 +503,7 @@ async fn gather<D: Disk>(
     let held = holdings.of.remove(&chunk).ok_or_else(missing)?;
     let (geometry, sealed_bytes) = held.first().map(|(_, one)| (one.geometry, one.sealed_bytes)).ok_or_else(missing)?;
     let layout = StripeLayout::new(geometry, sealed_bytes as usize);
-    let length = if length == 0 { sealed_bytes.saturating_sub(offset) } else { length };
-    let end = offset.checked_add(length).filter(|end| *end <= sealed_bytes && length > 0);
-    let end = end.ok_or_else(|| refuse(&format!("the chunk has {sealed_bytes} bytes")))?;
-    let range = offset as usize..end as usize;
+    let range = range_of(sealed_bytes, offset, length)?;
     let columns = columns(&layout, &range);
     // Who is asked for what, and when: for the wanted ones first, then here, then where somebody answers.
     let wanted: BTreeSet<u8> = layout.locate(range.clone()).map(|(fragment, _)| fragment as u8).collect();

@@ -77,6 +77,14 @@ pub const REPAIR_BATCH: usize = 64;
 pub const REPAIRS: usize = 4;
 /// Between two looks at what is owed.
 pub const REPAIR_PAUSE: Duration = Duration::from_millis(200);
+/// Lost chunks that a shard gets back from peers at a time: each lies in memory as a whole.
+pub const REFETCHES: usize = 2;
+/// How long a peer may take over one chunk: the largest one at half a megabyte a second.
+pub const REFETCH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a chunk is not asked for again that no peer could give.
+pub const REFETCH_REST: Duration = Duration::from_secs(10);
+/// Chunks a shard remembers of which that is so.
+pub const REFETCH_RESTING: usize = 4096;
 /// How often everything is looked at though nothing is known to have changed.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How soon everything is looked at again while something is owed.

@@ -174,6 +174,18 @@ impl PeerLinks {
         request: &Request,
         body: Option<Vec<Bytes>>,
     ) -> Result<Reply, PeerCallError> {
+        self.ask(peer, shard, class, request, body).await.map(|(reply, _)| reply)
+    }
+
+    /// Asks one shard of a peer, and leaves the body of its answer to the caller.
+    pub(crate) async fn ask(
+        &self,
+        peer: &PeerRecord,
+        shard: u16,
+        class: Class,
+        request: &Request,
+        body: Option<Vec<Bytes>>,
+    ) -> Result<(Reply, Stream), PeerCallError> {
         let turn = self.turn(peer.site);
         let dialer = self.dialer(peer, turn, shard, class)?;
         let connection = dialer.connection().await.map_err(|error| {
@@ -183,7 +195,7 @@ impl PeerLinks {
                 other => PeerCallError::Unreachable(other.to_string()),
             }
         })?;
-        connection.call(request, body).await.map(|(reply, _)| reply).map_err(|error| match error {
+        connection.call(request, body).await.map_err(|error| match error {
             // Our half of the handshake is done before the peer says no to its own.
             CallError::Stream(StreamError::Rejected(Rejection::UnknownAuthority)) => turned_away(peer),
             CallError::Refused(refusal) => PeerCallError::Call(CallError::Refused(refusal)),

@@ -3,9 +3,10 @@
 
 use super::collecting::unreferenced;
 use super::limits::{MEND_AGAIN, MEND_AGAIN_MOST, MEND_LOOK, MEND_STEP};
+use super::refetching::refetch;
 use super::repairing::limit;
 use super::shard::{Shard, add};
-use crate::store::{CollectCursor, DeviceState};
+use crate::store::{CollectCursor, DeviceState, StoreError};
 use farside_codec::ids::ChunkId;
 use farside_io::disk::Disk;
 use std::rc::Rc;
@@ -83,6 +84,8 @@ pub(super) async fn mend<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> usize
             shard.repair.count(fragments * needs.fragment_bytes);
             fragments
         }
+        // Too little of it is left to make up for anything.
+        Err(StoreError::Corrupt(_) | StoreError::NotFound(_)) if refetch(shard, chunk).await => 1,
         Err(error) => {
             tracing::info!(%chunk, %error, "a chunk can't be mended now");
             0

@@ -36,6 +36,7 @@ mod peers;
 mod receiving;
 mod recovered;
 mod recovering;
+mod refetching;
 mod renewing;
 mod repairing;
 mod replacing;

@@ -13,7 +13,7 @@ use farside_codec::cluster::NodeState;
 use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken};
 use farside_codec::ids::{GroupId, Label, SiteId};
 use farside_codec::message::{
-    PeerAction, PeerEndpoints, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer,
+    Hello, PeerAction, PeerEndpoints, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer,
 };
 use farside_io::disk::Disk;
 use farside_transport::{CallError, Caller, Class, ConnectError, Expect};
@@ -46,6 +46,14 @@ fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
 pub(super) fn endpoints<D: Disk>(shard: &Shard<D>) -> Vec<String> {
     let others = shard.others().into_iter().map(|node| node.endpoint);
     std::iter::once(shard.advertised.to_string()).chain(others).collect()
+}
+
+/// What a peer says of itself; one that has not said it yet is greeted.
+pub(super) async fn greeted<D: Disk>(shard: &Shard<D>, peer: &PeerRecord) -> Result<Hello, links::PeerCallError> {
+    match shard.links.known(peer.site) {
+        Some(hello) => Ok(hello),
+        None => shard.links.hello(peer, links::own_hello(&shard.site, shard.index, shard.clock.now())).await,
+    }
 }
 
 /// Says something to a peer's first shard, which greets it first.

@@ -10,6 +10,7 @@ use super::fragments::{self, on_wire};
 use super::joining;
 use super::limits::{OWED_QUEUE, REPAIR_BATCH, REPAIR_PAUSE, REPAIRS, SWEEP_AGAIN, SWEEP_EVERY, WALK_CHUNKS};
 use super::links::misanswered;
+use super::refetching::refetch_all;
 use super::routing;
 use super::server::Answered;
 use super::shard::{Shard, add};
@@ -177,12 +178,17 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         }
     }
     let mut work: Vec<(usize, ChunkId)> = Vec::new();
+    let mut lost: Vec<ChunkId> = Vec::new();
     let (mut owed, mut owed_bytes, mut misplaced, mut unreadable) = (0, 0, 0, 0);
     for (chunk, (geometry, sealed_bytes, held)) in &found {
         let mut mending = mend(&view.map.nodes(chunk, geometry.total()), held, &answered);
         let left = postpone(shard, &view, &mut mending);
         let fragment_bytes = StripeLayout::new(*geometry, *sealed_bytes as usize).fragment_bytes() as u64;
         if mending.distinct < geometry.data() {
+            // Whoever did not say may hold the rest.
+            if answered.len() > shard.others().len() {
+                lost.push(*chunk);
+            }
             // A put that was given up, or a loss: nothing can be made of it here.
             tracing::info!(%chunk, distinct = mending.distinct, ?held, "a chunk has too few fragments to be read");
             unreadable += 1;
@@ -209,7 +215,9 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
             return Ok(());
         }
     }
+    let got = refetch_all(shard, lost).await as u64;
     let mut state = shard.repair.state.borrow_mut();
+    state.unreadable_chunks = state.unreadable_chunks.saturating_sub(got);
     if answered.len() > shard.others().len() {
         state.swept_epoch = view.placement_epoch;
     }
@@ -260,6 +268,9 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
     let holdings = chunks::ask_all(shard, &chunks).await;
     let answered: BTreeSet<NodeId> = chunks::everybody(shard).filter(|node| !holdings.silent.contains(node)).collect();
     let mut work: Vec<Job> = Vec::new();
+    let mut lost: Vec<ChunkId> = Vec::new();
+    let all_said = holdings.silent.is_empty();
+    lost.extend(chunks.iter().filter(|chunk| all_said && !holdings.of.contains_key(chunk)));
     for (chunk, found) in holdings.of {
         let Some((geometry, sealed_bytes)) = found.first().map(|(_, one)| (one.geometry, one.sealed_bytes)) else {
             continue;
@@ -269,7 +280,9 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
         alike.for_each(|(node, one)| held.entry(*node).or_default().extend(&one.fragments));
         let mut mending = mend(&view.map.nodes(&chunk, geometry.total()), &held, &answered);
         postpone(shard, &view, &mut mending);
-        if !mending.is_done() && mending.distinct >= geometry.data() {
+        if mending.distinct < geometry.data() && all_said {
+            lost.push(chunk);
+        } else if !mending.is_done() && mending.distinct >= geometry.data() {
             work.push(Job { chunk, geometry, sealed_bytes, held, mending });
         }
     }
@@ -282,6 +295,7 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
         }
     });
     stream::iter(jobs).buffer_unordered(REPAIRS).for_each(|()| std::future::ready(())).await;
+    refetch_all(shard, lost).await;
 }
 
 /// Leaves out moves that were ordered to wait: between nodes that are both counted on. Answers how many. A node that is

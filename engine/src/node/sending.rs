@@ -5,6 +5,8 @@
 use super::chunks;
 use super::limits::HEARTBEAT;
 use super::links::{PeerCallError, own_hello};
+use super::peers::greeted;
+use super::refetching::{is_gone, refetch};
 use super::shard::Shard;
 use crate::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use crate::state::LogView;
@@ -254,10 +256,8 @@ impl<D: Disk> Driver<D> {
     /// Has the chunk's own coordinator read and send it.
     async fn send(&self, reference: ChunkRef) -> SenderEvent {
         let (peer, chunk) = (self.peer.clone(), reference.chunk);
-        let own_hello = own_hello(&self.shard.site, self.shard.index, self.shard.clock.now());
         let owner = chunk.shard(self.shard.shards());
-        let sent =
-            self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference, own_hello).await });
+        let sent = self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference).await });
         match sent.await {
             Ok(Ok(())) => SenderEvent::Sent(chunk),
             Ok(Err(trouble)) => {
@@ -338,17 +338,16 @@ impl<D: Disk> Driver<D> {
 }
 
 /// Reads a chunk and sends it to its coordinator at the peer.
-async fn send_chunk<D: Disk>(
-    shard: &Rc<Shard<D>>,
-    peer: &PeerRecord,
-    reference: ChunkRef,
-    own_hello: farside_codec::message::Hello,
-) -> Result<(), String> {
-    let hello = match shard.links.known(peer.site) {
-        Some(hello) => hello,
-        None => shard.links.hello(peer, own_hello).await.map_err(|error| error.to_string())?,
+async fn send_chunk<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, reference: ChunkRef) -> Result<(), String> {
+    let hello = greeted(shard, peer).await.map_err(|error| error.to_string())?;
+    let read = match chunks::read(shard, reference.chunk, 0, 0).await {
+        // Of several peers another one may have it.
+        Err(refusal) if is_gone(&refusal) && refetch(shard, reference.chunk).await => {
+            chunks::read(shard, reference.chunk, 0, 0).await
+        }
+        read => read,
     };
-    let read = chunks::read(shard, reference.chunk, 0, 0).await.map_err(|refusal| refusal.detail)?;
+    let read = read.map_err(|refusal| refusal.detail)?;
     let request = Request::PutChunk(PutChunk { chunk: reference.chunk, sealed_bytes: read.sealed_bytes });
     let there = reference.chunk.shard(hello.shards);
     match shard.links.call(peer, there, Class::Bulk, &request, Some(read.pieces)).await {

@@ -4,7 +4,7 @@ use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
     auditing, authority, certificates, chunks, collecting, creating, dumping, fragments, identities, joining, leaving,
-    limits, links, membership, moving, peers, receiving, recovered, renewing, repairing, routing,
+    limits, links, membership, moving, peers, receiving, recovered, refetching, renewing, repairing, routing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
@@ -302,7 +302,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             Err(Refusal::new(RefusalCode::BadRequest, "too many chunks in one question"))
         }
         Request::HaveChunks(chunks) => Ok(Reply::ChunksHeld(chunks::have(shard, chunks).await?).into()),
-        Request::GetChunk(get) => chunks::get(shard, get).await,
+        Request::GetChunk(get) => refetching::get(shard, caller, get).await,
         Request::Propose(propose) => {
             let (shard, caller) = (shard.clone(), caller.clone());
             let owner = shard.shard_of_log(propose.log);

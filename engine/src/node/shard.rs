@@ -11,6 +11,7 @@ use super::identities::{self, Callers};
 use super::keys::HeldKey;
 use super::leaving::Moving;
 use super::links::{NodeLinks, PeerLinks};
+use super::refetching::Refetches;
 use super::repairing::Repair;
 use super::routing;
 use super::scrubbing::Scrub;
@@ -65,6 +66,10 @@ pub(crate) struct Counters {
     pub(crate) repaired_fragments: Cell<u64>,
     /// Their bytes.
     pub(crate) repaired_bytes: Cell<u64>,
+    /// Chunks that were lost here and came back from peers.
+    pub(crate) refetched_chunks: Cell<u64>,
+    /// Their bytes.
+    pub(crate) refetched_bytes: Cell<u64>,
 }
 
 /// Adds one.
@@ -138,6 +143,8 @@ pub(crate) struct Shard<D: Disk> {
     /// Who is connected.
     pub(crate) callers: Callers,
     pub(crate) repair: Repair,
+    /// What peers are asked for.
+    pub(crate) refetches: Refetches,
     pub(crate) scrub: Scrub,
     /// Backups that it makes by itself; on shard 0.
     pub(crate) backups: Backups,

@@ -9,6 +9,7 @@ use super::error::{NodeError, failed};
 use super::identities::Callers;
 use super::leaving::{self, Moving};
 use super::links::{NodeLinks, PeerLinks, own_hello};
+use super::refetching::Refetches;
 use super::repairing::{self, Repair};
 use super::routing::SiteNetwork;
 use super::scrubbing::{self, Scrub};
@@ -244,6 +245,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         certificates: Certificates::default(),
         callers: Callers::default(),
         repair: Repair::default(),
+        refetches: Refetches::default(),
         scrub: Scrub::default(),
         backups: Backups::default(),
         trails: Trails::default(),

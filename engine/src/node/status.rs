@@ -469,6 +469,8 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "chunks_spread": shard.counters.chunks_spread.get(),
         "repaired_fragments": shard.counters.repaired_fragments.get(),
         "repaired_bytes": shard.counters.repaired_bytes.get(),
+        "refetched_chunks": shard.counters.refetched_chunks.get(),
+        "refetched_bytes": shard.counters.refetched_bytes.get(),
         "damaged_fragments": store.counters.damaged_fragments,
         "write_errors": store.counters.write_errors,
         "read_errors": store.counters.read_errors,

@@ -190,6 +190,14 @@ pub const SCENARIOS: &[Scenario] = &[
         objects: Some(Objects::Mixed),
         several: true,
     },
+    Scenario {
+        name: "lost-chunk",
+        about: "found (planted 61): a node was lost while another one was away, and with them too much of a chunk; nobody \
+                asked the peer, which had it, and the node could never be taken out",
+        weights: &[(Loss, 4), (Restart, 6), (Isolate, 3)],
+        objects: Some(Objects::Mixed),
+        several: true,
+    },
 ];
 
 /// The one with this name.
