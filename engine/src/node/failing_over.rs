@@ -202,13 +202,18 @@ async fn logs_to_promote<D: Disk>(
 
 /// How a log stands, as the leader of its group says.
 pub(super) async fn log_view<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<Option<LogStanding>, Refusal> {
-    let own = Caller { role: Role::Admin, subject: format!("node-{}", shard.site.node), site: shard.site.site };
-    let standing = routing::at_leader(shard, &own, shard.group_of(log), Request::LogStanding(log));
-    // What answers it may be what a failover runs in.
-    match Box::pin(standing).await?.reply {
+    match ask_leader(shard, log, Request::LogStanding(log)).await? {
         Reply::LogStanding(standing) => Ok(standing),
         _ => Err(Refusal::new(RefusalCode::Internal, "a log's standing was answered by something else")),
     }
+}
+
+/// Asks whoever leads a log's group here.
+pub(super) async fn ask_leader<D: Disk>(shard: &Rc<Shard<D>>, log: LogId, request: Request) -> Result<Reply, Refusal> {
+    let own = Caller { role: Role::Admin, subject: format!("node-{}", shard.site.node), site: shard.site.site };
+    let asked = routing::at_leader(shard, &own, shard.group_of(log), request);
+    // What answers it may be what a failover runs in.
+    Ok(Box::pin(asked).await?.reply)
 }
 
 /// Says how a log stands whose group is led here.

@@ -5,18 +5,18 @@
 //! arrives by itself, whether anybody waits for it or not.
 
 use super::auditing;
-use super::failing_over::{greeted, log_view};
+use super::failing_over::{ask_leader, greeted, log_view};
 use super::limits::{SWITCH_BYTES, SWITCH_DELTAS, SWITCH_NEAR, SWITCH_ORDER, SWITCH_TRANSIT, SWITCHES};
 use super::server::Answered;
 use super::shard::Shard;
 use crate::state::lineage;
 use farside_codec::audit::{AuditAction, AuditNote, AuditOutcome, AuditScope, AuditedHandOver, AuditedSwitchover};
 use farside_codec::command::{GroupCommand, GroupOutcome, HandOverLog};
-use farside_codec::delta::{Branch, Cursor, Generation};
+use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Generation};
 use farside_codec::ids::{Label, LogId, SiteId};
 use farside_codec::message::{
-    FailedOver, LogBehind, LogRefused, LogStanding, PeerRecord, PeerStanding, Refusal, RefusalCode, Reply,
-    SwitchedOver, Switchover,
+    FailedOver, LogBehind, LogRefused, LogStanding, PeerRecord, PeerStanding, ReadDeltas, Refusal, RefusalCode, Reply,
+    Request, SwitchedOver, Switchover,
 };
 use farside_io::disk::Disk;
 use farside_transport::Caller;
@@ -226,8 +226,12 @@ async fn one<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, to: &To) -> Resul
         let lost = match &last {
             Some(last) if continues(branch, last) => Some(0),
             Some(_) => return Err(overtaken(log)),
-            // Whether it was handed over or promoted by force nobody remembers who could be asked.
-            None => None,
+            // Whether it was handed over or promoted by force the log itself says, if it still can be asked.
+            None => match was_handed_over(shard, id, branch).await {
+                Some(true) => Some(0),
+                Some(false) => return Err(overtaken(log)),
+                None => None,
+            },
         };
         tracing::warn!(log = %id, generation = %next, "the log has its next home");
         let (moved, stalled) = (moved(log, branch, lost), clock.monotonic() - stopped);
@@ -245,6 +249,15 @@ fn is_conclusive(code: &RefusalCode) -> bool {
 /// Whether the next generation begins after this delta and no other.
 fn continues(branch: &Branch, last: &Cursor) -> bool {
     branch.first == last.sequence + 1 && branch.previous == last.hash
+}
+
+/// Whether the delta before a generation hands the log over to it; `None` where that delta can't be read any more.
+async fn was_handed_over<D: Disk>(shard: &Rc<Shard<D>>, log: LogId, next: &Branch) -> Option<bool> {
+    let from = next.first.checked_sub(1)?;
+    let read = Request::ReadDeltas(ReadDeltas { log, from, limit: 1 });
+    let Ok(Reply::Deltas(deltas)) = ask_leader(shard, log, read).await else { return None };
+    let before = Delta::parse(deltas.into_iter().next()?).ok().filter(|delta| delta.sequence == from)?;
+    Some(matches!(before.proposal.kind, DeltaKind::Switchover(to) if to == next.generation))
 }
 
 fn overtaken(log: &LogStanding) -> Refusal {

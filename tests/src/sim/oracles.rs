@@ -428,7 +428,10 @@ fn promotions_kept_what_was_acknowledged(world: &World, watch: &Watch, log: &str
 /// acknowledged before it is there for as long as the generation that it began is.
 fn switchovers_lost_nothing(world: &World, log: &str, settled: &Settled, events: &[&Event]) {
     for Promotion { from, promoted, .. } in world.promotions() {
-        let Some(from) = from.filter(|_| format!("{}/{}", promoted.tenant_name, promoted.name) == log) else {
+        // One that could not say that it lost nothing promised nothing.
+        let promises = promoted.lost_deltas == Some(0);
+        let Some(from) = from.filter(|_| promises && format!("{}/{}", promoted.tenant_name, promoted.name) == log)
+        else {
             continue;
         };
         let stays = settled.info.lineage.iter().any(|branch| branch.generation == promoted.generation);

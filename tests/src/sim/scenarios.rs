@@ -184,6 +184,14 @@ pub const SCENARIOS: &[Scenario] = &[
         several: false,
     },
     Scenario {
+        name: "promoted-not-handed-over",
+        about: "found: a switchover whose home was fenced under it told of the generation that a failover had begun as its own, \
+                and could not say what was lost, though the log could",
+        weights: &[(Failover, 3), (Switchover, 3)],
+        objects: None,
+        several: false,
+    },
+    Scenario {
         name: "dead-node-kept",
         about: "found (planted 52): a dead node kept its seat in groups for want of another node, and could never be taken out",
         weights: &[(Loss, 1)],
