@@ -237,7 +237,7 @@ choice!(
         PutLog(LogDescriptor) = 3,
         /// Adds a peer or changes its record.
         PutPeer(PeerRecord) = 4,
-        /// Pauses, resumes or removes a peer.
+        /// Pauses, resumes, limits or removes a peer.
         SetPeer((Label, PeerAction)) = 5,
         /// A token was made.
         PutToken(PendingToken) = 6,

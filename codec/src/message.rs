@@ -19,7 +19,7 @@ use crate::frame;
 use crate::identity::{Identities, IdentityQuestion, IdentityRecord, IssueIdentity, IssuedIdentity, RevokeOrder};
 use crate::ids::{BlindName, ChunkId, GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 pub use crate::kind;
-pub use crate::peer::{PeerAction, PeerEndpoints, PeerJoin, PeerRecord, SetPeer};
+pub use crate::peer::{PeerAction, PeerEndpoints, PeerJoin, PeerLimits, PeerRecord, SetPeer};
 pub use crate::refusal::{Refusal, RefusalCode};
 pub use crate::sides::{
     FailedOver, Failover, FailoverReport, LogBehind, LogRefused, LogStanding, PeerStanding, SwitchedOver, Switchover,
@@ -343,8 +343,10 @@ choice!(
         PeerAdd(String) = 81,
         /// Lists peers.
         PeerList = 82,
-        /// Pauses, resumes or removes a peer.
+        /// Pauses, resumes, limits or removes a peer.
         SetPeer(SetPeer) = 83,
+        /// Lists the limits of peers that have some.
+        PeerLimits = 85,
         /// A peer joins.
         PeerJoin(PeerJoin) = 84,
         /// Status.
@@ -489,6 +491,8 @@ choice!(
         Token(String) = 80,
         /// Answers `PeerList`, `PeerAdd` and `PeerJoin`.
         Peers(Vec<PeerRecord>) = 82,
+        /// Answers `PeerLimits`.
+        PeerLimits(Vec<PeerLimits>) = 85,
         /// Answers `Status`: the JSON document that `farside status --json` prints. A document for people and
         /// scripts, carried as text; no node reads it.
         Status(Bytes) = 96,

@@ -55,5 +55,54 @@ choice!(
         Resume = 2,
         /// Forget it and its holds.
         Remove = 3,
+        /// Send it chunks at this rate at most.
+        Limit(PeerLimit) = 4,
+        /// Send it chunks as fast as it goes, at any time.
+        Unlimit = 5,
     }
 );
+record!(
+    /// How fast a peer is sent chunks.
+    PeerLimit {
+        /// Bytes a second that all nodes of the site together send it; 0: as fast as it goes.
+        rate: u64,
+        /// Every day at this time; `None`: whenever no window says otherwise.
+        window: Option<DayWindow>,
+    }
+);
+record!(
+    /// A part of every day, in UTC. One that ends before it begins goes on past midnight.
+    DayWindow {
+        /// Minutes since midnight at which it begins, below 1440.
+        from: u16,
+        /// Minutes since midnight at which it is over.
+        until: u16,
+    }
+);
+record!(
+    /// The limits of a peer.
+    PeerLimits {
+        /// The peer.
+        site: SiteId,
+        /// Each for another window, in order.
+        limits: Vec<PeerLimit>,
+    }
+);
+
+/// Minutes of a day.
+pub const DAY_MINUTES: u16 = 24 * 60;
+
+impl DayWindow {
+    /// Whether it is a part of a day at all.
+    pub fn is_sound(&self) -> bool {
+        self.from < DAY_MINUTES && self.until < DAY_MINUTES && self.from != self.until
+    }
+
+    /// Whether a minute of the day is in it.
+    pub fn contains(&self, minute: u16) -> bool {
+        match self.from < self.until {
+            true => (self.from..self.until).contains(&minute),
+            false => minute >= self.from || minute < self.until,
+        }
+    }
+}

@@ -138,3 +138,74 @@ fn a_put_whose_node_dies_gives_up_and_says_what_it_had_done() {
     put.fails(4, "stored before it failed");
     assert!(took < Duration::from_secs(12), "{took:?}");
 }
+
+/// Chunks go to a peer at the rate that it is limited to, a log without chunks is not held up by them, and a window of the
+/// day goes before what holds all day.
+#[test]
+fn a_limited_peer_is_sent_no_more_than_that() {
+    let root = tempfile::tempdir().expect("a directory");
+    let two = ["--cores", "0,1"];
+    let (near, far) = (Site::start(root.path(), "near", &two), Site::start(root.path(), "far", &two));
+    near.make_log(&root.path().join("kms"), "acme/photos");
+    near.farside(&["log", "create", "acme/notes"]).ok();
+    near.join(&far);
+    near.wait_caught_up();
+    let limit = |more: &[&str]| near.farside(&[&["peer", "limit", "far"], more].concat());
+    assert_eq!(limit(&["--rate", "32Mbit"]).ok(), "far is sent chunks at the new rate from now on\n");
+    let put = |name: &str, length: usize| {
+        let file = root.path().join("in");
+        std::fs::write(&file, bytes(length as u64, length)).expect("written");
+        near.farside(&["put", "acme/photos", name, &file.display().to_string()]).ok();
+    };
+    let begun = Instant::now();
+    put("a", 24_000_000);
+    near.wait_caught_up();
+    let took = begun.elapsed();
+    println!("24 MB at 4 MB/s took {took:?}");
+    // The last chunk goes once those before it are paid off; it may be the largest.
+    assert!(took > Duration::from_millis(3500), "24 MB took {took:?} at 4 MB/s");
+
+    // At this rate it would take minutes, and what is in the other log arrives meanwhile.
+    limit(&["--rate", "64KiB"]).ok();
+    put("b", 16_000_000);
+    near.farside(&["put", "acme/notes", "note", "/etc/hostname"]).ok();
+    let begun = Instant::now();
+    let caught_up = |log: &str| {
+        let logs = near.status()["logs"].as_array().cloned().unwrap_or_default();
+        logs.iter().any(|entry| entry["name"] == log && entry["peers"][0]["caught_up"] == true)
+    };
+    while !caught_up("acme/notes") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", near.status());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!caught_up("acme/photos"), "16 MB at 64 KiB/s");
+    assert_eq!(near.status()["peers"][0]["limit_bytes_per_second"], 65_536);
+
+    // All day but for two minutes that are over, or not to come for hours.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs() / 60 % 1440;
+    let time = |minute: u64| format!("{:02}:{:02}", minute % 1440 / 60, minute % 60);
+    let window = format!("{}-{}", time(now + 720), time(now + 718));
+    limit(&["--rate", "0", "--window", &window]).ok();
+    near.wait_caught_up();
+    let listed = near.farside(&["peer", "list"]).ok();
+    assert!(listed.contains("always else: at most 64.0 KiB/s"), "{listed}");
+    assert!(listed.contains(&format!("{window} UTC: as fast as it goes")), "{listed}");
+    let listed = near.farside(&["peer", "list", "--json"]).json();
+    assert_eq!(listed["limits"][1]["window"], window);
+    let audited = near.farside(&["audit", "show", "--site"]).ok();
+    assert!(audited.contains("peer.limit"), "{audited}");
+    assert_eq!(limit(&["--clear", "--json"]).json()["state"], "unlimited");
+    assert_eq!(near.farside(&["peer", "list", "--json"]).json()["limits"], serde_json::json!([]));
+
+    limit(&["--rate", "fast"]).fails(2, "fast is no rate a second");
+    limit(&["--rate", "1Mbit", "--window", "22:00-22:00"]).fails(2, "begins when it ends");
+    limit(&["--rate", "1Mbit", "--window", "25:00-26:00"]).fails(2, "no part of a day");
+    limit(&["--rate", "1Mbit", "--clear"]).fails(2, "--clear");
+    limit(&[]).fails(2, "--rate");
+    near.farside(&["peer", "limit", "farther", "--rate", "1Mbit"]).fails(5, "no peer farther");
+    for hour in 0..8 {
+        limit(&["--rate", "1Mbit", "--window", &format!("{hour:02}:00-{hour:02}:30")]).ok();
+    }
+    let full = limit(&["--rate", "2Mbit"]);
+    assert!(full.code != 0 && full.stderr.contains("8 limits for this peer"), "{} {}", full.code, full.stderr);
+}

@@ -42,6 +42,7 @@ fn may(request: &Request) -> May {
         | Request::PeerToken
         | Request::PeerAdd(_)
         | Request::PeerList
+        | Request::PeerLimits
         | Request::SetPeer(_)
         | Request::PeerJoin(_)
         | Request::Status
@@ -113,6 +114,7 @@ fn requests(tenant: TenantId, log: LogId) -> Vec<Request> {
         Request::Discard(farside_codec::aside::DiscardOrder { log, deltas: 0 }),
         Request::PeerToken,
         Request::PeerList,
+        Request::PeerLimits,
         Request::BackupTargets,
         Request::BackupHold(farside_codec::dump::BackupHold { id: [1; 16], holds: true }),
         Request::ForgetBackupTarget(label("vault")),

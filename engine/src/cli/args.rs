@@ -7,6 +7,7 @@ use super::device_args::{DeviceCommand, SiteCommand};
 use super::divergence::DivergenceCommand;
 use super::identities::IdentityCommand;
 use super::keys::{KeyCommand, Unsealing};
+use super::peers::PeerCommand;
 use super::recovery_args::RecoverQuorum;
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
@@ -463,42 +464,6 @@ pub(super) enum LogCommand {
         /// Lag beyond which status raises an alert
         #[arg(long, value_parser = super::sizes::parse_seconds)]
         lag_bound: Option<u64>,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum PeerCommand {
-    /// Prints a token with which one site may join this one as its peer, once, within a day
-    #[command(after_help = "Example: farside peer token --dir far")]
-    Token,
-    /// Joins the site that made a token
-    #[command(after_help = "Example: farside peer add --dir near far \"$(farside peer token --dir far)\"")]
-    Add {
-        /// The peer's name
-        site: String,
-        /// Its token
-        token: String,
-    },
-    /// Lists peers
-    #[command(after_help = "Example: farside peer list --dir near")]
-    List,
-    /// Stops sending to a peer and taking from it
-    #[command(after_help = "Example: farside peer pause --dir near far")]
-    Pause {
-        /// The peer's name
-        site: String,
-    },
-    /// Goes on
-    #[command(after_help = "Example: farside peer resume --dir near far")]
-    Resume {
-        /// The peer's name
-        site: String,
-    },
-    /// Forgets a peer and what is held for it
-    #[command(after_help = "Example: farside peer remove --dir near far")]
-    Remove {
-        /// The peer's name
-        site: String,
     },
 }
 

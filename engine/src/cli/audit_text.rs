@@ -1,7 +1,7 @@
 //! Entries of audit logs as people and scripts read them. What is shown follows from an entry's bytes alone, so that an export
 //! can be checked by whoever has nothing else.
 
-use super::sizes::show_time;
+use super::sizes::{show_time, show_window};
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::audit::{
@@ -112,8 +112,17 @@ pub(super) fn described(action: &AuditAction) -> (&'static str, Value) {
                 PeerAction::Pause => "peer.pause",
                 PeerAction::Resume => "peer.resume",
                 PeerAction::Remove => "peer.remove",
+                PeerAction::Limit(_) => "peer.limit",
+                PeerAction::Unlimit => "peer.unlimit",
             },
-            json!({ "peer": order.name.as_str() }),
+            match &order.action {
+                PeerAction::Limit(limit) => json!({
+                    "peer": order.name.as_str(),
+                    "rate_bytes_per_second": limit.rate,
+                    "window": limit.window.as_ref().map(show_window),
+                }),
+                _ => json!({ "peer": order.name.as_str() }),
+            },
         ),
         AuditAction::Token(token) => match &token.purpose {
             TokenPurpose::Peer => ("peer.token", json!({ "expires": show_time(token.expires) })),

@@ -1,7 +1,7 @@
 //! Commands that talk to a site about itself, its tenants, logs and peers. What is wrong with the command line alone is
 //! said before anybody is called.
 
-use super::args::{Common, ContextCommand, LogCommand, PeerCommand, TenantCommand};
+use super::args::{Common, ContextCommand, LogCommand, TenantCommand};
 use super::objects::Output;
 use super::output::CliError;
 use super::sizes::show_time;
@@ -15,7 +15,7 @@ use farside_codec::audit::{AuditAction, AuditReport, AuditedIdentity, AuditedShr
 use farside_codec::cluster::NodeState;
 use farside_codec::delta::{Deduplication, EpochRecord};
 use farside_codec::ids::Label;
-use farside_codec::message::{LogInfo, PeerAction, PeerRecord, Reply, Request, SetPeer, SetPolicy};
+use farside_codec::message::{LogInfo, Reply, Request, SetPolicy};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -426,72 +426,4 @@ pub(super) async fn status(wait: Option<u64>, common: &Common) -> Outcome {
         behind if wait.is_some() && !behind.is_empty() => Err(tell_behind(&behind, begun.elapsed().as_secs())),
         _ => Ok(()),
     }
-}
-
-async fn set_peer(client: &Client, site: &str, action: PeerAction, common: &Common) -> Outcome {
-    let name = parse_label(site)?;
-    let (state, says) = match action {
-        PeerAction::Pause => ("paused", "is paused: nothing is sent to it or taken from it, and what it lacks is kept"),
-        PeerAction::Resume => ("active", "is active again"),
-        PeerAction::Remove => ("removed", "is a peer no more; what was kept for it is let go"),
-    };
-    client.control(&Request::SetPeer(SetPeer { name, action })).await?;
-    match common.json {
-        true => line(json!({ "site": site, "state": state })),
-        false => line(format!("{site} {says}")),
-    }
-    Ok(())
-}
-
-fn print_peer(peer: &PeerRecord, common: &Common) {
-    let state = if peer.paused { "paused" } else { "active" };
-    match common.json {
-        true => line(json!({ "site": peer.name.as_str(), "state": state, "endpoints": peer.endpoints })),
-        false => line(format!("{}  {state}  {}", peer.name, peer.endpoints.join(" "))),
-    }
-}
-
-/// What of a command about peers can be seen to be wrong without asking anybody.
-fn check_peer_command(command: &PeerCommand) -> Outcome {
-    match command {
-        PeerCommand::Token | PeerCommand::List => Ok(()),
-        PeerCommand::Pause { site } | PeerCommand::Resume { site } | PeerCommand::Remove { site } => {
-            Ok(parse_label(site).map(drop)?)
-        }
-        PeerCommand::Add { site, token } => {
-            let maker = node::token_site(token);
-            let maker = maker.ok_or_else(|| CliError::usage("this is no peer token, or part of it is missing"))?;
-            match maker.as_str() == site {
-                true => Ok(()),
-                false => Err(CliError::usage(format!("the token was made by site {maker}, not {site}"))),
-            }
-        }
-    }
-}
-
-pub(super) async fn peer(command: PeerCommand, common: &Common) -> Outcome {
-    check_peer_command(&command)?;
-    let client = connect(common).await?;
-    match command {
-        PeerCommand::Token => match client.control(&Request::PeerToken).await? {
-            Reply::Token(token) if common.json => line(json!({ "token": token })),
-            Reply::Token(token) => line(token),
-            reply => return Err(unexpected(&reply).into()),
-        },
-        PeerCommand::Add { site, token } => {
-            client.control(&Request::PeerAdd(token)).await?;
-            match common.json {
-                true => line(json!({ "site": site, "added": true })),
-                false => line(format!("{site} is a peer now")),
-            }
-        }
-        PeerCommand::List => match client.control(&Request::PeerList).await? {
-            Reply::Peers(peers) => peers.iter().for_each(|peer| print_peer(peer, common)),
-            reply => return Err(unexpected(&reply).into()),
-        },
-        PeerCommand::Pause { site } => set_peer(&client, &site, PeerAction::Pause, common).await?,
-        PeerCommand::Resume { site } => set_peer(&client, &site, PeerAction::Resume, common).await?,
-        PeerCommand::Remove { site } => set_peer(&client, &site, PeerAction::Remove, common).await?,
-    }
-    Ok(client.close().await?)
 }

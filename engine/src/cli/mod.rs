@@ -15,6 +15,7 @@ mod keys;
 mod nodes;
 mod objects;
 mod output;
+mod peers;
 mod recovery;
 mod recovery_args;
 mod sides;
@@ -126,7 +127,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::Rm { log, name } => objects::rm(&log, &name, common).await,
         Command::History { log, name } => objects::history(&log, &name, common).await,
         Command::Status { wait_caught_up } => client_commands::status(wait_caught_up, common).await,
-        Command::Peer(command) => client_commands::peer(command, common).await,
+        Command::Peer(command) => peers::peer(command, common).await,
         Command::Failover { from, log, force } => sides::failover(from, log, force, common).await,
         Command::Switchover(Moving { to, log, wait }) => {
             sides::switchover(sides::Move { to, log, wait_seconds: wait, back: false }, common).await

@@ -54,7 +54,8 @@ impl Haste {
             | Request::CreateLog(_)
             | Request::ListLogs
             | Request::Nodes
-            | Request::PeerList => Self::Answer,
+            | Request::PeerList
+            | Request::PeerLimits => Self::Answer,
             // Tokens are good once, a promotion makes a generation: each is done twice only if the first is lost.
             _ => Self::Never,
         }

@@ -5,6 +5,7 @@
 //! property tests drive them through every order of events.
 
 pub mod failover;
+pub mod pace;
 pub mod receiver;
 pub mod sender;
 pub mod trail;

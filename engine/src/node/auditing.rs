@@ -164,6 +164,7 @@ fn written_around(view: &ControlView, request: &Request) -> Option<(AuditScope, 
         | Request::ListTenants
         | Request::ListLogs
         | Request::PeerList
+        | Request::PeerLimits
         | Request::Status
         | Request::LogStanding(_)
         | Request::SetAside(_)

@@ -77,6 +77,8 @@ pub const REPAIR_BATCH: usize = 64;
 pub const REPAIRS: usize = 4;
 /// Between two looks at what is owed.
 pub const REPAIR_PAUSE: Duration = Duration::from_millis(200);
+/// How long a chunk that waits for a peer's limit goes without looking whether the limit has changed.
+pub const PACE_LOOK: Duration = Duration::from_millis(500);
 /// Lost chunks that a shard gets back from peers at a time: each lies in memory as a whole.
 pub const REFETCHES: usize = 2;
 /// How long a peer may take over one chunk: the largest one at half a megabyte a second.

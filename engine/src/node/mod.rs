@@ -32,6 +32,7 @@ mod membership;
 mod mending;
 mod moving;
 mod noting;
+mod pacing;
 mod peers;
 mod receiving;
 mod recovered;

@@ -13,8 +13,9 @@ use farside_codec::cluster::NodeState;
 use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken};
 use farside_codec::ids::{GroupId, Label, SiteId};
 use farside_codec::message::{
-    Hello, PeerAction, PeerEndpoints, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer,
+    Hello, PeerAction, PeerEndpoints, PeerJoin, PeerLimits, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer,
 };
+use farside_codec::peer::PeerLimit;
 use farside_io::disk::Disk;
 use farside_transport::{CallError, Caller, Class, ConnectError, Expect};
 use std::collections::BTreeMap;
@@ -197,11 +198,19 @@ async fn wait_for_silence<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId) -> Result
     Ok(())
 }
 
-/// Pauses, resumes or removes a peer.
+/// The limits of peers that have some.
+pub(super) fn limits<D: Disk>(shard: &Shard<D>) -> Reply {
+    let view = shard.view();
+    let of = |(site, limits): (&SiteId, &Vec<PeerLimit>)| PeerLimits { site: *site, limits: limits.clone() };
+    Reply::PeerLimits(view.peer_limits.iter().map(of).collect())
+}
+
+/// Pauses, resumes, limits or removes a peer.
 pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, set: SetPeer) -> Answered {
     let missing = || Refusal::new(RefusalCode::NotFound, format!("there is no peer {}", set.name));
     let peer = shard.view().peer(&set.name).map(|peer| peer.site).ok_or_else(missing)?;
-    let (removes, stops) = (set.action == PeerAction::Remove, set.action != PeerAction::Resume);
+    let removes = set.action == PeerAction::Remove;
+    let stops = removes || set.action == PeerAction::Pause;
     shard.control(&certificate(caller), ControlCommand::SetPeer((set.name, set.action))).await?;
     if stops {
         wait_for_silence(shard, peer).await?;

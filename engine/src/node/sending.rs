@@ -2,12 +2,12 @@
 //!
 //! The decisions are [`Sender`]'s; this carries them out and reports back.
 
-use super::chunks;
 use super::limits::HEARTBEAT;
 use super::links::{PeerCallError, own_hello};
 use super::peers::greeted;
 use super::refetching::{is_gone, refetch};
 use super::shard::Shard;
+use super::{chunks, pacing};
 use crate::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use crate::state::LogView;
 use bytes::Bytes;
@@ -272,6 +272,7 @@ impl<D: Disk> Driver<D> {
 
     async fn deliver(&self, deltas: Vec<Bytes>) -> SenderEvent {
         let Some(view) = self.view() else { return SenderEvent::Lost };
+        pacing::went(&self.shard, self.peer.site, deltas.iter().map(Bytes::len).sum()).await;
         let request = Request::FedDeltas(self.deltas(view, deltas));
         match self.call_log(&request).await {
             Ok(Reply::FedAck(position)) => SenderEvent::Positioned(position),
@@ -340,6 +341,8 @@ impl<D: Disk> Driver<D> {
 /// Reads a chunk and sends it to its coordinator at the peer.
 async fn send_chunk<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, reference: ChunkRef) -> Result<(), String> {
     let hello = greeted(shard, peer).await.map_err(|error| error.to_string())?;
+    // Before it is read: what waits must not lie in memory.
+    pacing::pass(shard, peer.site, reference.sealed_bytes as usize).await;
     let read = match chunks::read(shard, reference.chunk, 0, 0).await {
         // Of several peers another one may have it.
         Err(refusal) if is_gone(&refusal) && refetch(shard, reference.chunk).await => {

@@ -263,6 +263,7 @@ fn reads_control(request: &Request) -> bool {
             | Request::ListTenants
             | Request::ListLogs
             | Request::PeerList
+            | Request::PeerLimits
             | Request::BackupTargets
             | Request::SetPeer(_)
             | Request::Nodes
@@ -405,6 +406,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::PeerToken => token::make(shard, caller, Purpose::Peer, TokenPurpose::Peer).await,
         Request::PeerAdd(token) => super::peers::add(shard, caller, &token).await,
         Request::PeerList => Ok(Reply::Peers(shard.view().peers.values().cloned().collect()).into()),
+        Request::PeerLimits => Ok(peers::limits(shard).into()),
         Request::SetPeer(set) => super::peers::set(shard, caller, set).await,
         Request::PeerJoin(join) => super::peers::join(shard, caller, join).await,
         Request::Status => Ok(Reply::Status(super::status::document(shard).await).into()),

@@ -11,6 +11,7 @@ use super::identities::{self, Callers};
 use super::keys::HeldKey;
 use super::leaving::Moving;
 use super::links::{NodeLinks, PeerLinks};
+use super::pacing::Paces;
 use super::refetching::Refetches;
 use super::repairing::Repair;
 use super::routing;
@@ -143,6 +144,8 @@ pub(crate) struct Shard<D: Disk> {
     /// Who is connected.
     pub(crate) callers: Callers,
     pub(crate) repair: Repair,
+    /// What is sent to peers that have a limit; on shard 0.
+    pub(crate) paces: Paces,
     /// What peers are asked for.
     pub(crate) refetches: Refetches,
     pub(crate) scrub: Scrub,

@@ -9,6 +9,7 @@ use super::error::{NodeError, failed};
 use super::identities::Callers;
 use super::leaving::{self, Moving};
 use super::links::{NodeLinks, PeerLinks, own_hello};
+use super::pacing::Paces;
 use super::refetching::Refetches;
 use super::repairing::{self, Repair};
 use super::routing::SiteNetwork;
@@ -245,6 +246,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         certificates: Certificates::default(),
         callers: Callers::default(),
         repair: Repair::default(),
+        paces: Paces::default(),
         refetches: Refetches::default(),
         scrub: Scrub::default(),
         backups: Backups::default(),

@@ -5,7 +5,7 @@ use super::directory::ScrubRecord;
 use super::keys::telling;
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
 use super::shard::Shard;
-use super::{expiring, membership, recovered, repairing, routing, scrubbing};
+use super::{expiring, membership, pacing, recovered, repairing, routing, scrubbing};
 use crate::state::{ControlView, Opened};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
 use crate::times::show_time;
@@ -209,7 +209,13 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         .view()
         .peers
         .values()
-        .map(|peer| json!({ "site": peer.name.as_str(), "paused": peer.paused, "endpoints": peer.endpoints }))
+        .map(|peer| {
+            let rate = pacing::site_rate(shard, peer.site);
+            json!({
+                "site": peer.name.as_str(), "paused": peer.paused, "endpoints": peer.endpoints,
+                "limit_bytes_per_second": (rate > 0).then_some(rate),
+            })
+        })
         .collect();
     let scrubs: Vec<ScrubRecord> = reports.iter().map(|(_, report)| report.scrub.clone()).collect();
     let (audit, audit_alerts) =

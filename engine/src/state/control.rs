@@ -2,10 +2,10 @@
 
 use super::database::{Change, Database, Rows, Table};
 use super::keys::Key;
-use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_NODES, MAX_PEERS, MAX_TENANTS, MAX_TOKENS};
+use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_TENANTS, MAX_TOKENS};
 use super::log_group::{read_row, store_applied, stored_applied};
 use super::snapshot;
-use super::{audit, authorities, backups, identities, nodes, recover};
+use super::{audit, authorities, backups, identities, nodes, peers, recover};
 use crate::cluster::map::PlacementMap;
 use bytes::Bytes;
 use farside_codec::Field;
@@ -16,10 +16,10 @@ use farside_codec::delta::LogDescriptor;
 use farside_codec::dump::{BackupTarget, HeldBackup};
 use farside_codec::identity::{IdentityRecord, Serial};
 use farside_codec::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
-use farside_codec::message::{PeerAction, PeerEndpoints, PeerRecord, Refusal, RefusalCode, Tenant};
+use farside_codec::message::{PeerLimits, PeerRecord, Refusal, RefusalCode, Tenant};
+use farside_codec::peer::PeerLimit;
 use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -35,6 +35,8 @@ pub struct ControlView {
     pub logs: BTreeMap<LogId, LogDescriptor>,
     /// Peers.
     pub peers: BTreeMap<SiteId, PeerRecord>,
+    /// How fast peers are sent chunks, where somebody has said so.
+    pub peer_limits: BTreeMap<SiteId, Vec<PeerLimit>>,
     /// Tokens that wait for whom they let in.
     pub tokens: BTreeMap<[u8; 32], PendingToken>,
     /// Nodes, also those that are out for good.
@@ -74,7 +76,7 @@ impl ControlView {
     fn add_log(&mut self, log: LogDescriptor) {
         self.logs.insert(log.log, log);
     }
-    fn add_peer(&mut self, peer: PeerRecord) {
+    pub(super) fn add_peer(&mut self, peer: PeerRecord) {
         self.peers.insert(peer.site, peer);
     }
     fn add_token(&mut self, token: PendingToken) {
@@ -145,6 +147,7 @@ pub(super) enum Kind {
     NodeStanding = 42,
     PeerTold = 43,
     PeerAuthorities = 44,
+    PeerLimits = 45,
     AuditHead = 30,
     AuditCount = 31,
     AuditOrder = 32,
@@ -239,6 +242,10 @@ impl ControlState {
                     let said: PeerAuthorities = read_row(value)?;
                     view.peer_authorities.insert(said.site, said);
                 }
+                Some(45) => {
+                    let PeerLimits { site, limits } = read_row(value)?;
+                    view.peer_limits.insert(site, limits);
+                }
                 _ => {}
             }
             Ok(true)
@@ -284,7 +291,7 @@ impl ControlState {
             ControlCommand::DropAuthority(order) => authorities::drop_old(change, view, order)?,
             ControlCommand::StandNode(standing) => authorities::stand(change, view, standing)?,
             ControlCommand::TellPeer(told) => authorities::tell(change, view, told)?,
-            ControlCommand::MovePeer(said) => move_peer(change, view, said)?,
+            ControlCommand::MovePeer(said) => peers::move_peer(change, view, said)?,
             ControlCommand::PutPeerAuthorities(said) => authorities::trust_peer(change, view, said)?,
             ControlCommand::Found(site) => match &view.site {
                 Some(known) if *known != site => exists("the site was founded before".into()),
@@ -296,8 +303,8 @@ impl ControlState {
             },
             ControlCommand::PutTenant(tenant) => put_tenant(change, view, tenant)?,
             ControlCommand::PutLog(log) => put_log(change, view, log)?,
-            ControlCommand::PutPeer(peer) => put_peer(change, view, peer)?,
-            ControlCommand::SetPeer((name, action)) => set_peer(change, view, &name, &action)?,
+            ControlCommand::PutPeer(peer) => peers::put(change, view, peer)?,
+            ControlCommand::SetPeer((name, action)) => peers::set(change, view, &name, action)?,
             ControlCommand::PutToken(token) => put_token(change, view, token)?,
             ControlCommand::RedeemToken(redeem) => redeem_token(change, view, redeem)?,
         };
@@ -354,62 +361,6 @@ fn put_log(change: &Change, view: &mut ControlView, log: LogDescriptor) -> Resul
     Ok(Ok(()))
 }
 
-fn put_peer(change: &Change, view: &mut ControlView, peer: PeerRecord) -> Result<Outcome, StateError> {
-    let own = view.site.as_ref().is_some_and(|site| site.name == peer.name || site.site == peer.site);
-    if own || view.peer(&peer.name).is_some_and(|known| known.site != peer.site) {
-        return Ok(exists(format!("another site is called {} here; two sites of one name can't be peers", peer.name)));
-    }
-    if view.peers.len() >= MAX_PEERS && !view.peers.contains_key(&peer.site) {
-        return Ok(full("peers", MAX_PEERS));
-    }
-    if view.peers.get(&peer.site).is_none_or(|known| known.certificate != peer.certificate) {
-        authorities::forget_peer(change, view, peer.site)?;
-    }
-    change.put(Table::Control, &key(Kind::Peer, &peer.site.0), &peer.to_bytes())?;
-    view.add_peer(peer);
-    Ok(Ok(()))
-}
-
-/// Whether a peer may say so: addresses that can be called, and no more than a site has nodes.
-fn is_callable(endpoints: &[String]) -> bool {
-    let callable = |text: &String| {
-        text.parse::<SocketAddr>().is_ok_and(|address| !address.ip().is_unspecified() && address.port() != 0)
-    };
-    (1..=MAX_NODES).contains(&endpoints.len()) && endpoints.iter().all(callable)
-}
-
-fn move_peer(change: &Change, view: &mut ControlView, said: PeerEndpoints) -> Result<Outcome, StateError> {
-    let Some(mut peer) = view.peers.get(&said.site).cloned() else {
-        return Ok(Err(Refusal::new(RefusalCode::NotFound, format!("there is no peer {}", said.site))));
-    };
-    if !is_callable(&said.endpoints) {
-        return Ok(Err(Refusal::new(RefusalCode::BadRequest, "these are no addresses at which nodes could be found")));
-    }
-    if peer.endpoints != said.endpoints {
-        peer.endpoints = said.endpoints;
-        change.put(Table::Control, &key(Kind::Peer, &peer.site.0), &peer.to_bytes())?;
-        view.add_peer(peer);
-    }
-    Ok(Ok(()))
-}
-
-fn set_peer(change: &Change, view: &mut ControlView, name: &Label, action: &PeerAction) -> Result<Outcome, StateError> {
-    let Some(mut peer) = view.peer(name).cloned() else {
-        return Ok(Err(Refusal::new(RefusalCode::NotFound, format!("there is no peer {name}"))));
-    };
-    let key = key(Kind::Peer, &peer.site.0);
-    if *action == PeerAction::Remove {
-        change.remove(Table::Control, &key)?;
-        view.peers.remove(&peer.site);
-        authorities::forget_peer(change, view, peer.site)?;
-        return Ok(Ok(()));
-    }
-    peer.paused = *action == PeerAction::Pause;
-    change.put(Table::Control, &key, &peer.to_bytes())?;
-    view.add_peer(peer);
-    Ok(Ok(()))
-}
-
 fn put_token(change: &Change, view: &mut ControlView, token: PendingToken) -> Result<Outcome, StateError> {
     if view.tokens.len() >= MAX_TOKENS
         && let Some(oldest) = view.tokens.values().min_by_key(|token| token.expires).map(|token| token.secret_hash)
@@ -450,7 +401,7 @@ fn redeem_token(change: &Change, view: &mut ControlView, redeem: RedeemToken) ->
         Ok(TokenPurpose::Node(_)) => return Ok(Err(wrong_token())),
         Err(refusal) => return Ok(Err(refusal)),
     }
-    let outcome = put_peer(change, view, redeem.peer)?;
+    let outcome = peers::put(change, view, redeem.peer)?;
     if outcome.is_ok() {
         use_up(change, view, &redeem.secret_hash)?;
     }

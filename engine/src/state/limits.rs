@@ -16,6 +16,8 @@ pub const MAX_TENANTS: usize = 4096;
 pub const MAX_LOGS: usize = 4096;
 /// Peers of a site.
 pub const MAX_PEERS: usize = 64;
+/// Limits of one peer: hours of a day that differ.
+pub const MAX_PEER_LIMITS: usize = 8;
 /// Nodes of a site, with those that have left: each is in memory everywhere, with its devices.
 pub const MAX_NODES: usize = 256;
 /// Devices of one node.

@@ -18,6 +18,7 @@ pub mod limits;
 pub(crate) mod lineage;
 mod log_group;
 mod nodes;
+mod peers;
 mod place;
 mod preview;
 mod prune;

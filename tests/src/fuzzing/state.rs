@@ -19,6 +19,7 @@ use farside_codec::delta::{
 };
 use farside_codec::ids::{BlindName, ChunkId, DeltaHash, EpochId, GroupId, Hlc, LogId, OperationId, TenantId};
 use farside_codec::message::{LogOffer, Moment, PeerAction, PeerRecord, Refusal, Tenant};
+use farside_codec::peer::{DayWindow, PeerLimit};
 use farside_raft::{Applied, StateMachine};
 
 /// Steps of one run: enough for every two commands to meet, and a bound of its time.
@@ -367,7 +368,20 @@ fn control_command(feed: &mut Feed<'_>) -> Option<ControlCommand> {
         }
         4 => ControlCommand::PutPeer(record(id)),
         5 => {
-            let action = [PeerAction::Pause, PeerAction::Resume, PeerAction::Remove][feed.below(3)].clone();
+            let action = match feed.below(5) {
+                0 => PeerAction::Pause,
+                1 => PeerAction::Resume,
+                2 => PeerAction::Unlimit,
+                3 => {
+                    let mut minute = || u16::from(feed.byte()) * 6;
+                    let window = DayWindow { from: minute(), until: minute() };
+                    PeerAction::Limit(PeerLimit {
+                        rate: u64::from(feed.byte()),
+                        window: (feed.byte() & 1 == 0).then_some(window),
+                    })
+                }
+                _ => PeerAction::Remove,
+            };
             ControlCommand::SetPeer((name, action))
         }
         6 => ControlCommand::PutToken(PendingToken {

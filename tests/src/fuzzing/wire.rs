@@ -24,10 +24,11 @@ use farside_codec::identity::{Identities, IdentityQuestion, IssuedIdentity, Revo
 use farside_codec::ids::{BlindName, DeviceId, GroupId, Hlc, Label, NodeId, TenantId};
 use farside_codec::message::{
     ChunkRange, FailedOver, Failover, FailoverReport, FedDeltas, FedHello, GetChunk, Hello, History, List, LogBehind,
-    LogInfo, LogOffer, LogPosition, LogRefused, Lookup, Moment, PeerAction, PeerJoin, PeerRecord, Propose, PutChunk,
-    ReadDeltas, Refusal, RefusalCode, Reply, Request, ResolveLog, SetPeer, SetPolicy, SwitchedOver, Switchover, Tenant,
-    Version, Versions, Weigh, Weighed,
+    LogInfo, LogOffer, LogPosition, LogRefused, Lookup, Moment, PeerAction, PeerJoin, PeerLimits, PeerRecord, Propose,
+    PutChunk, ReadDeltas, Refusal, RefusalCode, Reply, Request, ResolveLog, SetPeer, SetPolicy, SwitchedOver,
+    Switchover, Tenant, Version, Versions, Weigh, Weighed,
 };
+use farside_codec::peer::{DayWindow, PeerLimit};
 use farside_codec::record::wal::{EntryPayload, Vote};
 use farside_codec::{Field, FrameHeader};
 use farside_raft::message::{Answer, AppendEntries, Ask, HandOver, RequestVote, SnapshotEnd, SnapshotPiece, Voted};
@@ -130,6 +131,10 @@ fn peer() -> PeerRecord {
     }
 }
 
+fn peer_limit() -> PeerLimit {
+    PeerLimit { rate: 25_000_000, window: Some(DayWindow { from: 22 * 60, until: 6 * 60 }) }
+}
+
 fn tenant() -> Tenant {
     let epochs = vec![values::epoch(1), values::epoch(2)];
     Tenant { tenant: TenantId([3; 16]), name: values::label("acme"), epochs, created: Hlc(4) }
@@ -184,6 +189,11 @@ pub fn request_seeds() -> Vec<Seed> {
         ),
         ("rebalance", Request::Rebalance(true)),
         ("set-peer", Request::SetPeer(SetPeer { name: values::label("far"), action: PeerAction::Pause })),
+        (
+            "limit-peer",
+            Request::SetPeer(SetPeer { name: values::label("far"), action: PeerAction::Limit(peer_limit()) }),
+        ),
+        ("peer-limits", Request::PeerLimits),
         ("peer-join", Request::PeerJoin(PeerJoin { secret: [5; 32], peer: peer() })),
         ("status", Request::Status),
         ("failover", Request::Failover(Failover { from, log: Some(log), force: true })),
@@ -285,6 +295,7 @@ pub fn reply_seeds() -> Vec<Seed> {
         ("tenants", Reply::Tenants(vec![tenant()])),
         ("token", Reply::Token("farside-peer-1.".into())),
         ("peers", Reply::Peers(vec![peer()])),
+        ("peer-limits", Reply::PeerLimits(vec![PeerLimits { site: values::site(2), limits: vec![peer_limit()] }])),
         ("status", Reply::Status(Bytes::from_static(b"{}"))),
         ("failed-over", Reply::FailedOver(report)),
         ("switched-over", Reply::SwitchedOver(moved)),
