@@ -2,17 +2,20 @@
 //!
 //! One file under tests/ each, named for what it shows. This is what they share: sites, commands, a tree of files. And
 //! [`sim`] is the world in which everything fails, in virtual time; [`relay`] listens in on what sites and clients say;
-//! [`lab`] runs other people's servers; [`fuzzing`] is what any bytes at all are thrown at; [`planted`] puts mistakes into
+//! [`lab`] runs other people's servers; [`linear`] judges what concurrent clients saw; [`fuzzing`] is what any bytes at all are thrown at; [`planted`] puts mistakes into
 //! the engine to see whether anybody notices.
 
 pub mod backups;
 pub mod fuzzing;
 pub mod lab;
+pub mod linear;
 pub mod namespaces;
 pub mod planted;
 pub mod relay;
 pub mod sim;
 
+use farside::client::{Client, ClientSettings, Context, parse_label};
+use namespaces::Machines;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -324,14 +327,33 @@ impl Cluster {
                 nodes.len() == count && nodes.iter().all(|node| node["state"] == "up" && node["devices"] != "[]")
             });
             let voters = status["control"]["voters"].as_array().map_or(0, Vec::len);
-            up && voters
-                == if count >= 5 {
-                    5
-                } else if count >= 3 {
-                    3
-                } else {
-                    1
-                }
+            up && voters == voters_of(count)
+        });
+        cluster.export();
+        cluster
+    }
+
+    /// The same on machines of their own, a node on each. `init` has `first` as well.
+    pub fn start_on(machines: &Machines, root: &Path, name: &str, first: &[&str], more: &[&str]) -> Self {
+        let mut cluster = Self { nodes: Vec::new(), context: root.join(format!("{name}.context")) };
+        for number in 0..machines.count() {
+            let listen = format!("{}:{MACHINE_PORT}", machines.address(number));
+            let directory = root.join(if number == 0 { name.to_owned() } else { format!("{name}-{}", number + 1) });
+            let path = directory.display().to_string();
+            let token = cluster.nodes.first().map(|node| node.farside(&["invite"]).ok()).unwrap_or_default();
+            let made: Vec<&str> = match number {
+                0 => [&["init", "--dir", &path, "--site", name, "--listen", &listen], first].concat(),
+                _ => vec!["join", "--dir", &path, "--token", token.trim(), "--listen", &listen],
+            };
+            farside(&[&made[..], more].concat()).ok();
+            let mut node = Site::at(directory, MACHINE_PORT);
+            node.prefix = machines.prefix(number);
+            node.run();
+            cluster.nodes.push(node);
+        }
+        cluster.wait_for(Duration::from_secs(60), "all vote", |cluster| {
+            let voters = cluster.nodes[0].status()["control"]["voters"].as_array().map_or(0, Vec::len);
+            voters == voters_of(machines.count())
         });
         cluster.export();
         cluster
@@ -394,6 +416,28 @@ impl Cluster {
             ["owed_fragments", "misplaced_fragments", "groups_changing"].iter().all(|figure| repair[figure] == 0);
         none && repair["looked_at_all"] == true
     }
+}
+
+/// Voters of a group at a site of so many nodes.
+fn voters_of(nodes: usize) -> usize {
+    match nodes {
+        0..=2 => 1,
+        3..=4 => 3,
+        _ => 5,
+    }
+}
+
+/// Where nodes listen that have a machine of their own.
+const MACHINE_PORT: u16 = 7400;
+
+/// Does something as a client that has a tenant's keys in the file that `Cluster::make_log` and `Site::make_log` made.
+pub fn as_client<T>(kms: &Path, tenant: &str, context: &Context, work: impl AsyncFnOnce(Client) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let mut settings = ClientSettings::in_memory();
+        settings.set_kms(&parse_label(tenant).expect("a label"), &format!("file:{}", kms.display()));
+        work(Client::connect(context, settings).await.expect("a node answers")).await
+    })
 }
 
 /// Tells what waits for it to end, also where a test fails.

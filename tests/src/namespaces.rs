@@ -59,6 +59,11 @@ impl Machines {
         run("ip", &[&["netns", "exec", &self.names[number], "nft"], arguments].concat())
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.names.len()
+    }
+
     /// The address of a machine, from 0 on.
     pub fn address(&self, number: usize) -> String {
         format!("{}.{}", self.network, number + 1)

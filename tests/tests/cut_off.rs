@@ -2,13 +2,12 @@
 //! on, whoever is not refuses writes in a bounded time, and when the cut is healed all of them agree. One-way cuts too.
 
 use farside_tests::namespaces::Machines;
-use farside_tests::{Cluster, Outcome, Site, bytes, farside, signal};
+use farside_tests::{Cluster, Outcome, bytes, signal};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const NODES: usize = 5;
-const PORT: u16 = 7400;
 /// Within this a command is answered, one way or the other, whatever is cut.
 const BOUND: Duration = Duration::from_secs(25);
 
@@ -84,32 +83,8 @@ impl Cut<'_> {
 }
 
 fn start(machines: &Machines, root: &Path) -> Cluster {
-    let listen = |number: usize| format!("{}:{PORT}", machines.address(number));
     let size = ["--cores", "0", "--device-count", "2", "--device-size", "96MiB"];
-    let directory = root.join("near");
-    let path = directory.display().to_string();
-    let first = ["init", "--dir", &path, "--site", "near", "--geometry", "2+2", "--listen", &listen(0)];
-    farside(&[&first[..], &size].concat()).ok();
-    let mut node = Site::at(directory, PORT);
-    node.prefix = machines.prefix(0);
-    node.run();
-    let mut cluster = Cluster { nodes: vec![node], context: root.join("near.context") };
-    for number in 1..NODES {
-        let token = cluster.nodes[0].farside(&["invite"]).ok();
-        let directory = root.join(format!("near-{}", number + 1));
-        let path = directory.display().to_string();
-        let join = ["join", "--dir", &path, "--token", token.trim(), "--listen", &listen(number)];
-        farside(&[&join[..], &size].concat()).ok();
-        let mut node = Site::at(directory, PORT);
-        node.prefix = machines.prefix(number);
-        node.run();
-        cluster.nodes.push(node);
-    }
-    cluster.wait_for(Duration::from_secs(60), "five voters", |cluster| {
-        cluster.nodes[0].status()["control"]["voters"].as_array().is_some_and(|voters| voters.len() == NODES)
-    });
-    cluster.export();
-    cluster
+    Cluster::start_on(machines, root, "near", &["--geometry", "2+2"], &size)
 }
 
 #[test]

@@ -4,9 +4,9 @@
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
-use farside::client::{Client, ClientSettings, Context, Upload};
+use farside::client::{Client, Context, Upload};
 use farside_codec::message::Moment;
-use farside_tests::{Outcome, Site, bytes, farside_within, free_port};
+use farside_tests::{Outcome, Site, as_client, bytes, farside_within, free_port};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
@@ -107,16 +107,7 @@ fn through(site: &Site, relays: &[Relay]) -> Context {
 }
 
 fn connected<F: AsyncFnOnce(Client)>(root: &Path, context: &Context, work: F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        let mut settings = ClientSettings::in_memory();
-        settings.set_kms(
-            &farside::client::parse_label("acme").expect("a label"),
-            &format!("file:{}", root.join("kms").display()),
-        );
-        let client = Client::connect(context, settings).await.expect("a node answers");
-        work(client).await;
-    });
+    as_client(&root.join("kms"), "acme", context, work);
 }
 
 #[test]
