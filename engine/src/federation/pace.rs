@@ -9,6 +9,11 @@ use std::time::Duration;
 /// What may be sent at once, in seconds of the rate: enough that timers need not be exact.
 const AT_ONCE_SECONDS: f64 = 0.05;
 
+/// The part of the rate that what goes ahead never takes from chunks: a delta may be waiting for one.
+const ALWAYS_CHUNKS: f64 = 0.1;
+/// What went ahead is owed for no longer than that.
+const MOST_AHEAD_SECONDS: f64 = 10.0;
+
 /// The rate in bytes a second at a minute of the day in UTC; 0: there is no limit. A window goes before what holds all day; of
 /// windows that overlap the lowest rate holds.
 pub fn rate_at(limits: &[PeerLimit], minute: u16) -> u64 {
@@ -30,28 +35,43 @@ pub fn share(rate: u64, senders: u64) -> u64 {
 /// What was sent and is not paid off.
 #[derive(Debug, Default)]
 pub struct Pace {
-    debt: f64,
+    chunks: f64,
+    /// What went without waiting is paid off first, but for a part of the rate that is always the chunks'.
+    ahead: f64,
     looked: Duration,
 }
 
 impl Pace {
-    /// How long nothing may be sent at `now`; zero: something may.
+    /// How long no chunk may be sent at `now`, if nothing goes ahead meanwhile; zero: one may.
     pub fn wait(&mut self, now: Duration, rate: u64) -> Duration {
         let passed = now.saturating_sub(self.looked).as_secs_f64();
         self.looked = now;
         if rate == 0 {
-            self.debt = 0.0;
+            (self.chunks, self.ahead) = (0.0, 0.0);
             return Duration::ZERO;
         }
         let rate = rate as f64;
-        self.debt = (self.debt - passed * rate).max(0.0);
-        let beyond = self.debt / rate - AT_ONCE_SECONDS;
+        let paid = passed * rate;
+        let for_ahead = self.ahead.min(paid * (1.0 - ALWAYS_CHUNKS));
+        self.ahead -= for_ahead;
+        self.chunks = (self.chunks - (paid - for_ahead)).max(0.0);
+        let beyond = self.chunks / rate - AT_ONCE_SECONDS;
         Duration::from_secs_f64(beyond.clamp(0.0, 86_400.0))
     }
 
-    /// So much was sent.
+    /// So many bytes of a chunk are sent.
     pub fn sent(&mut self, bytes: usize) {
-        self.debt += bytes as f64;
+        self.chunks += bytes as f64;
+    }
+
+    /// So many of them were not.
+    pub fn give_back(&mut self, bytes: usize) {
+        self.chunks = (self.chunks - bytes as f64).max(0.0);
+    }
+
+    /// So many bytes go without waiting. What goes faster than the rate for long is not held against it for ever.
+    pub fn went_ahead(&mut self, bytes: usize, rate: u64) {
+        self.ahead = (self.ahead + bytes as f64).min(rate as f64 * MOST_AHEAD_SECONDS);
     }
 }
 
@@ -87,6 +107,31 @@ mod tests {
         assert_eq!(pace.wait(2 * second, 1), Duration::ZERO);
         pace.sent(usize::MAX);
         assert_eq!(pace.wait(2 * second, 1), Duration::from_secs(86_400));
+        pace.give_back(usize::MAX);
+        assert_eq!(pace.wait(2 * second, 1), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_goes_ahead_is_counted_and_starves_nobody() {
+        let at = Duration::from_secs;
+        let mut pace = Pace::default();
+        pace.wait(at(1), 100);
+        pace.went_ahead(90, 100);
+        pace.sent(105);
+        // In a second 90 are paid for what went ahead and 10 for the chunk; then the chunk has all.
+        assert_eq!(pace.wait(at(2), 100), Duration::from_millis(900));
+        assert_eq!(pace.wait(at(3), 100), Duration::ZERO);
+        // An hour of far too much: a chunk a hundred bytes long goes every ten seconds all the same, and soon faster.
+        for second in 3..3603 {
+            pace.wait(at(second), 100);
+            pace.went_ahead(10_000, 100);
+        }
+        pace.sent(100);
+        assert!(pace.wait(at(3603), 100) > Duration::ZERO);
+        assert_eq!(pace.wait(at(3613), 100), Duration::ZERO);
+        pace.wait(at(3620), 100);
+        pace.sent(100);
+        assert!(pace.wait(at(3621), 100) < Duration::from_millis(1));
     }
 
     proptest! {

@@ -87,6 +87,14 @@ pub const REFETCH_PATIENCE: Duration = Duration::from_secs(30);
 pub const REFETCH_REST: Duration = Duration::from_secs(10);
 /// Chunks a shard remembers of which that is so.
 pub const REFETCH_RESTING: usize = 4096;
+/// Chunks that a shard is asking for, or about to: each has a reader who waits.
+pub const REFETCH_FLIGHTS: usize = 256;
+/// Chunks that are to be asked for in the background.
+pub const REFETCH_WANTED: usize = 16_384;
+/// How often a shard looks whether there are any.
+pub const REFETCH_LOOK: Duration = Duration::from_millis(500);
+/// How many are asked for before it looks again.
+pub const REFETCH_BATCH: usize = 64;
 /// How often everything is looked at though nothing is known to have changed.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How soon everything is looked at again while something is owed.

@@ -86,15 +86,23 @@ fn dead(view: &ControlView) -> BTreeSet<NodeId> {
     view.nodes.values().filter(|node| node.state == NodeState::Dead).map(|node| node.node).collect()
 }
 
-/// Groups whose members are not what they are to be: one is dead, or one that is to go has not been let go yet.
-pub(super) fn changing<D: Disk>(shard: &Shard<D>, view: &ControlView) -> usize {
-    let dead = dead(view);
-    let groups = view.groups.values();
-    let log_groups = groups
-        .filter(|group| !group.leaving.is_empty() || group.members.iter().any(|member| dead.contains(&member.node())));
-    let control = shard.control.as_ref().map(|control| control.status().voters);
-    let control = control.filter(|voters| control_members(view, voters).0 != *voters || !dead.is_disjoint(voters));
-    log_groups.count() + usize::from(control.is_some())
+/// How many groups are led by this shard and have the voters that they are to have, all of which live.
+pub(super) fn settled<D: Disk>(shard: &Shard<D>) -> usize {
+    let view = shard.view();
+    let dead = dead(&view);
+    let is_settled = |group: &Group<D, _, _>| {
+        let record = view.group(group.id());
+        let members: BTreeSet<NodeId> = record.members.iter().copied().collect();
+        let lives = members.iter().all(|member| !dead.contains(&member.node()));
+        group.is_leader() && lives && record.leaving.is_empty() && group.status().settled_voters == members
+    };
+    shard.groups().iter().filter(|group| is_settled(group)).count()
+}
+
+/// Whether the control group is about to get other voters, or has one that is dead.
+pub(super) fn control_is_changing<D: Disk>(shard: &Shard<D>, view: &ControlView) -> bool {
+    let voters = shard.control.as_ref().map(|control| control.status().settled_voters);
+    voters.is_some_and(|voters| control_members(view, &voters).0 != voters || !dead(view).is_disjoint(&voters))
 }
 
 #[derive(PartialEq, Eq)]

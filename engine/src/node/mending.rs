@@ -3,7 +3,6 @@
 
 use super::collecting::unreferenced;
 use super::limits::{MEND_AGAIN, MEND_AGAIN_MOST, MEND_LOOK, MEND_STEP};
-use super::refetching::refetch;
 use super::repairing::limit;
 use super::shard::{Shard, add};
 use crate::store::{CollectCursor, DeviceState, StoreError};
@@ -50,6 +49,7 @@ async fn pass<D: Disk>(shard: &Rc<Shard<D>>) -> usize {
     let mut mended = 0;
     let mut cursor = Some(CollectCursor::default());
     while let Some(at) = cursor {
+        shard.store.lost(at, MEND_STEP).into_iter().for_each(|chunk| shard.refetches.want(chunk));
         let (mut found, next) = shard.store.mendable(at, MEND_STEP);
         cursor = next;
         let mut needed: Vec<ChunkId> = found.extract_if(.., |chunk| shard.snapshots.needs(chunk)).collect();
@@ -84,9 +84,11 @@ pub(super) async fn mend<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> usize
             shard.repair.count(fragments * needs.fragment_bytes);
             fragments
         }
-        // Too little of it is left to make up for anything.
-        Err(StoreError::Corrupt(_) | StoreError::NotFound(_)) if refetch(shard, chunk).await => 1,
         Err(error) => {
+            if let StoreError::Corrupt(_) | StoreError::NotFound(_) = error {
+                // Too little of it is left to make up for anything.
+                shard.refetches.want(chunk);
+            }
             tracing::info!(%chunk, %error, "a chunk can't be mended now");
             0
         }

@@ -1,7 +1,10 @@
 //! Keeps what this node sends to a peer within the limit that the site has for it.
 //!
 //! The site's rate is divided among the nodes that lead logs, since the leader of a log sends its chunks. On each of them its
-//! shards draw from one account, on the first shard. Chunks wait in the order in which they come; deltas go ahead and are counted.
+//! shards draw from one account, on the first shard. Chunks wait, one of each log at a time; deltas go ahead and are counted.
+//!
+//! Invariant: only what is drawn is owed. Whoever waits asks again and again from where it sends, so that a sender that ends leaves
+//! nothing behind.
 
 use super::limits::PACE_LOOK;
 use super::shard::Shard;
@@ -13,26 +16,24 @@ use farside_io::disk::Disk;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use tokio::sync::Mutex;
+use std::time::Duration;
 
 /// Logs that are looked at to find out who sends; where there are more, everybody does.
 const LOGS_LOOKED_AT: usize = 256;
 
 /// What the node sends to peers that have a limit; on shard 0.
 #[derive(Default)]
-pub(crate) struct Paces(RefCell<BTreeMap<SiteId, Rc<PeerPace>>>);
+pub(crate) struct Paces(RefCell<BTreeMap<SiteId, Pace>>);
 
-#[derive(Default)]
-struct PeerPace {
-    /// Who is at the head of the queue holds it: chunks of all logs go in turn.
-    head: Mutex<()>,
-    pace: RefCell<Pace>,
-}
-
-impl Paces {
-    fn of(&self, peer: SiteId) -> Rc<PeerPace> {
-        self.0.borrow_mut().entry(peer).or_default().clone()
-    }
+/// What is to be done with an account.
+#[derive(Clone, Copy)]
+enum Draw {
+    /// So many bytes of a chunk are to go.
+    Chunk(usize),
+    /// So many did not go after all.
+    Back(usize),
+    /// So many bytes go ahead.
+    Ahead(usize),
 }
 
 /// The rate at which the whole site may send to a peer now, in bytes a second; 0: there is no limit.
@@ -59,32 +60,50 @@ fn own_rate<D: Disk>(shard: &Shard<D>, peer: SiteId) -> u64 {
     }
 }
 
-/// Waits until so many bytes may go to a peer.
+/// Draws on the account of a peer, on the first shard. Answers how long a chunk has to wait; nothing was drawn then.
+async fn draw<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId, draw: Draw) -> Duration {
+    let drawn = shard.on(0, move |first| async move {
+        let (now, rate) = (first.clock.clock().monotonic(), own_rate(&first, peer));
+        let mut paces = first.paces.0.borrow_mut();
+        let pace = paces.entry(peer).or_default();
+        let wait = pace.wait(now, rate);
+        match draw {
+            Draw::Chunk(bytes) if wait.is_zero() => pace.sent(bytes),
+            Draw::Chunk(_) => return wait,
+            Draw::Back(bytes) => pace.give_back(bytes),
+            Draw::Ahead(bytes) => pace.went_ahead(bytes, rate),
+        }
+        Duration::ZERO
+    });
+    // Where the first shard has ended, this one is about to.
+    drawn.await.unwrap_or_default()
+}
+
+fn is_limited<D: Disk>(shard: &Shard<D>, peer: SiteId) -> bool {
+    shard.view().peer_limits.contains_key(&peer)
+}
+
+/// Waits until so many bytes of a chunk may go to a peer.
 pub(super) async fn pass<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId, bytes: usize) {
-    if shard.view().peer_limits.contains_key(&peer) {
-        // A shard that has ended sends nothing, and neither will this one.
-        let _ = shard.on(0, move |first| async move { wait_here(&first, peer, bytes).await }).await;
+    while is_limited(shard, peer) {
+        match draw(shard, peer, Draw::Chunk(bytes)).await {
+            Duration::ZERO => return,
+            // The limit may change meanwhile, or the hour.
+            wait => tokio::time::sleep(wait.min(PACE_LOOK)).await,
+        }
     }
 }
 
-async fn wait_here<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId, bytes: usize) {
-    let paced = shard.paces.of(peer);
-    let _head = paced.head.lock().await;
-    loop {
-        let now = shard.clock.clock().monotonic();
-        let wait = paced.pace.borrow_mut().wait(now, own_rate(shard, peer));
-        if wait.is_zero() {
-            break;
-        }
-        // The limit may change meanwhile, or the hour.
-        tokio::time::sleep(wait.min(PACE_LOOK)).await;
+/// A chunk that had passed was not sent.
+pub(super) async fn give_back<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId, bytes: usize) {
+    if is_limited(shard, peer) {
+        draw(shard, peer, Draw::Back(bytes)).await;
     }
-    paced.pace.borrow_mut().sent(bytes);
 }
 
 /// Counts what goes to a peer without waiting.
-pub(super) async fn went<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId, bytes: usize) {
-    if shard.view().peer_limits.contains_key(&peer) {
-        let _ = shard.on(0, move |first| async move { first.paces.of(peer).pace.borrow_mut().sent(bytes) }).await;
+pub(super) async fn goes_ahead<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId, bytes: usize) {
+    if bytes > 0 && is_limited(shard, peer) {
+        draw(shard, peer, Draw::Ahead(bytes)).await;
     }
 }

@@ -1,15 +1,19 @@
 //! Gets chunks back that this site has lost and a peer still has.
 //!
 //! Too little of a chunk may be left: a node is lost while another one is away, more devices fail at once than parity makes up
-//! for. Where a delta names the chunk, a peer that has the delta has the chunk as well. It is asked when somebody reads
-//! the chunk here, when it is to be sent to another peer, and when repair or mending comes across it. The bytes are the chunk that
-//! the id names, or they are refused: the id is their hash.
+//! for. Where a delta names the chunk, a peer that has the delta has the chunk as well. It is asked at once when somebody reads
+//! the chunk here, or when it is to be sent to another peer. What repair and mending come across is asked for in the background, by a task
+//! of its own: what can be rebuilt must not wait for what has to come from afar. The bytes are the chunk that the id names, or they are
+//! refused: the id is their hash.
 //!
 //! A peer's own question is never passed on to a peer, or two sites that have both lost a chunk would ask one another for ever.
 
 use super::chunks;
 use super::collecting::unreferenced;
-use super::limits::{GC_STEP_CHUNKS, REFETCH_PATIENCE, REFETCH_REST, REFETCH_RESTING, REFETCHES};
+use super::limits::{
+    REFETCH_BATCH, REFETCH_FLIGHTS, REFETCH_LOOK, REFETCH_PATIENCE, REFETCH_REST, REFETCH_RESTING, REFETCH_WANTED,
+    REFETCHES,
+};
 use super::links::PeerCallError;
 use super::peers::greeted;
 use super::repairing::limit;
@@ -21,27 +25,65 @@ use farside_codec::limits::MAX_CHUNK_SEALED_BYTES;
 use farside_codec::message::{ChunkRange, GetChunk, PeerRecord, PutChunk, Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use farside_transport::{CallError, Caller, Class, Role};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// Chunks that a shard gets back.
 pub(crate) struct Refetches {
     /// Each holds a whole chunk in memory.
     turns: Semaphore,
-    /// Chunks that no peer could give, and when that was found out: they are not asked for again at once.
+    /// Chunks that are being asked for: whoever wants the same one waits with the first.
+    flights: RefCell<BTreeMap<ChunkId, Rc<Flight>>>,
+    /// Chunks that are to be asked for in the background.
+    wanted: RefCell<BTreeSet<ChunkId>>,
+    /// Chunks that no peer could give, or no delta names, and when that was found out: they are not asked for again at once.
     vain: RefCell<BTreeMap<ChunkId, Duration>>,
+    /// When no peer could be asked.
+    silent: Cell<Option<Duration>>,
 }
 
 impl Default for Refetches {
     fn default() -> Self {
-        Self { turns: Semaphore::new(REFETCHES), vain: RefCell::default() }
+        Self {
+            turns: Semaphore::new(REFETCHES),
+            flights: RefCell::default(),
+            wanted: RefCell::default(),
+            vain: RefCell::default(),
+            silent: Cell::default(),
+        }
     }
 }
 
+/// A chunk that is being asked for.
+#[derive(Default)]
+struct Flight {
+    came: OnceCell<Came>,
+    landed: Notify,
+}
+
+/// What came of asking for a chunk.
+#[derive(Debug, Clone)]
+enum Came {
+    /// It is these bytes; there may have been no place for them.
+    Back { pieces: Vec<Bytes>, stored: bool },
+    /// No peer has it, or nobody needs it.
+    Not,
+    /// No peer could be asked.
+    NobodyThere,
+}
+
 impl Refetches {
+    /// Has a chunk asked for soon. Past the bound it is wanted again when somebody comes across it again.
+    pub(super) fn want(&self, chunk: ChunkId) {
+        let mut wanted = self.wanted.borrow_mut();
+        if wanted.len() < REFETCH_WANTED {
+            wanted.insert(chunk);
+        }
+    }
+
     fn rests(&self, chunk: &ChunkId, now: Duration) -> bool {
         self.vain.borrow().get(chunk).is_some_and(|since| now.saturating_sub(*since) < REFETCH_REST)
     }
@@ -56,6 +98,11 @@ impl Refetches {
             vain.insert(chunk, now);
         }
     }
+
+    /// Whether there was nobody to ask a moment ago.
+    fn is_silent(&self, now: Duration) -> bool {
+        self.silent.get().is_some_and(|since| now.saturating_sub(since) < REFETCH_REST)
+    }
 }
 
 /// Reads a chunk for a caller. One that is lost here is got back first, or passed on where there is no place for it.
@@ -63,7 +110,7 @@ pub(super) async fn get<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, get: Get
     match chunks::get(shard, get.clone()).await {
         Err(refusal) if caller.role != Role::Peer && is_gone(&refusal) => {
             let owner = get.chunk.shard(shard.shards());
-            let found = shard.on(owner, move |there| async move { find(&there, get.chunk).await }).await?;
+            let found = shard.on(owner, move |there| async move { found(&there, get.chunk).await }).await?;
             found.map_or(Err(refusal), |pieces| part(pieces, &get))
         }
         answered => answered,
@@ -73,6 +120,14 @@ pub(super) async fn get<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, get: Get
 /// Whether a refusal to read a chunk says that too little of it is here, and not that it can't be read now.
 pub(super) fn is_gone(refusal: &Refusal) -> bool {
     matches!(refusal.code, RefusalCode::NotFound | RefusalCode::Corrupt)
+}
+
+/// The bytes of a lost chunk of this shard, if a peer has them. It is here again then, if there is a place for it.
+pub(super) async fn found<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Option<Vec<Bytes>> {
+    match ask_once(shard, chunk).await {
+        Came::Back { pieces, .. } => Some(pieces),
+        Came::Not | Came::NobodyThere => None,
+    }
 }
 
 /// The part of a chunk that was asked for.
@@ -92,52 +147,35 @@ fn part(pieces: Vec<Bytes>, get: &GetChunk) -> Answered {
     Ok(Answer { reply: Reply::ChunkRange(range), body })
 }
 
-/// Gets a chunk back, on the shard that looks after it. Answers whether it is here.
-pub(super) async fn refetch<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> bool {
-    let owner = chunk.shard(shard.shards());
-    let got = shard.on(owner, move |there| async move { refetch_all(&there, vec![chunk]).await == 1 });
-    got.await.unwrap_or(false)
-}
-
-/// Gets those of these chunks back that a delta names and a peer has. Answers how many.
-pub(super) async fn refetch_all<D: Disk>(shard: &Rc<Shard<D>>, lost: Vec<ChunkId>) -> usize {
-    let mut got = 0;
-    for chunk in needed(shard, lost).await {
-        match ask_peers(shard, chunk).await {
-            Came::Back { stored: true, .. } => got += 1,
-            Came::Back { stored: false, .. } | Came::Not => {}
-            // Nor would the next one.
-            Came::NobodyThere => break,
+/// Gets back what is wanted, for as long as the shard runs.
+pub(super) async fn keep_refetching<D: Disk>(shard: Rc<Shard<D>>) {
+    loop {
+        tokio::time::sleep(shard.pace(REFETCH_LOOK)).await;
+        if givers(&shard).is_empty() {
+            shard.refetches.wanted.borrow_mut().clear();
+            continue;
         }
-    }
-    got
-}
-
-/// The bytes of a lost chunk, which is here again if there is a place for it.
-async fn find<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Option<Vec<Bytes>> {
-    let chunk = needed(shard, vec![chunk]).await.pop()?;
-    match ask_peers(shard, chunk).await {
-        Came::Back { pieces, .. } => Some(pieces),
-        Came::Not | Came::NobodyThere => None,
-    }
-}
-
-/// Those of these chunks that are worth asking for: a delta names them, and no peer has just said that it lacks them.
-async fn needed<D: Disk>(shard: &Rc<Shard<D>>, mut lost: Vec<ChunkId>) -> Vec<ChunkId> {
-    if givers(shard).is_empty() {
-        return Vec::new();
-    }
-    let now = shard.clock.clock().monotonic();
-    lost.retain(|chunk| !shard.refetches.rests(chunk, now));
-    let mut needed = Vec::new();
-    for chunks in lost.chunks(GC_STEP_CHUNKS) {
-        // The rest of a put that was given up is nobody's.
-        match unreferenced(shard, chunks.to_vec(), 0).await {
-            Ok(garbage) => needed.extend(chunks.iter().filter(|chunk| !garbage.contains(chunk))),
-            Err(refusal) => tracing::info!(%refusal, "it is not known yet which of the lost chunks are needed"),
+        let mut got = 0;
+        for _ in 0..REFETCH_BATCH {
+            // What could not be kept need not come.
+            if shard.takes_writes().is_err() {
+                break;
+            }
+            let Some(chunk) = shard.refetches.wanted.borrow_mut().pop_first() else { break };
+            match ask_once(&shard, chunk).await {
+                Came::Back { pieces, stored } => {
+                    limit(&shard, pieces.iter().map(Bytes::len).sum()).await;
+                    got += u64::from(stored);
+                }
+                Came::Not => {}
+                Came::NobodyThere => {
+                    shard.refetches.want(chunk);
+                    break;
+                }
+            }
         }
+        shard.repair.found(got);
     }
-    needed
 }
 
 /// Peers that may be asked now.
@@ -145,20 +183,69 @@ fn givers<D: Disk>(shard: &Shard<D>) -> Vec<PeerRecord> {
     shard.view().peers.values().filter(|peer| !peer.paused).cloned().collect()
 }
 
-/// What came of asking for a chunk.
-enum Came {
-    /// It is these bytes; there may have been no place for them.
-    Back {
-        pieces: Vec<Bytes>,
-        stored: bool,
-    },
-    Not,
-    /// No peer could be asked.
-    NobodyThere,
+/// Asks peers for a chunk, or waits for what comes of it where that is done already.
+async fn ask_once<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Came {
+    let known = shard.refetches.flights.borrow().get(&chunk).cloned();
+    let flight = match known {
+        Some(flight) => flight,
+        None => {
+            let now = shard.clock.clock().monotonic();
+            if shard.refetches.rests(&chunk, now) {
+                return Came::Not;
+            }
+            let is_full = shard.refetches.flights.borrow().len() >= REFETCH_FLIGHTS;
+            if is_full || shard.refetches.is_silent(now) || givers(shard).is_empty() {
+                return Came::NobodyThere;
+            }
+            let flight = Rc::new(Flight::default());
+            shard.refetches.flights.borrow_mut().insert(chunk, flight.clone());
+            // On its own, so that it lands whoever goes away.
+            let (shard, own) = (shard.clone(), flight.clone());
+            tokio::task::spawn_local(async move {
+                let came = ask_in_turn(&shard, chunk).await;
+                shard.refetches.flights.borrow_mut().remove(&chunk);
+                let _ = own.came.set(came);
+                own.landed.notify_waiters();
+            });
+            flight
+        }
+    };
+    let mut landed = std::pin::pin!(flight.landed.notified());
+    landed.as_mut().enable();
+    if flight.came.get().is_none() {
+        landed.await;
+    }
+    flight.came.get().cloned().unwrap_or(Came::NobodyThere)
+}
+
+async fn ask_in_turn<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Came {
+    let Ok(_turn) = shard.refetches.turns.acquire().await else { return Came::NobodyThere };
+    let now = || shard.clock.clock().monotonic();
+    if shard.refetches.is_silent(now()) {
+        return Came::NobodyThere;
+    }
+    // The rest of a put that was given up is nobody's, nor is what somebody makes up.
+    match unreferenced(shard, vec![chunk], 0).await {
+        Ok(garbage) if garbage.is_empty() => {}
+        Ok(_) => {
+            shard.refetches.was_vain(chunk, now());
+            return Came::Not;
+        }
+        Err(refusal) => {
+            tracing::info!(%chunk, %refusal, "whether a lost chunk is needed is not known yet");
+            return Came::NobodyThere;
+        }
+    }
+    let came = ask_peers(shard, chunk).await;
+    match came {
+        Came::Back { stored: true, .. } => {}
+        Came::Back { stored: false, .. } | Came::Not => shard.refetches.was_vain(chunk, now()),
+        Came::NobodyThere => shard.refetches.silent.set(Some(now())),
+    }
+    came
 }
 
 async fn ask_peers<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Came {
-    let Ok(_turn) = shard.refetches.turns.acquire().await else { return Came::NobodyThere };
     let mut came = Came::NobodyThere;
     for peer in givers(shard) {
         let taken = tokio::time::timeout(REFETCH_PATIENCE, take_from(shard, &peer, chunk)).await;
@@ -183,9 +270,6 @@ async fn ask_peers<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Came {
             }
         };
         tracing::info!(%chunk, peer = %peer.name, %trouble, "a lost chunk did not come back");
-    }
-    if matches!(came, Came::Not) {
-        shard.refetches.was_vain(chunk, shard.clock.clock().monotonic());
     }
     came
 }
@@ -220,7 +304,6 @@ async fn take_from<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, chunk: Chun
     if length == 0 || length > MAX_CHUNK_SEALED_BYTES {
         return Err(wrong(format!("the peer speaks of a chunk of {length} bytes")));
     }
-    limit(shard, length).await;
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut hasher = blake3::Hasher::new();
     let received = stream.receive_body(length, |piece| {

@@ -10,7 +10,6 @@ use super::fragments::{self, on_wire};
 use super::joining;
 use super::limits::{OWED_QUEUE, REPAIR_BATCH, REPAIR_PAUSE, REPAIRS, SWEEP_AGAIN, SWEEP_EVERY, WALK_CHUNKS};
 use super::links::misanswered;
-use super::refetching::refetch_all;
 use super::routing;
 use super::server::Answered;
 use super::shard::{Shard, add};
@@ -41,6 +40,8 @@ pub(crate) struct Repair {
     sweep_due: Cell<bool>,
     /// Somebody wants everything looked at now.
     ordered: Cell<bool>,
+    /// As of which placement epoch, and with which nodes answering, the last look at everything was begun, if that was through.
+    looked: RefCell<Option<Circumstances>>,
     state: RefCell<State>,
 }
 
@@ -55,6 +56,14 @@ struct State {
     bytes: u64,
     rate_since: Duration,
     rate: u64,
+}
+
+/// What a look at everything goes by.
+type Circumstances = (u64, BTreeSet<NodeId>);
+
+fn circumstances<D: Disk>(shard: &Shard<D>) -> Circumstances {
+    let others = shard.others().into_iter().map(|node| node.node);
+    (shard.view().placement_epoch, others.filter(|node| shard.nodes.answers(*node)).collect())
 }
 
 impl Repair {
@@ -79,6 +88,12 @@ impl Repair {
         self.state.borrow_mut().bytes += bytes as u64;
     }
 
+    /// So many chunks can be read again.
+    pub(super) fn found(&self, chunks: u64) {
+        let mut state = self.state.borrow_mut();
+        state.unreadable_chunks = state.unreadable_chunks.saturating_sub(chunks);
+    }
+
     fn finds_unreadable(&self) -> bool {
         self.state.borrow().unreadable_chunks > 0
     }
@@ -99,7 +114,6 @@ impl Repair {
 
 /// Repairs what this shard keeps, for as long as it runs.
 pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
-    let mut seen = (0, BTreeSet::new());
     let mut swept = shard.clock.clock().monotonic();
     // What can't be read may be what a put left that was given up, and be collected any moment; or it is lost, and a look at
     // everything changes nothing.
@@ -119,21 +133,23 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
             repair(&shard, batch).await;
         }
         let now = shard.clock.clock().monotonic();
-        let answering: BTreeSet<NodeId> =
-            shard.others().into_iter().map(|node| node.node).filter(|node| shard.nodes.answers(*node)).collect();
-        let current = (view.placement_epoch, answering);
+        let current = circumstances(&shard);
         let passed = now.saturating_sub(swept);
-        let due = seen != current
+        let due = shard.repair.looked.borrow().as_ref() != Some(&current)
             || shard.repair.ordered.take()
             || passed > SWEEP_EVERY
             // What is owed still, or could not be done, is tried again and again.
             || passed > SWEEP_AGAIN && (shard.repair.sweep_due.get() || shard.repair.state.borrow().owed_fragments > 0)
             || passed > patience && shard.repair.finds_unreadable();
         if due {
-            shard.repair.sweep_due.set(false);
+            if shard.repair.sweep_due.replace(false) {
+                // Until this look is through it is not known what else is owed.
+                shard.repair.looked.replace(None);
+            }
             match sweep(&shard).await {
                 Ok(()) => {
-                    (seen, swept) = (current, now);
+                    swept = now;
+                    shard.repair.looked.replace(Some(current));
                     let finds = shard.repair.finds_unreadable();
                     patience = if finds { (2 * patience).min(SWEEP_EVERY) } else { SWEEP_AGAIN };
                 }
@@ -178,7 +194,6 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         }
     }
     let mut work: Vec<(usize, ChunkId)> = Vec::new();
-    let mut lost: Vec<ChunkId> = Vec::new();
     let (mut owed, mut owed_bytes, mut misplaced, mut unreadable) = (0, 0, 0, 0);
     for (chunk, (geometry, sealed_bytes, held)) in &found {
         let mut mending = mend(&view.map.nodes(chunk, geometry.total()), held, &answered);
@@ -187,7 +202,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         if mending.distinct < geometry.data() {
             // Whoever did not say may hold the rest.
             if answered.len() > shard.others().len() {
-                lost.push(*chunk);
+                shard.refetches.want(*chunk);
             }
             // A put that was given up, or a loss: nothing can be made of it here.
             tracing::info!(%chunk, distinct = mending.distinct, ?held, "a chunk has too few fragments to be read");
@@ -215,9 +230,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
             return Ok(());
         }
     }
-    let got = refetch_all(shard, lost).await as u64;
     let mut state = shard.repair.state.borrow_mut();
-    state.unreadable_chunks = state.unreadable_chunks.saturating_sub(got);
     if answered.len() > shard.others().len() {
         state.swept_epoch = view.placement_epoch;
     }
@@ -268,9 +281,9 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
     let holdings = chunks::ask_all(shard, &chunks).await;
     let answered: BTreeSet<NodeId> = chunks::everybody(shard).filter(|node| !holdings.silent.contains(node)).collect();
     let mut work: Vec<Job> = Vec::new();
-    let mut lost: Vec<ChunkId> = Vec::new();
     let all_said = holdings.silent.is_empty();
-    lost.extend(chunks.iter().filter(|chunk| all_said && !holdings.of.contains_key(chunk)));
+    let gone = chunks.iter().filter(|chunk| all_said && !holdings.of.contains_key(chunk));
+    gone.for_each(|chunk| shard.refetches.want(*chunk));
     for (chunk, found) in holdings.of {
         let Some((geometry, sealed_bytes)) = found.first().map(|(_, one)| (one.geometry, one.sealed_bytes)) else {
             continue;
@@ -281,7 +294,7 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
         let mut mending = mend(&view.map.nodes(&chunk, geometry.total()), &held, &answered);
         postpone(shard, &view, &mut mending);
         if mending.distinct < geometry.data() && all_said {
-            lost.push(chunk);
+            shard.refetches.want(chunk);
         } else if !mending.is_done() && mending.distinct >= geometry.data() {
             work.push(Job { chunk, geometry, sealed_bytes, held, mending });
         }
@@ -295,7 +308,6 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
         }
     });
     stream::iter(jobs).buffer_unordered(REPAIRS).for_each(|()| std::future::ready(())).await;
-    refetch_all(shard, lost).await;
 }
 
 /// Leaves out moves that were ordered to wait: between nodes that are both counted on. Answers how many. A node that is
@@ -442,6 +454,21 @@ pub(super) async fn own_state<D: Disk>(shard: &Rc<Shard<D>>) -> Result<RepairSta
         sum.swept_epoch = sum.swept_epoch.min(one.swept_epoch);
     }
     Ok(sum)
+}
+
+/// Whether what this node says that it owes is all that it knows of: every shard has looked at everything since the last change, and
+/// nothing waits to be looked at.
+pub(super) async fn has_looked<D: Disk>(shard: &Rc<Shard<D>>) -> Result<bool, Refusal> {
+    for index in 0..shard.shards() {
+        let certain = |there: Rc<Shard<D>>| async move {
+            let rests = there.repair.owed.borrow().is_empty() && !there.repair.sweep_due.get();
+            rests && there.repair.looked.borrow().as_ref() == Some(&circumstances(&there))
+        };
+        if !shard.on(index, certain).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Nothing is missing as of a placement epoch. A chunk of which there is too little may be whole on the node that is to go;

@@ -5,7 +5,7 @@
 use super::limits::HEARTBEAT;
 use super::links::{PeerCallError, own_hello};
 use super::peers::greeted;
-use super::refetching::{is_gone, refetch};
+use super::refetching::{found, is_gone};
 use super::shard::Shard;
 use super::{chunks, pacing};
 use crate::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
@@ -24,6 +24,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// How a sender is doing, for status.
 #[derive(Debug, Clone, Default)]
@@ -82,11 +83,13 @@ struct Driver<D: Disk> {
     shard: Rc<Shard<D>>,
     log: LogId,
     peer: PeerRecord,
+    /// Where the peer has a limit, one chunk of the log at a time waits for it: so the logs take turns.
+    turn: Mutex<()>,
 }
 
 async fn run<D: Disk>(shard: Rc<Shard<D>>, log: LogId, peer: SiteId) {
     let Some(peer) = shard.view().peers.get(&peer).cloned() else { return };
-    let driver = Driver { shard, log, peer };
+    let driver = Driver { shard, log, peer, turn: Mutex::default() };
     let Some(view) = driver.view() else { return };
     let mut sender = Sender::new(view.head, SenderLimits::default());
     loop {
@@ -255,13 +258,18 @@ impl<D: Disk> Driver<D> {
 
     /// Has the chunk's own coordinator read and send it.
     async fn send(&self, reference: ChunkRef) -> SenderEvent {
-        let (peer, chunk) = (self.peer.clone(), reference.chunk);
+        let (peer, chunk, bytes) = (self.peer.clone(), reference.chunk, reference.sealed_bytes as usize);
+        {
+            let _turn = self.turn.lock().await;
+            pacing::pass(&self.shard, peer.site, bytes).await;
+        }
         let owner = chunk.shard(self.shard.shards());
         let sent = self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference).await });
         match sent.await {
             Ok(Ok(())) => SenderEvent::Sent(chunk),
             Ok(Err(trouble)) => {
                 self.report(|state| state.trouble = Some(trouble));
+                pacing::give_back(&self.shard, self.peer.site, bytes).await;
                 // A peer that is full or busy is not asked again at once.
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 SenderEvent::NotSent(chunk)
@@ -272,7 +280,7 @@ impl<D: Disk> Driver<D> {
 
     async fn deliver(&self, deltas: Vec<Bytes>) -> SenderEvent {
         let Some(view) = self.view() else { return SenderEvent::Lost };
-        pacing::went(&self.shard, self.peer.site, deltas.iter().map(Bytes::len).sum()).await;
+        pacing::goes_ahead(&self.shard, self.peer.site, deltas.iter().map(Bytes::len).sum()).await;
         let request = Request::FedDeltas(self.deltas(view, deltas));
         match self.call_log(&request).await {
             Ok(Reply::FedAck(position)) => SenderEvent::Positioned(position),
@@ -341,19 +349,16 @@ impl<D: Disk> Driver<D> {
 /// Reads a chunk and sends it to its coordinator at the peer.
 async fn send_chunk<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, reference: ChunkRef) -> Result<(), String> {
     let hello = greeted(shard, peer).await.map_err(|error| error.to_string())?;
-    // Before it is read: what waits must not lie in memory.
-    pacing::pass(shard, peer.site, reference.sealed_bytes as usize).await;
-    let read = match chunks::read(shard, reference.chunk, 0, 0).await {
+    let pieces = match chunks::read(shard, reference.chunk, 0, 0).await {
+        Ok(read) => read.pieces,
         // Of several peers another one may have it.
-        Err(refusal) if is_gone(&refusal) && refetch(shard, reference.chunk).await => {
-            chunks::read(shard, reference.chunk, 0, 0).await
-        }
-        read => read,
+        Err(refusal) if is_gone(&refusal) => found(shard, reference.chunk).await.ok_or(refusal.detail)?,
+        Err(refusal) => return Err(refusal.detail),
     };
-    let read = read.map_err(|refusal| refusal.detail)?;
-    let request = Request::PutChunk(PutChunk { chunk: reference.chunk, sealed_bytes: read.sealed_bytes });
+    let sealed_bytes = pieces.iter().map(Bytes::len).sum::<usize>() as u32;
+    let request = Request::PutChunk(PutChunk { chunk: reference.chunk, sealed_bytes });
     let there = reference.chunk.shard(hello.shards);
-    match shard.links.call(peer, there, Class::Bulk, &request, Some(read.pieces)).await {
+    match shard.links.call(peer, there, Class::Bulk, &request, Some(pieces)).await {
         Ok(Reply::ChunkStored(_)) => Ok(()),
         Ok(_) => Err("the peer answered something else than was asked".into()),
         Err(error) => Err(error.to_string()),

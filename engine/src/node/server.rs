@@ -13,7 +13,7 @@ use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand, GroupOu
 use farside_codec::delta::DeltaKind;
 use farside_codec::dump::BackupTarget;
 use farside_codec::ids::{GroupId, LogId, NodeId, TenantId};
-use farside_codec::message::{LogInfo, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, kind};
+use farside_codec::message::{LogInfo, PeerRecord, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, kind};
 use farside_codec::{Field, limits as codec_limits};
 use farside_io::disk::Disk;
 use farside_transport::{Caller, Connection, Role, Stream, StreamError};
@@ -115,6 +115,13 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
     }
     let own = caller.site == shard.site.site;
     let known_peer = || shard.view().peers.get(&caller.site).cloned();
+    let is_active_peer = |peer: Option<PeerRecord>| match peer {
+        Some(peer) if peer.paused => {
+            let detail = format!("site {} has paused this peer", shard.site.name);
+            Err(Refusal::retry(RefusalCode::Unavailable, 1000, detail))
+        }
+        peer => Ok(peer.is_some()),
+    };
     let allowed = match request {
         Request::Hello(_) => true,
         Request::NodeJoin(_) => own && caller.role == Role::Peer && caller.subject == Purpose::Node.subject(),
@@ -143,17 +150,11 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         Request::FedEndpoints(said) => known_peer().is_some() && caller.role == Role::Peer && said.site == caller.site,
         Request::PeerJoin(_) => own && caller.role == Role::Peer && caller.subject == Purpose::Peer.subject(),
         Request::FedHello(_) | Request::FedDeltas(_) | Request::FedAuditStanding(_) | Request::FedAudit(_) => {
-            match known_peer().filter(|_| caller.role == Role::Peer) {
-                Some(peer) if peer.paused => {
-                    let detail = format!("site {} has paused this peer", shard.site.name);
-                    return Err(Refusal::retry(RefusalCode::Unavailable, 1000, detail));
-                }
-                peer => peer.is_some(),
-            }
+            caller.role == Role::Peer && is_active_peer(known_peer())?
         }
         Request::PutChunk(_) | Request::HaveChunks(_) | Request::GetChunk(_) => match caller.role {
             Role::Admin | Role::Client | Role::Node => own,
-            Role::Peer => known_peer().is_some(),
+            Role::Peer => is_active_peer(known_peer())?,
         },
         Request::Propose(_)
         | Request::Lookup(_)

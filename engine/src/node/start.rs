@@ -10,7 +10,7 @@ use super::identities::Callers;
 use super::leaving::{self, Moving};
 use super::links::{NodeLinks, PeerLinks, own_hello};
 use super::pacing::Paces;
-use super::refetching::Refetches;
+use super::refetching::{self, Refetches};
 use super::repairing::{self, Repair};
 use super::routing::SiteNetwork;
 use super::scrubbing::{self, Scrub};
@@ -63,6 +63,7 @@ pub async fn run_shard<D: Disk>(
     }
     tasks.push(tokio::task::spawn_local(membership::keep_groups(shard.clone())));
     tasks.push(tokio::task::spawn_local(repairing::keep_repaired(shard.clone())));
+    tasks.push(tokio::task::spawn_local(refetching::keep_refetching(shard.clone())));
     tasks.push(tokio::task::spawn_local(mending::keep_mended(shard.clone())));
     tasks.push(tokio::task::spawn_local(moving::keep_moved(shard.clone())));
     tasks.push(tokio::task::spawn_local(scrubbing::keep_scrubbed(shard.clone())));

@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// What one shard says.
 struct ShardReport {
+    /// Groups led here that have the voters that they are to have.
+    settled_groups: usize,
     store: StoreStatus,
     scrub: ScrubRecord,
     logs: Vec<(LogId, Value)>,
@@ -35,6 +37,8 @@ struct ShardReport {
     unreachable: Unreachable,
 }
 
+/// How many groups a node leads that have the voters that they are to have; what the site says of it is `groups_changing`.
+const SETTLED_GROUPS: &str = "settled_groups";
 /// As of which placement epoch a node has looked at everything; what the site says of it is `looked_at_all`.
 const SWEPT_EPOCH: &str = "swept_epoch";
 
@@ -109,13 +113,16 @@ pub(super) async fn document<D: Disk>(shard: &Rc<Shard<D>>) -> Bytes {
 }
 
 /// Whether what is owed is all that is owed: after a change of nodes or devices that is known once every node has looked at
-/// what it looks after, and what votes in a group is safe once the group has the members that it is to have.
+/// what it looks after. And which groups are not known to have the voters that they are to have.
 fn tell_what_is_certain<D: Disk>(shard: &Shard<D>, document: &mut Value) {
     let view = shard.view();
     let Some(repair) = document["repair"].as_object_mut() else { return };
     let swept = repair.remove(SWEPT_EPOCH).and_then(|epoch| epoch.as_u64());
     repair.insert("looked_at_all".into(), json!(swept.is_some_and(|epoch| epoch >= view.placement_epoch)));
-    repair.insert("groups_changing".into(), json!(membership::changing(shard, &view)));
+    let settled = repair.remove(SETTLED_GROUPS).and_then(|groups| groups.as_u64()).unwrap_or(0);
+    let control = u64::from(membership::control_is_changing(shard, &view));
+    let changing = u64::from(shard.site.groups).saturating_sub(settled) + control;
+    repair.insert("groups_changing".into(), json!(changing));
 }
 
 fn tell_of_identities<D: Disk>(shard: &Shard<D>, document: &mut Value) {
@@ -149,6 +156,7 @@ fn merge(document: &mut Value, other: &Value) {
     for figure in figures.into_iter().chain(["evicting_fragments", "evicting_bytes"]) {
         sum(&mut document["repair"][figure], &other["repair"][figure]);
     }
+    sum(&mut document["repair"][SETTLED_GROUPS], &other["repair"][SETTLED_GROUPS]);
     let swept = document["repair"][SWEPT_EPOCH].as_u64().min(other["repair"][SWEPT_EPOCH].as_u64());
     document["repair"][SWEPT_EPOCH] = json!(swept);
 }
@@ -177,6 +185,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         alerts.push(format!("device {label} is {}", state["state"].as_str().unwrap_or("unknown")));
     }
     let sum = |of: fn(&StoreStatus) -> u64| reports.iter().map(|(_, report)| of(&report.store)).sum::<u64>();
+    let settled = reports.iter().map(|(_, report)| report.settled_groups).sum::<usize>();
     let mut repair = match alone {
         true => json!({
             "owed_fragments": sum(|store| store.owed_fragments),
@@ -185,6 +194,9 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         }),
         false => repair_entry(shard).await,
     };
+    if !alone {
+        repair[SETTLED_GROUPS] = json!(settled);
+    }
     tell_moves(&mut repair, &devices, &reports);
     let owed = sum(|store| store.owed_fragments);
     if alone && owed > 0 {
@@ -292,6 +304,7 @@ fn own_state<D: Disk>(shard: &Shard<D>) -> &'static str {
 }
 
 async fn repair_entry<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
+    let has_looked = repairing::has_looked(shard).await.unwrap_or(false);
     match repairing::own_state(shard).await {
         Ok(state) => json!({
             "owed_fragments": state.owed_fragments,
@@ -299,7 +312,7 @@ async fn repair_entry<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
             "misplaced_fragments": state.misplaced_fragments,
             "unreadable_chunks": state.unreadable_chunks,
             "rate_bytes_per_second": state.rate_bytes_per_second,
-            SWEPT_EPOCH: state.swept_epoch,
+            SWEPT_EPOCH: if has_looked { state.swept_epoch } else { 0 },
         }),
         Err(refusal) => json!({ "trouble": refusal.detail }),
     }
@@ -487,7 +500,8 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "index_bytes": store.index_bytes,
     });
     let misplaced = shard.moving.misplaced.get();
-    ShardReport { store, scrub, logs, alerts, counters, misplaced, unreachable: unreachable(shard) }
+    let settled_groups = membership::settled(shard);
+    ShardReport { settled_groups, store, scrub, logs, alerts, counters, misplaced, unreachable: unreachable(shard) }
 }
 
 fn log_entry<D: Disk>(

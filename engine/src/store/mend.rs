@@ -52,6 +52,14 @@ impl<D: Disk> Store<D> {
         (found.map(|(chunk, _)| chunk).collect(), next.map(CollectCursor))
     }
 
+    /// Chunks of which too few fragments are left to read them, among `limit` that are looked at from `cursor` on.
+    pub fn lost(&self, cursor: CollectCursor, limit: usize) -> Vec<ChunkId> {
+        let index = self.0.index.borrow();
+        let (walked, _) = index.walk(cursor.0, limits::COLLECT_SCAN.min(limit.max(1)));
+        let is_lost = |(_, known): &(ChunkId, Known)| self.0.healthy(&index, known).count() < known.geometry.data();
+        walked.filter(is_lost).map(|(chunk, _)| chunk).collect()
+    }
+
     /// Chunks from `cursor` on that `wanted` says yes to, among `limit`, and where to go on.
     pub fn walk_chunks(
         &self,
