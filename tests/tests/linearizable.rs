@@ -235,7 +235,7 @@ fn notices_lies(steps: &[Step], all: &BTreeMap<u64, Written>) {
     assert!(last > 0, "no register was written");
     for (object, did) in [(register, Did::Read(0)), (LIST, Did::ReadAll(BTreeSet::new()))] {
         let stale = Step { object, begun: late, ended: Some(late + 1), did };
-        let told = [steps, &[stale.clone()]].concat();
+        let told = [steps, std::slice::from_ref(&stale)].concat();
         assert!(check(&told, all).is_err(), "{stale:?} is believed");
     }
 }
