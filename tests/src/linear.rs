@@ -65,6 +65,13 @@ pub fn check(steps: &[Step], written: &BTreeMap<u64, Written>) -> Result<(), Str
             _ => {}
         }
     }
+    let asked: BTreeSet<(u64, u64)> =
+        steps.iter().filter_map(|step| Some((wrote_number(step)?, step.object))).collect();
+    for (number, (object, place)) in &places {
+        if !asked.contains(&(*number, *object)) {
+            return Err(format!("{number} stands at {place} in {object}, and nobody was told that it might"));
+        }
+    }
     // The log as a whole is one order of writes.
     let of_log: Vec<Placed> = steps.iter().filter_map(|step| placed_write(step, &places)).collect();
     in_order(of_log)?;
@@ -86,8 +93,15 @@ struct Placed {
     what: String,
 }
 
+fn wrote_number(step: &Step) -> Option<u64> {
+    match step.did {
+        Did::Wrote { number, .. } => Some(number),
+        _ => None,
+    }
+}
+
 fn placed_write(step: &Step, places: &BTreeMap<u64, (u64, u64)>) -> Option<Placed> {
-    let Did::Wrote { number, .. } = step.did else { return None };
+    let number = wrote_number(step)?;
     let place = 2 * places.get(&number)?.1;
     Some(Placed { place, begun: step.begun, ended: step.ended, what: format!("the write of {number}") })
 }
@@ -144,30 +158,24 @@ fn check_object(steps: &[&Step], writes: &Written, places: &BTreeMap<u64, (u64, 
                 }
                 placed.push(Placed { place: 2 * last + 1, begun, ended, what: format!("a list up to {last}") });
             }
-            Did::Unmet(expected) => unmet(step, *expected, writes, steps, places)?,
+            Did::Unmet(_) => {}
         }
     }
+    steps.iter().try_for_each(|step| unmet(step, writes, &placed))?;
     in_order(placed)
 }
 
 /// It was not the newest at some moment in between: so it was not the newest all the time.
-fn unmet(
-    step: &Step,
-    expected: u64,
-    writes: &Written,
-    steps: &[&Step],
-    places: &BTreeMap<u64, (u64, u64)>,
-) -> Result<(), String> {
-    let Some(ended) = step.ended else { return Ok(()) };
-    let time_of = |sequence: u64| {
-        let of = |one: &&&Step| matches!(one.did, Did::Wrote { number, .. } if places.get(&number).is_some_and(|(_, at)| *at == sequence));
-        steps.iter().find(of).map(|one| (one.begun, one.ended))
-    };
-    let was_there =
-        expected == 0 || time_of(expected).is_some_and(|(_, ended)| ended.is_some_and(|at| at < step.begun));
-    let later = writes.iter().filter(|(at, _)| *at > expected);
-    let replaced = later.filter_map(|(at, _)| time_of(*at)).any(|(begun, _)| begun <= ended);
-    match was_there && !replaced {
+fn unmet(step: &Step, writes: &Written, placed: &[Placed]) -> Result<(), String> {
+    let (Did::Unmet(expected), Some(ended)) = (&step.did, step.ended) else { return Ok(()) };
+    // It was there once somebody had written it, or seen it or what stands behind it.
+    let seen = |one: &&Placed| one.place >= 2 * expected && one.ended.is_some_and(|at| at < step.begun);
+    let was_there = *expected == 0 || placed.iter().any(|one| seen(&one));
+    // What replaced it came after all that stands before that.
+    let next = writes.iter().map(|(at, _)| 2 * at).filter(|place| *place > 2 * expected).min();
+    let earliest = |next: u64| placed.iter().filter(|one| one.place <= next).map(|one| one.begun).max().unwrap_or(0);
+    let was_replaced = next.is_some_and(|next| earliest(next) <= ended);
+    match was_there && !was_replaced {
         true => Err(format!("a condition on {expected} failed, and that was the newest all the time")),
         false => Ok(()),
     }
@@ -240,6 +248,17 @@ mod tests {
         });
         wrong(&[&open[..], &reads].concat(), &writes, "a read of 2 stands behind a read of 1");
         check(&with(step(0, 14, 16, Did::Unmet(1))), &register(&writes)).expect("it was replaced meanwhile");
+        // What was told no and done all the same.
+        let done = [(1, 10), (2, 20), (3, 30)];
+        wrong(&with(step(0, 21, 25, Did::Unmet(1))), &done, "nobody was told that it might");
+        // A write without an answer that somebody has seen was there.
+        let open = |number| Step { did: Did::Wrote { number, at: None }, ended: None, ..wrote(0, 0, number, 0) };
+        let saw = [open(10), step(0, 1, 2, Did::Read(1)), step(0, 3, 4, Did::Unmet(1))];
+        wrong(&saw, &writes[..1], "the newest all the time");
+        // One that somebody still saw later was not replaced yet.
+        let still = [wrote(0, 9, 10, 1), open(20), step(0, 10, 14, Did::Unmet(1)), step(0, 20, 22, Did::Read(1))];
+        wrong(&still, &writes, "the newest all the time");
+        check(&still[..3], &register(&writes)).expect("it may have been replaced by then");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use farside_io::disk::Disk;
 use farside_transport::{CallError, Caller, Class, Role};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
@@ -71,6 +72,8 @@ enum Came {
     Back { pieces: Vec<Bytes>, stored: bool },
     /// No peer has it, or nobody needs it.
     Not,
+    /// A peer may have it, and could not give it.
+    NotNow,
     /// No peer could be asked.
     NobodyThere,
 }
@@ -82,6 +85,16 @@ impl Refetches {
         if wanted.len() < REFETCH_WANTED {
             wanted.insert(chunk);
         }
+    }
+
+    /// The next chunk that is wanted, behind the last one and around: one that can't be had holds up no other.
+    fn next(&self, last: &mut ChunkId) -> Option<ChunkId> {
+        let mut wanted = self.wanted.borrow_mut();
+        let behind = wanted.range((Bound::Excluded(*last), Bound::Unbounded)).next();
+        let next = behind.or_else(|| wanted.first()).copied()?;
+        wanted.remove(&next);
+        *last = next;
+        Some(next)
     }
 
     fn rests(&self, chunk: &ChunkId, now: Duration) -> bool {
@@ -126,7 +139,7 @@ pub(super) fn is_gone(refusal: &Refusal) -> bool {
 pub(super) async fn found<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Option<Vec<Bytes>> {
     match ask_once(shard, chunk).await {
         Came::Back { pieces, .. } => Some(pieces),
-        Came::Not | Came::NobodyThere => None,
+        Came::Not | Came::NotNow | Came::NobodyThere => None,
     }
 }
 
@@ -149,32 +162,36 @@ fn part(pieces: Vec<Bytes>, get: &GetChunk) -> Answered {
 
 /// Gets back what is wanted, for as long as the shard runs.
 pub(super) async fn keep_refetching<D: Disk>(shard: Rc<Shard<D>>) {
+    let mut last = ChunkId([0; 32]);
     loop {
         tokio::time::sleep(shard.pace(REFETCH_LOOK)).await;
         if givers(&shard).is_empty() {
             shard.refetches.wanted.borrow_mut().clear();
             continue;
         }
-        let mut got = 0;
+        let mut got = false;
         for _ in 0..REFETCH_BATCH {
             // What could not be kept need not come.
             if shard.takes_writes().is_err() {
                 break;
             }
-            let Some(chunk) = shard.refetches.wanted.borrow_mut().pop_first() else { break };
+            let Some(chunk) = shard.refetches.next(&mut last) else { break };
             match ask_once(&shard, chunk).await {
                 Came::Back { pieces, stored } => {
                     limit(&shard, pieces.iter().map(Bytes::len).sum()).await;
-                    got += u64::from(stored);
+                    got |= stored;
                 }
                 Came::Not => {}
+                Came::NotNow => shard.refetches.want(chunk),
                 Came::NobodyThere => {
                     shard.refetches.want(chunk);
                     break;
                 }
             }
         }
-        shard.repair.found(got);
+        if got {
+            shard.repair.count_again();
+        }
     }
 }
 
@@ -238,8 +255,8 @@ async fn ask_in_turn<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Came {
     }
     let came = ask_peers(shard, chunk).await;
     match came {
-        Came::Back { stored: true, .. } => {}
-        Came::Back { stored: false, .. } | Came::Not => shard.refetches.was_vain(chunk, now()),
+        Came::Back { .. } | Came::NotNow => {}
+        Came::Not => shard.refetches.was_vain(chunk, now()),
         Came::NobodyThere => shard.refetches.silent.set(Some(now())),
     }
     came
@@ -249,7 +266,7 @@ async fn ask_peers<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Came {
     let mut came = Came::NobodyThere;
     for peer in givers(shard) {
         let taken = tokio::time::timeout(REFETCH_PATIENCE, take_from(shard, &peer, chunk)).await;
-        let trouble = match taken.unwrap_or_else(|_| Err(GiverError::Silent("it took too long".into()))) {
+        let trouble = match taken.unwrap_or_else(|_| Err(GiverError::Failed("it took too long".into()))) {
             Ok(pieces) => {
                 let sealed_bytes = pieces.iter().map(Bytes::len).sum::<usize>() as u32;
                 count(&shard.counters.refetched_chunks);
@@ -264,8 +281,19 @@ async fn ask_peers<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Came {
                 return Came::Back { pieces, stored: stored.is_ok() };
             }
             Err(GiverError::Silent(detail)) => detail,
+            Err(GiverError::Failed(detail)) => {
+                came = Came::NotNow;
+                detail
+            }
+            // It has paused us, or has only just started, or its own nodes don't answer.
+            Err(GiverError::Refused(refusal)) if refusal.retry_after_ms > 0 => {
+                came = Came::NotNow;
+                refusal.to_string()
+            }
             Err(GiverError::Refused(refusal)) => {
-                came = Came::Not;
+                if let Came::NobodyThere = came {
+                    came = Came::Not;
+                }
                 refusal.to_string()
             }
         };
@@ -276,8 +304,10 @@ async fn ask_peers<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Came {
 
 /// Why a peer did not give a chunk.
 enum GiverError {
-    /// It does not answer, or not in time.
+    /// It does not answer.
     Silent(String),
+    /// It answers, and what it sends does not arrive.
+    Failed(String),
     /// It has not got it either, or what it gave is not it.
     Refused(Refusal),
 }
@@ -286,6 +316,7 @@ impl From<PeerCallError> for GiverError {
     fn from(error: PeerCallError) -> Self {
         match error {
             PeerCallError::Call(CallError::Refused(refusal)) => Self::Refused(refusal),
+            PeerCallError::Call(error) => Self::Failed(error.to_string()),
             error => Self::Silent(error.to_string()),
         }
     }
@@ -310,7 +341,7 @@ async fn take_from<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, chunk: Chun
         hasher.update(&piece);
         pieces.push(piece);
     });
-    received.await.map_err(|error| GiverError::Silent(error.to_string()))?;
+    received.await.map_err(|error| GiverError::Failed(error.to_string()))?;
     match *hasher.finalize().as_bytes() == chunk.0 {
         true => Ok(pieces),
         false => Err(wrong("what the peer sent is not the chunk".into())),

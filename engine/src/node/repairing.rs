@@ -38,6 +38,8 @@ pub(crate) struct Repair {
     owed: RefCell<VecDeque<ChunkId>>,
     /// Something has to be looked at that is not in the queue.
     sweep_due: Cell<bool>,
+    /// Chunks were taken out of the queue, and are being looked at.
+    busy: Cell<bool>,
     /// Somebody wants everything looked at now.
     ordered: Cell<bool>,
     /// As of which placement epoch, and with which nodes answering, the last look at everything was begun, if that was through.
@@ -88,10 +90,9 @@ impl Repair {
         self.state.borrow_mut().bytes += bytes as u64;
     }
 
-    /// So many chunks can be read again.
-    pub(super) fn found(&self, chunks: u64) {
-        let mut state = self.state.borrow_mut();
-        state.unreadable_chunks = state.unreadable_chunks.saturating_sub(chunks);
+    /// Chunks that could not be read are here again: which of them were counted only another look can say.
+    pub(super) fn count_again(&self) {
+        self.sweep_due.set(true);
     }
 
     fn finds_unreadable(&self) -> bool {
@@ -130,7 +131,9 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
             owed.drain(..count).collect()
         };
         if !batch.is_empty() {
+            shard.repair.busy.set(true);
             repair(&shard, batch).await;
+            shard.repair.busy.set(false);
         }
         let now = shard.clock.clock().monotonic();
         let current = circumstances(&shard);
@@ -461,7 +464,8 @@ pub(super) async fn own_state<D: Disk>(shard: &Rc<Shard<D>>) -> Result<RepairSta
 pub(super) async fn has_looked<D: Disk>(shard: &Rc<Shard<D>>) -> Result<bool, Refusal> {
     for index in 0..shard.shards() {
         let certain = |there: Rc<Shard<D>>| async move {
-            let rests = there.repair.owed.borrow().is_empty() && !there.repair.sweep_due.get();
+            let repair = &there.repair;
+            let rests = repair.owed.borrow().is_empty() && !repair.busy.get() && !repair.sweep_due.get();
             rests && there.repair.looked.borrow().as_ref() == Some(&circumstances(&there))
         };
         if !shard.on(index, certain).await? {

@@ -40,6 +40,8 @@ pub(crate) struct SenderState {
 const RECONCILE: Duration = Duration::from_millis(200);
 /// A rest after a refusal that names none.
 const REST: Duration = Duration::from_secs(1);
+/// How soon a chunk that was not sent is tried again: a peer that is full or busy is not asked at once.
+const AGAIN: Duration = Duration::from_millis(200);
 
 type Pending<'a> = FuturesUnordered<LocalBoxFuture<'a, SenderEvent>>;
 
@@ -267,11 +269,12 @@ impl<D: Disk> Driver<D> {
         let sent = self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference).await });
         match sent.await {
             Ok(Ok(())) => SenderEvent::Sent(chunk),
-            Ok(Err(trouble)) => {
+            Ok(Err(NotSent { trouble, crossed, rest })) => {
                 self.report(|state| state.trouble = Some(trouble));
-                pacing::give_back(&self.shard, self.peer.site, bytes).await;
-                // A peer that is full or busy is not asked again at once.
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                if !crossed {
+                    pacing::give_back(&self.shard, self.peer.site, bytes).await;
+                }
+                tokio::time::sleep(rest.max(AGAIN)).await;
                 SenderEvent::NotSent(chunk)
             }
             Err(_) => SenderEvent::Lost,
@@ -346,21 +349,54 @@ impl<D: Disk> Driver<D> {
     }
 }
 
+/// Why a chunk was not sent.
+struct NotSent {
+    trouble: String,
+    /// Its bytes may have gone all the same.
+    crossed: bool,
+    /// How long the peer wants to be left alone with it.
+    rest: Duration,
+}
+
+impl NotSent {
+    fn before(trouble: String) -> Self {
+        Self { trouble, crossed: false, rest: Duration::ZERO }
+    }
+}
+
+impl From<PeerCallError> for NotSent {
+    fn from(error: PeerCallError) -> Self {
+        let rest = match &error {
+            PeerCallError::Call(CallError::Refused(refusal)) => {
+                Duration::from_millis(refusal.retry_after_ms.into()).min(REST)
+            }
+            _ => Duration::ZERO,
+        };
+        let crossed = !matches!(error, PeerCallError::Unreachable(_));
+        Self { trouble: error.to_string(), crossed, rest }
+    }
+}
+
 /// Reads a chunk and sends it to its coordinator at the peer.
-async fn send_chunk<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, reference: ChunkRef) -> Result<(), String> {
-    let hello = greeted(shard, peer).await.map_err(|error| error.to_string())?;
+async fn send_chunk<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, reference: ChunkRef) -> Result<(), NotSent> {
+    let hello = greeted(shard, peer).await.map_err(|error| NotSent::before(error.to_string()))?;
     let pieces = match chunks::read(shard, reference.chunk, 0, 0).await {
         Ok(read) => read.pieces,
         // Of several peers another one may have it.
-        Err(refusal) if is_gone(&refusal) => found(shard, reference.chunk).await.ok_or(refusal.detail)?,
-        Err(refusal) => return Err(refusal.detail),
+        Err(refusal) if is_gone(&refusal) => {
+            found(shard, reference.chunk).await.ok_or_else(|| NotSent::before(refusal.detail))?
+        }
+        Err(refusal) => return Err(NotSent::before(refusal.detail)),
     };
     let sealed_bytes = pieces.iter().map(Bytes::len).sum::<usize>() as u32;
     let request = Request::PutChunk(PutChunk { chunk: reference.chunk, sealed_bytes });
     let there = reference.chunk.shard(hello.shards);
     match shard.links.call(peer, there, Class::Bulk, &request, Some(pieces)).await {
         Ok(Reply::ChunkStored(_)) => Ok(()),
-        Ok(_) => Err("the peer answered something else than was asked".into()),
-        Err(error) => Err(error.to_string()),
+        Ok(_) => {
+            let trouble = "the peer answered something else than was asked".into();
+            Err(NotSent { trouble, crossed: true, rest: REST })
+        }
+        Err(error) => Err(error.into()),
     }
 }

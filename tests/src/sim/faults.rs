@@ -242,6 +242,8 @@ pub enum Order {
     Tenant,
     /// A token that nobody joins with.
     Token,
+    /// The peer is sent little for some time, whatever the hour.
+    Limit,
     /// Everything that can be listed.
     Lists,
 }
@@ -377,11 +379,12 @@ fn draw(random: &SeededEntropy, kind: Kind, Targets { nodes, victims, clients }:
         }),
         Kind::Peer => Fault::Peer { site, removed: pick(3) == 0 },
         Kind::Order => {
-            let order = match pick(5) {
+            let order = match pick(6) {
                 0 => Order::Policy,
                 1 => Order::Log,
                 2 => Order::Tenant,
                 3 => Order::Token,
+                4 => Order::Limit,
                 _ => Order::Lists,
             };
             Fault::Order { site, order }

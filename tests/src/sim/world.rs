@@ -589,8 +589,10 @@ impl World {
         for site in 0..self.sites().len() {
             let client = self.client(site).await?;
             let other = self.sites()[(site + 1) % self.sites().len()].borrow().name.clone();
-            let resume = SetPeer { name: other, action: PeerAction::Resume };
-            client.control(&Request::SetPeer(resume)).await.map_err(|error| error.to_string())?;
+            for action in [PeerAction::Resume, PeerAction::Unlimit] {
+                let order = Request::SetPeer(SetPeer { name: other.clone(), action });
+                client.control(&order).await.map_err(|error| error.to_string())?;
+            }
         }
         Ok(())
     }

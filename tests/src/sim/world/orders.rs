@@ -5,6 +5,7 @@ use super::World;
 use farside_codec::delta::LogPolicy;
 use farside_codec::ids::Label;
 use farside_codec::message::{PeerAction, Request, SetPeer, SetPolicy};
+use farside_codec::peer::{DAY_MINUTES, DayWindow, PeerLimit};
 use std::time::Duration;
 
 impl World {
@@ -33,6 +34,26 @@ impl World {
                 if let Some(name) = label("tenant") {
                     drop(client.create_tenant(&name, &format!("file:{}", self.0.shared.kms.display())).await);
                 }
+            }
+            Order::Limit => {
+                let name = self.sites()[(site + 1) % self.sites().len()].borrow().name.clone();
+                let draw = |below: u64| self.0.random.next_u64() % below;
+                let minute = draw(DAY_MINUTES.into()) as u16;
+                let window = DayWindow { from: minute, until: (minute + 1 + draw(60) as u16) % DAY_MINUTES };
+                let limits = [
+                    PeerLimit { rate: 5_000 + draw(200_000), window: None },
+                    PeerLimit { rate: 2_000 * draw(3), window: Some(window) },
+                ];
+                let rest = Duration::from_millis(1_000 + draw(8_000));
+                for limit in limits {
+                    let order = SetPeer { name: name.clone(), action: PeerAction::Limit(limit) };
+                    drop(client.control(&Request::SetPeer(order)).await);
+                }
+                drop(client.control(&Request::PeerLimits).await);
+                tokio::time::sleep(rest).await;
+                // Where this goes unanswered the limit stays until there is peace.
+                let order = SetPeer { name, action: PeerAction::Unlimit };
+                drop(client.control(&Request::SetPeer(order)).await);
             }
             Order::Token => drop(client.control(&Request::PeerToken).await),
             Order::Lists | Order::Tenant => {
