@@ -414,6 +414,9 @@ pub(super) enum TenantCommand {
         name: String,
         /// Its KMS: file:DIR, vault:https://HOST.., pkcs11:token=NAME.. or kmip://HOST..
         url: String,
+        /// How long this client uses a key before it asks the KMS again, 5s to 5m; 60s unless set
+        #[arg(long, value_name = "TIME", value_parser = super::sizes::parse_key_cache)]
+        key_cache: Option<u64>,
     },
     /// Checks that a tenant's keys were destroyed in its KMS, so that its data can be read nowhere
     #[command(

@@ -216,12 +216,17 @@ pub(super) async fn tenant(command: TenantCommand, common: &Common) -> Outcome {
             print(&client.tenant(&name).await?);
             client
         }
-        TenantCommand::Kms { name, url } => {
+        TenantCommand::Kms { name, url, key_cache } => {
             let (name, kms) = (parse_label(&name)?, kms::absolute_url(&url).map_err(ClientError::from)?);
             let client = connect(common).await?;
+            if let Some(seconds) = key_cache {
+                let set = client.settings().borrow_mut().set_key_cache(&name, seconds);
+                set.map_err(ClientError::Usage)?;
+            }
             client.set_kms(&name, &kms).await?;
+            let kept = client.settings().borrow().key_cache(&name).as_secs();
             match common.json {
-                true => line(json!({ "tenant": name.as_str(), "kms": kms })),
+                true => line(json!({ "tenant": name.as_str(), "kms": kms, "key_cache_seconds": kept })),
                 false => line(format!("the KMS of {name} is {kms}; it computes the tenant's keys")),
             }
             client

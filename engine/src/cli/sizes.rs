@@ -1,5 +1,6 @@
 //! Sizes, durations and times as people type and read them.
 
+use crate::client::check_key_cache;
 use farside_codec::peer::DayWindow;
 
 pub use crate::times::{parse_time, show_time};
@@ -74,6 +75,12 @@ pub fn parse_seconds(text: &str) -> Result<u64, String> {
     let (number, unit) =
         units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit))).ok_or_else(wrong)?;
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
+}
+
+/// Reads how long a key may be kept.
+pub fn parse_key_cache(text: &str) -> Result<u64, String> {
+    let seconds = parse_seconds(text)?;
+    check_key_cache(seconds).map(|()| seconds)
 }
 
 /// `1.5 GiB`.

@@ -12,7 +12,9 @@ use farside_transport::{Credentials, Identity, Trust};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 record!(
@@ -71,6 +73,9 @@ impl Context {
 #[serde(deny_unknown_fields)]
 struct TenantSetting {
     kms: Option<String>,
+    /// How long a computed key is used before the KMS is asked again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_cache_seconds: Option<u64>,
     /// Epoch → check value, in hexadecimal.
     #[serde(default)]
     pins: BTreeMap<String, String>,
@@ -90,6 +95,22 @@ struct SettingsFile {
     tenants: BTreeMap<String, TenantSetting>,
     #[serde(default)]
     heads: BTreeMap<String, SeenHead>,
+}
+
+/// How long a computed key is used unless somebody says otherwise.
+const KEY_CACHE_SECONDS: u64 = 60;
+/// What somebody may say: less would ask the KMS all the time, more would not be a bound that anybody relies on.
+const KEY_CACHE_RANGE: RangeInclusive<u64> = 5..=300;
+
+/// Whether keys may be used for so long.
+pub(crate) fn check_key_cache(seconds: u64) -> Result<(), String> {
+    match KEY_CACHE_RANGE.contains(&seconds) {
+        true => Ok(()),
+        false => {
+            let (least, most) = (KEY_CACHE_RANGE.start(), KEY_CACHE_RANGE.end());
+            Err(format!("a key is kept for {least} to {most} seconds, not for {seconds}"))
+        }
+    }
 }
 
 /// The client's own settings, in a text file beside its context.
@@ -118,7 +139,11 @@ impl ClientSettings {
 
     /// Settings as their file says them, kept nowhere. The error is what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let file = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        let file: SettingsFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        for (tenant, setting) in &file.tenants {
+            let life = setting.key_cache_seconds.map_or(Ok(()), check_key_cache);
+            life.map_err(|what| format!("tenant {tenant}: {what}"))?;
+        }
         Ok(Self { path: None, file })
     }
 
@@ -138,6 +163,20 @@ impl ClientSettings {
     /// Sets the tenant's KMS.
     pub fn set_kms(&mut self, tenant: &Label, url: &str) {
         self.file.tenants.entry(tenant.to_string()).or_default().kms = Some(url.to_owned());
+    }
+
+    /// How long a computed key of the tenant is used before the KMS is asked again: the bound within which one that was destroyed
+    /// stops working here.
+    pub fn key_cache(&self, tenant: &Label) -> Duration {
+        let set = self.file.tenants.get(tenant.as_str()).and_then(|setting| setting.key_cache_seconds);
+        Duration::from_secs(set.unwrap_or(KEY_CACHE_SECONDS))
+    }
+
+    /// Sets it; 5 to 300 seconds. The error says so.
+    pub fn set_key_cache(&mut self, tenant: &Label, seconds: u64) -> Result<(), String> {
+        check_key_cache(seconds)?;
+        self.file.tenants.entry(tenant.to_string()).or_default().key_cache_seconds = Some(seconds);
+        Ok(())
     }
 
     /// Whether `check` is what was pinned for this epoch; the first one seen is pinned.

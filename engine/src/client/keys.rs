@@ -10,11 +10,8 @@ use farside_io::secret::SecretPage;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a key is used before the KMS is asked again: the bound within which a destroyed key stops working here.
-const KEY_LIFE: Duration = Duration::from_secs(60);
 /// Epochs in use at once; a log that used more than this in its life asks the KMS again now and then.
 const MAX_KEYS: usize = 64;
 
@@ -24,6 +21,7 @@ const MAX_KMS: usize = 64;
 /// What came from KMS lately, and the way there.
 #[derive(Default)]
 pub(super) struct KeyCache {
+    /// Each until when it is used.
     keys: RefCell<HashMap<EpochId, (Instant, Rc<TenantDataKey>)>>,
     kms: RefCell<HashMap<String, Rc<dyn TenantKms>>>,
 }
@@ -88,13 +86,14 @@ pub(super) async fn check(
     tenant: TenantId,
     epoch: &EpochRecord,
 ) -> Result<Rc<TenantDataKey>, ClientError> {
-    if let Some((since, key)) = client.keys.keys.borrow().get(&epoch.epoch)
-        && since.elapsed() < KEY_LIFE
+    // From before the question: a key that was destroyed meanwhile must not live longer for a slow answer.
+    let now = Instant::now();
+    if let Some((until, key)) = client.keys.keys.borrow().get(&epoch.epoch)
+        && *until > now
     {
         return Ok(key.clone());
     }
-    // From before the question: a key that was destroyed meanwhile must not live longer for a slow answer.
-    let asked = Instant::now();
+    let until = now + client.settings.borrow().key_cache(name);
     let kms = client.kms(name)?;
     let key = Rc::new(compute(kms.as_ref(), tenant, epoch).await?);
     let check = key.check();
@@ -103,11 +102,11 @@ pub(super) async fn check(
     }
     let mut keys = client.keys.keys.borrow_mut();
     if keys.len() >= MAX_KEYS {
-        keys.retain(|_, (since, _)| since.elapsed() < KEY_LIFE);
+        keys.retain(|_, (until, _)| *until > now);
     }
     if keys.len() >= MAX_KEYS {
         keys.clear();
     }
-    keys.insert(epoch.epoch, (asked, key.clone()));
+    keys.insert(epoch.epoch, (until, key.clone()));
     Ok(key)
 }

@@ -27,6 +27,7 @@ mod upload;
 
 pub use aside::{SetAside, What};
 pub use connection::SiteLink;
+pub(crate) use context::check_key_cache;
 pub use context::{ClientSettings, Context};
 pub use download::{Object, ObjectInfo};
 pub use error::ClientError;
