@@ -429,6 +429,8 @@ choice!(
         Scrub(u8) = 154,
         /// Has a node move what lies elsewhere than it should, as with `Rebalance`.
         RebalanceNode(bool) = 155,
+        /// Asks what a node's wall clock shows.
+        WallClock = 156,
         /// Stores fragments.
         PutFragments(PutFragments) = 160,
         /// Reads part of a fragment.
@@ -542,6 +544,8 @@ choice!(
         RepairState(RepairState) = 152,
         /// Answers `ControlIndex`.
         ControlIndex(u64) = 153,
+        /// Answers `WallClock`: milliseconds since 1970.
+        WallClock(u64) = 156,
         /// Answers `PutFragments`: those that are durable now.
         FragmentsStored(HeldFragments) = 160,
         /// Answers `GetFragment`: bytes that follow as the body.

@@ -72,7 +72,8 @@ impl std::fmt::Display for ClockSkew {
 
 impl std::error::Error for ClockSkew {}
 
-/// The hybrid logical clock of a shard: rises with every reading, follows the wall clock, never goes back.
+/// The hybrid logical clock of a shard: rises with every reading, follows the wall clock, and
+/// never goes back but by [`HlcClock::come_back`].
 pub struct HlcClock {
     clock: Rc<dyn Clock>,
     last: Cell<Hlc>,
@@ -100,6 +101,14 @@ impl HlcClock {
         }
         self.last.set(self.last.get().max(seen));
         Ok(())
+    }
+
+    /// Goes back to the wall clock, if that is far behind every time that was given: it was wrong for some time, and is right now.
+    pub fn come_back(&self) {
+        let wall_ms = self.clock.wall_ms();
+        if self.last.get().ms().saturating_sub(wall_ms) > MAX_CLOCK_SKEW_MS {
+            self.last.set(Hlc::from_ms(wall_ms));
+        }
     }
 
     /// The clock below.

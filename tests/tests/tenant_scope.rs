@@ -78,6 +78,7 @@ fn may(request: &Request) -> May {
         | Request::Raft(_)
         | Request::Command(_)
         | Request::NodeStatus
+        | Request::WallClock
         | Request::GcEpoch(_)
         | Request::Collect(_)
         | Request::References(_)
@@ -150,6 +151,7 @@ fn requests(tenant: TenantId, log: LogId) -> Vec<Request> {
             leaves: true,
         }),
         Request::NodeStatus,
+        Request::WallClock,
         Request::GcEpoch(0),
         Request::Collect(1),
         Request::RepairState,

@@ -197,6 +197,7 @@ fn written_around(view: &ControlView, request: &Request) -> Option<(AuditScope, 
         | Request::Raft(_)
         | Request::Command(_)
         | Request::NodeStatus
+        | Request::WallClock
         | Request::GcEpoch(_)
         | Request::Collect(_)
         | Request::References(_)

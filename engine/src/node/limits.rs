@@ -77,6 +77,8 @@ pub const REPAIR_BATCH: usize = 64;
 pub const REPAIRS: usize = 4;
 /// Between two looks at what is owed.
 pub const REPAIR_PAUSE: Duration = Duration::from_millis(200);
+/// How often a node compares its clock with the others'.
+pub const CLOCK_LOOK: Duration = Duration::from_secs(2);
 /// How long a chunk that waits for a peer's limit goes without looking whether the limit has changed.
 pub const PACE_LOOK: Duration = Duration::from_millis(500);
 /// Lost chunks that a shard gets back from peers at a time: each lies in memory as a whole.

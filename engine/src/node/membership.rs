@@ -1,13 +1,13 @@
 //! Keeps the members of groups as they should be: every shard starts and stops its groups and, where it leads one, takes
 //! the next step towards the members that the control group wants; the control group's leader says what it wants.
 
-use super::collecting;
 use super::limits::{BEAT, HAND_OVER_REST, HELD_UP, STEP_PATIENCE, TEND};
 use super::links::misanswered;
 use super::recovered;
 use super::routing;
 use super::shard::Shard;
 use super::start;
+use super::{clocks, collecting};
 use crate::cluster::map::domains;
 use crate::cluster::membership::{Candidate, Standing, Step, assign, members, next_step};
 use crate::state::ControlView;
@@ -36,7 +36,7 @@ pub(super) async fn keep_groups<D: Disk>(shard: Rc<Shard<D>>) {
         for group in shard.groups().into_iter().filter(Group::is_leader) {
             let Some(record) = view.groups.get(&group.id()) else { continue };
             let members: BTreeSet<NodeId> = record.members.iter().copied().collect();
-            let leader = wants_leader(&shard, &mut rested, group.id(), record.leader);
+            let leader = wants_leader(&shard, &mut rested, group.id(), record);
             match tend(&shard, &group, &members, &BTreeSet::new(), leader).await {
                 Tended::Rests if !record.leaving.is_empty() => {
                     let settled = ControlCommand::SettleGroup((group.id(), record.leaving.clone()));
@@ -50,7 +50,8 @@ pub(super) async fn keep_groups<D: Disk>(shard: Rc<Shard<D>>) {
         if let Some(control) = shard.control.clone().filter(Group::is_leader) {
             let (voters, listeners) = control_members(&view, &control.status().voters);
             // Whatever came of it, the next turn finds what is left to do.
-            let _ = tend(&shard, &control, &voters, &listeners, None).await;
+            let leader = clocks::objection(&shard).and_then(|_| somebody_else(&shard, voters.iter().copied()));
+            let _ = tend(&shard, &control, &voters, &listeners, leader).await;
         }
     }
 }
@@ -60,11 +61,23 @@ fn wants_leader<D: Disk>(
     shard: &Shard<D>,
     rested: &mut BTreeMap<GroupId, Duration>,
     group: GroupId,
-    leader: NodeId,
+    record: &GroupRecord,
 ) -> Option<NodeId> {
     let now = shard.clock.clock().monotonic();
     rested.retain(|_, since| now.saturating_sub(*since) < HAND_OVER_REST);
-    (!rested.contains_key(&group)).then_some(leader)
+    if rested.contains_key(&group) {
+        return None;
+    }
+    match clocks::objection(shard) {
+        Some(_) => somebody_else(shard, record.members.iter().copied()),
+        None => Some(record.leader).filter(|leader| !shard.clocks.is_wrong(leader.node())),
+    }
+}
+
+/// Another member that answers, and whose clock is not known to be wrong.
+fn somebody_else<D: Disk>(shard: &Shard<D>, mut members: impl Iterator<Item = NodeId>) -> Option<NodeId> {
+    let fits = |node: NodeId| node != shard.site.node && shard.nodes.answers(node) && !shard.clocks.is_wrong(node);
+    members.find(|member| fits(member.node()))
 }
 
 /// Voters of the control group, and those who listen: everybody else, because everybody needs to know.

@@ -10,6 +10,7 @@ mod authority;
 mod backing_up;
 mod certificates;
 mod chunks;
+mod clocks;
 mod collecting;
 pub mod config;
 mod creating;

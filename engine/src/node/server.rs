@@ -3,8 +3,8 @@
 use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
-    auditing, authority, certificates, chunks, collecting, creating, dumping, fragments, identities, joining, leaving,
-    limits, links, membership, moving, peers, receiving, recovered, refetching, renewing, repairing, routing,
+    auditing, authority, certificates, chunks, clocks, collecting, creating, dumping, fragments, identities, joining,
+    leaving, limits, links, membership, moving, peers, receiving, recovered, refetching, renewing, repairing, routing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
@@ -139,6 +139,7 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::ControlIndex
         | Request::Scrub(_)
         | Request::RenewCertificates
+        | Request::WallClock
         | Request::PutFragments(_)
         | Request::GetFragment(_)
         | Request::HaveFragments(_)
@@ -438,6 +439,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::Forwarded(forwarded) => Box::pin(answer_forwarded(shard, forwarded)).await,
         Request::Raft(call) => routing::raft(shard, call).await,
         Request::Command(call) => Ok(Reply::Committed(routing::commit_here(shard, call).await?).into()),
+        Request::WallClock => Ok(Reply::WallClock(shard.clock.clock().wall_ms()).into()),
         Request::NodeStatus => Ok(Reply::Status(super::status::own(shard).await).into()),
         Request::GcEpoch(epoch) => Ok(Reply::Epoch(collecting::hear_epoch(shard, epoch).await?).into()),
         Request::Collect(barrier) => {
@@ -523,6 +525,9 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
     if !shard.fence_checked.get() {
         let detail = "the node has just started and asks its peers whether it is still home";
         return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
+    }
+    if let Some(refusal) = clocks::objection(shard) {
+        return Err(refusal);
     }
     let bad = |detail: &str| Refusal::new(RefusalCode::BadRequest, detail);
     if propose.proposals.is_empty() || propose.proposals.len() > codec_limits::MAX_DELTAS_PER_REQUEST {

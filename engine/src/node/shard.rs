@@ -5,6 +5,7 @@ use super::auditing;
 use super::authority;
 use super::backing_up::Backups;
 use super::certificates::{Certificates, Shown};
+use super::clocks::Clocks;
 use super::directory::SiteFile;
 use super::dumping::Dumps;
 use super::identities::{self, Callers};
@@ -144,6 +145,8 @@ pub(crate) struct Shard<D: Disk> {
     /// Who is connected.
     pub(crate) callers: Callers,
     pub(crate) repair: Repair,
+    /// Whether the node's clock can be trusted, and those of others.
+    pub(crate) clocks: Clocks,
     /// What is sent to peers that have a limit; on shard 0.
     pub(crate) paces: Paces,
     /// What peers are asked for.

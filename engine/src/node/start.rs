@@ -2,6 +2,7 @@
 
 use super::backing_up::{self, Backups};
 use super::certificates::{self, Certificates};
+use super::clocks::{self, Clocks};
 use super::directory::NodeDirectory;
 use super::directory::SiteFile;
 use super::dumping::Dumps;
@@ -81,6 +82,7 @@ pub async fn run_shard<D: Disk>(
         tasks.push(tokio::task::spawn_local(peers::tell_endpoints(shard.clone())));
         tasks.push(tokio::task::spawn_local(membership::lead_site(shard.clone())));
         tasks.push(tokio::task::spawn_local(membership::beat(shard.clone())));
+        tasks.push(tokio::task::spawn_local(clocks::keep_compared(shard.clone())));
         tasks.push(tokio::task::spawn_local(backing_up::keep_backups(shard.clone())));
         tasks.push(tokio::task::spawn_local(noting::keep_noted(shard.clone())));
         tasks.push(tokio::task::spawn_local(trailing::keep_crossing(shard.clone())));
@@ -247,6 +249,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         certificates: Certificates::default(),
         callers: Callers::default(),
         repair: Repair::default(),
+        clocks: Clocks::default(),
         paces: Paces::default(),
         refetches: Refetches::default(),
         scrub: Scrub::default(),

@@ -5,7 +5,7 @@ use super::directory::ScrubRecord;
 use super::keys::telling;
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
 use super::shard::Shard;
-use super::{expiring, membership, pacing, recovered, repairing, routing, scrubbing};
+use super::{clocks, expiring, membership, pacing, recovered, repairing, routing, scrubbing};
 use crate::state::{ControlView, Opened};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
 use crate::times::show_time;
@@ -212,6 +212,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         alerts.push("the devices are full".into());
     }
     alerts.extend(recovered::left_behind(shard));
+    alerts.extend(clocks::alert(shard));
     alerts.extend(unreachable_alerts(&shard.view(), &reports));
     alerts.extend(super::backing_up::alerts(shard));
     alerts.extend(reports.iter().flat_map(|(_, report)| report.alerts.iter().cloned()));
