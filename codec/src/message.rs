@@ -315,6 +315,8 @@ choice!(
         HaveChunks(Vec<ChunkId>) = 17,
         /// Reads a chunk.
         GetChunk(GetChunk) = 18,
+        /// The same, and nobody else is asked for what is lost here.
+        GetOwnChunk(GetChunk) = 19,
         /// Appends to a log.
         Propose(Propose) = 32,
         /// Reads a name.
@@ -473,7 +475,7 @@ choice!(
         ChunkStored(ChunkReceipt) = 16,
         /// Answers `HaveChunks`, in its order.
         ChunksHeld(Vec<Option<ChunkReceipt>>) = 17,
-        /// Answers `GetChunk`; a body follows.
+        /// Answers `GetChunk` and `GetOwnChunk`; a body follows.
         ChunkRange(ChunkRange) = 18,
         /// Answers `Propose`, in its order.
         Proposed(Vec<Result<DeltaReceipt, Refusal>>) = 32,

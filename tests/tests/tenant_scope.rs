@@ -29,7 +29,9 @@ enum May {
 fn may(request: &Request) -> May {
     match request {
         Request::Hello(_) | Request::ListTenants | Request::ListLogs | Request::Nodes => May::BeAnswered,
-        Request::PutChunk(_) | Request::HaveChunks(_) | Request::GetChunk(_) => May::FindChunks,
+        Request::PutChunk(_) | Request::HaveChunks(_) | Request::GetChunk(_) | Request::GetOwnChunk(_) => {
+            May::FindChunks
+        }
         Request::Propose(_)
         | Request::Lookup(_)
         | Request::List(_)

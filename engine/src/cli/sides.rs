@@ -292,6 +292,8 @@ pub(super) async fn drill(from: Option<String>, log: Option<String>, objects: us
         Reply::Weighed(weighed) => weighed,
         reply => return Err(unexpected(&reply).into()),
     };
+    // The home would not be there to ask.
+    client.read_only_here();
     let mut progress = Progress::new();
     let begun = Instant::now();
     let mut drilled = Vec::new();

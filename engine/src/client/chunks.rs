@@ -27,7 +27,11 @@ impl Client {
     /// The whole of a chunk, as the site gives it: whoever opens or passes it on finds out whether it is that.
     pub(crate) async fn get_sealed(&self, reference: &ChunkRef) -> Result<Vec<u8>, ClientError> {
         let chunk = reference.chunk;
-        let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
+        let get = GetChunk { chunk, offset: 0, length: 0 };
+        let request = match self.trusts_peers.get() {
+            true => Request::GetChunk(get),
+            false => Request::GetOwnChunk(get),
+        };
         let (reply, sealed) = self.link.fetch(Target::Chunk(chunk), &request, reference.sealed_bytes).await?;
         match reply {
             Reply::ChunkRange(range) if range.length == reference.sealed_bytes => Ok(sealed),

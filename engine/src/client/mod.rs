@@ -43,7 +43,7 @@ use farside_codec::ids::{BlindName, EpochId, Hlc, Label, LogId, OperationId};
 use farside_codec::message::{LogInfo, Propose, Refusal, Reply, Request, ResolveLog};
 use farside_codec::seal::BlindKey;
 use farside_io::entropy::random;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// Splits `T/L` into its two names.
@@ -72,6 +72,8 @@ pub struct Client {
     pub(crate) settings: Rc<RefCell<ClientSettings>>,
     pub(crate) machine: Machine,
     keys: Rc<keys::KeyCache>,
+    /// Whether the site may have its peers asked for what it has lost.
+    trusts_peers: Rc<Cell<bool>>,
 }
 
 /// A log, opened by a client that has its tenant's keys.
@@ -98,7 +100,19 @@ impl Client {
     ) -> Result<Self, ClientError> {
         let link = Rc::new(SiteLink::connect(context, &machine).await?);
         link.find_nodes().await;
-        Ok(Self { link, settings: Rc::new(RefCell::new(settings)), machine, keys: Rc::default() })
+        Ok(Self {
+            link,
+            settings: Rc::new(RefCell::new(settings)),
+            machine,
+            keys: Rc::default(),
+            trusts_peers: Rc::new(Cell::new(true)),
+        })
+    }
+
+    /// From now on this client and its clones read what the site itself has, and nothing that it would have to get from a peer: what
+    /// there would be if the peer were gone.
+    pub fn read_only_here(&self) {
+        self.trusts_peers.set(false);
     }
 
     /// Random bytes of this client's machine.

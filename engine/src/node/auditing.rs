@@ -179,6 +179,7 @@ fn written_around(view: &ControlView, request: &Request) -> Option<(AuditScope, 
         Request::PutChunk(_)
         | Request::HaveChunks(_)
         | Request::GetChunk(_)
+        | Request::GetOwnChunk(_)
         | Request::Propose(_)
         | Request::Lookup(_)
         | Request::List(_)

@@ -35,9 +35,16 @@ pub struct NodeConfig {
     /// Part of a shard's time that scrubbing takes, in percent; 0: it is done when ordered only.
     #[serde(default = "default_scrub_percent")]
     pub scrub_percent: u8,
+    /// Whether peers are asked for chunks that the site has lost.
+    #[serde(default = "default_refetch")]
+    pub refetch: bool,
     /// How long the certificates that the node issues for itself are good; it renews them after two thirds of that.
     #[serde(default = "default_certificate_seconds")]
     pub certificate_seconds: u64,
+}
+
+fn default_refetch() -> bool {
+    true
 }
 
 fn default_certificate_seconds() -> u64 {
@@ -99,6 +106,7 @@ impl NodeConfig {
             gc_seconds: default_gc_seconds(),
             dead_after_seconds: default_dead_after_seconds(),
             scrub_percent: default_scrub_percent(),
+            refetch: default_refetch(),
             certificate_seconds: default_certificate_seconds(),
         }
     }

@@ -34,6 +34,7 @@ use tokio::sync::{Notify, Semaphore};
 
 /// Chunks that a shard gets back.
 pub(crate) struct Refetches {
+    may_ask: bool,
     /// Each holds a whole chunk in memory.
     turns: Semaphore,
     /// Chunks that are being asked for: whoever wants the same one waits with the first.
@@ -46,9 +47,11 @@ pub(crate) struct Refetches {
     silent: Cell<Option<Duration>>,
 }
 
-impl Default for Refetches {
-    fn default() -> Self {
+impl Refetches {
+    /// `may_ask`: whether peers are asked at all.
+    pub(super) fn new(may_ask: bool) -> Self {
         Self {
+            may_ask,
             turns: Semaphore::new(REFETCHES),
             flights: RefCell::default(),
             wanted: RefCell::default(),
@@ -130,6 +133,18 @@ pub(super) async fn get<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, get: Get
     }
 }
 
+/// Reads a chunk for a caller who wants to know what is here. One that is lost is got back afterwards.
+pub(super) async fn get_own<D: Disk>(shard: &Rc<Shard<D>>, get: GetChunk) -> Answered {
+    let chunk = get.chunk;
+    let answered = chunks::get(shard, get).await;
+    if answered.as_ref().is_err_and(is_gone) {
+        let owner = chunk.shard(shard.shards());
+        let wants = move |there: Rc<Shard<D>>| async move { there.refetches.want(chunk) };
+        shard.on(owner, wants).await?;
+    }
+    answered
+}
+
 /// Whether a refusal to read a chunk says that too little of it is here, and not that it can't be read now.
 pub(super) fn is_gone(refusal: &Refusal) -> bool {
     matches!(refusal.code, RefusalCode::NotFound | RefusalCode::Corrupt)
@@ -197,6 +212,9 @@ pub(super) async fn keep_refetching<D: Disk>(shard: Rc<Shard<D>>) {
 
 /// Peers that may be asked now.
 fn givers<D: Disk>(shard: &Shard<D>) -> Vec<PeerRecord> {
+    if !shard.refetches.may_ask {
+        return Vec::new();
+    }
     shard.view().peers.values().filter(|peer| !peer.paused).cloned().collect()
 }
 

@@ -153,10 +153,12 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         Request::FedHello(_) | Request::FedDeltas(_) | Request::FedAuditStanding(_) | Request::FedAudit(_) => {
             caller.role == Role::Peer && is_active_peer(known_peer())?
         }
-        Request::PutChunk(_) | Request::HaveChunks(_) | Request::GetChunk(_) => match caller.role {
-            Role::Admin | Role::Client | Role::Node => own,
-            Role::Peer => is_active_peer(known_peer())?,
-        },
+        Request::PutChunk(_) | Request::HaveChunks(_) | Request::GetChunk(_) | Request::GetOwnChunk(_) => {
+            match caller.role {
+                Role::Admin | Role::Client | Role::Node => own,
+                Role::Peer => is_active_peer(known_peer())?,
+            }
+        }
         Request::Propose(_)
         | Request::Lookup(_)
         | Request::List(_)
@@ -305,6 +307,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             Err(Refusal::new(RefusalCode::BadRequest, "too many chunks in one question"))
         }
         Request::HaveChunks(chunks) => Ok(Reply::ChunksHeld(chunks::have(shard, chunks).await?).into()),
+        Request::GetOwnChunk(get) => refetching::get_own(shard, get).await,
         Request::GetChunk(get) => refetching::get(shard, caller, get).await,
         Request::Propose(propose) => {
             let (shard, caller) = (shard.clone(), caller.clone());

@@ -251,7 +251,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         repair: Repair::default(),
         clocks: Clocks::default(),
         paces: Paces::default(),
-        refetches: Refetches::default(),
+        refetches: Refetches::new(seed.config.refetch),
         scrub: Scrub::default(),
         backups: Backups::default(),
         trails: Trails::default(),

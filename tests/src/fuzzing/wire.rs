@@ -172,6 +172,7 @@ pub fn request_seeds() -> Vec<Seed> {
         ("put-chunk", Request::PutChunk(PutChunk { chunk, sealed_bytes: 99 })),
         ("have-chunks", Request::HaveChunks(vec![chunk, values::chunk(2).chunk])),
         ("get-chunk", Request::GetChunk(GetChunk { chunk, offset: 1, length: 2 })),
+        ("get-own-chunk", Request::GetOwnChunk(GetChunk { chunk, offset: 3, length: 4 })),
         ("propose", Request::Propose(Propose { log, seen: Hlc(1), proposals })),
         ("lookup", Request::Lookup(Lookup { log, name, at: Moment::Time(Hlc(9)) })),
         ("list", Request::List(List { log, at: Moment::Sequence(3), after: Some(name), limit: 4 })),

@@ -87,6 +87,7 @@ impl Beginning {
         let mut config = NodeConfig::new(listen, paths, (0..plan.shards).collect());
         config.gc_seconds = plan.gc_seconds;
         config.dead_after_seconds = plan.dead_after_seconds;
+        config.refetch = plan.refetch;
         Ok(Self { directory, config, disks, device_bytes })
     }
 

@@ -155,8 +155,19 @@ impl World {
             let (gc_seconds, cramped) = (3 + below(10), objects == Objects::Large);
             longest_gc_seconds = gc_seconds.max(longest_gc_seconds);
             let dead_after_seconds = DEAD_AFTER_SECONDS;
-            let plan =
-                Plan { name, geometry, nodes, devices, shards, gc_seconds, dead_after_seconds, segment_bytes, cramped };
+            let refetch = losses[sites.len()] > 0;
+            let plan = Plan {
+                name,
+                geometry,
+                nodes,
+                devices,
+                shards,
+                gc_seconds,
+                dead_after_seconds,
+                refetch,
+                segment_bytes,
+                cramped,
+            };
             let site = SimSite::make(root, plan, host, random.next_u64(), trace.clone()).await;
             sites.push(Rc::new(RefCell::new(site.map_err(|error| error.to_string())?)));
         }
