@@ -181,6 +181,7 @@ fn one_of_three_goes_on_however_often_it_is_interrupted() {
         site.nodes[index].stop();
         report(&site.nodes[index], &file(name)).ok();
     };
+    site.wait_for(Duration::from_secs(60), "it has settled", Cluster::owes_nothing);
     // Two of three are a majority: nothing is to be recovered.
     stopped_report(&mut site, 0, "first");
     stopped_report(&mut site, 1, "second");
