@@ -43,7 +43,8 @@ struct Line {
 }
 
 struct Current {
-    connection: Connection,
+    /// Until it is lost: what it had to send and did not is in memory for as long as anybody holds it.
+    connection: Option<Connection>,
     since: Instant,
 }
 
@@ -103,14 +104,20 @@ impl Dialer {
     /// Joins the attempt under way, or begins one.
     fn attempt_under_way(&self) -> Rc<Told> {
         let mut attempt = self.attempt.borrow_mut();
-        if let Some(attempt) = attempt.as_ref().filter(|attempt| !attempt.task.is_finished()) {
+        if let Some(attempt) = attempt.as_ref().filter(|attempt| !attempt.told.is_over.get()) {
             return attempt.told.clone();
         }
         let told = Rc::new(Told::default());
-        let (line, ending) = (self.line.clone(), Ending(told.clone()));
+        let (line, own, ending) = (self.line.clone(), told.clone(), Ending(told.clone()));
         let task = tokio::task::spawn_local(async move {
             let made = line.attempt().await;
-            ending.0.outcome.replace(Some(made));
+            own.outcome.replace(Some(made.clone()));
+            drop(ending);
+            let Ok(connection) = made else { return };
+            connection.closed().await;
+            // Nobody may ask for another one for hours.
+            own.outcome.replace(Some(Err(ConnectError::Closed)));
+            line.let_go();
         });
         *attempt = Some(Attempt { told: told.clone(), task: task.abort_handle() });
         told
@@ -121,8 +128,8 @@ impl Dialer {
         if let Some(attempt) = self.attempt.take() {
             attempt.task.abort();
         }
-        if let Some(current) = self.line.current.take() {
-            current.connection.close(reason);
+        if let Some(connection) = self.line.current.take().and_then(|current| current.connection) {
+            connection.close(reason);
         }
     }
 }
@@ -157,7 +164,14 @@ impl Drop for Dialer {
 impl Line {
     fn up(&self) -> Option<Connection> {
         let current = self.current.borrow();
-        current.as_ref().map(|current| &current.connection).filter(|connection| !connection.is_closed()).cloned()
+        current.as_ref()?.connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
+    }
+
+    /// Lets go of a connection that is lost. When it was made still counts.
+    fn let_go(&self) {
+        if let Some(current) = self.current.borrow_mut().as_mut() {
+            current.connection.take_if(|connection| connection.is_closed());
+        }
     }
 
     async fn attempt(&self) -> Outcome {
@@ -176,7 +190,8 @@ impl Line {
         match &outcome {
             Ok(connection) => {
                 self.not_before.set(None);
-                self.current.replace(Some(Current { connection: connection.clone(), since: Instant::now() }));
+                let connection = Some(connection.clone());
+                self.current.replace(Some(Current { connection, since: Instant::now() }));
             }
             Err(_) => self.back_off(),
         }
