@@ -185,6 +185,7 @@ pub(super) async fn keep_refetching<D: Disk>(shard: Rc<Shard<D>>) {
             continue;
         }
         let mut got = false;
+        let mut later = Vec::new();
         for _ in 0..REFETCH_BATCH {
             // What could not be kept need not come.
             if shard.takes_writes().is_err() {
@@ -197,7 +198,7 @@ pub(super) async fn keep_refetching<D: Disk>(shard: Rc<Shard<D>>) {
                     got |= stored;
                 }
                 Came::Not => {}
-                Came::NotNow => shard.refetches.want(chunk),
+                Came::NotNow => later.push(chunk),
                 Came::NobodyThere => {
                     shard.refetches.want(chunk);
                     break;
@@ -206,6 +207,11 @@ pub(super) async fn keep_refetching<D: Disk>(shard: Rc<Shard<D>>) {
         }
         if got {
             shard.repair.count_again();
+        }
+        if !later.is_empty() {
+            later.into_iter().for_each(|chunk| shard.refetches.want(chunk));
+            // Whoever can't give them now can't either a moment later.
+            tokio::time::sleep(REFETCH_REST / 2).await;
         }
     }
 }
