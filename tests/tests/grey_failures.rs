@@ -44,7 +44,6 @@ fn node_state(cluster: &Cluster, name: &str) -> String {
 /// A file system of its own, that hangs on command.
 struct Hanging {
     mount: PathBuf,
-    mounted: bool,
 }
 
 impl Hanging {
@@ -54,7 +53,7 @@ impl Hanging {
         std::fs::File::create(&image).and_then(|file| file.set_len(700 << 20)).expect("an image");
         let (image, path) = (image.display().to_string(), mount.display().to_string());
         let mounted = run("mkfs.ext4", &["-q", &image]) && run("mount", &["-o", "loop", &image, &path]);
-        mounted.then_some(Self { mount, mounted })
+        mounted.then_some(Self { mount })
     }
 
     fn hangs(&self, hangs: bool) {
@@ -68,9 +67,7 @@ impl Drop for Hanging {
         let path = self.mount.display().to_string();
         // A node that hangs can't be ended before.
         run("fsfreeze", &["--unfreeze", &path]);
-        if self.mounted {
-            run("umount", &["--lazy", &path]);
-        }
+        run("umount", &["--lazy", &path]);
     }
 }
 

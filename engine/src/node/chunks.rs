@@ -442,6 +442,7 @@ pub(super) async fn all_here<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>
 }
 
 /// Part of a chunk, or all of it.
+#[derive(Debug, Clone)]
 pub(super) struct ChunkBytes {
     /// Length of the whole sealed chunk.
     pub(super) sealed_bytes: u32,

@@ -3,7 +3,7 @@
 
 use super::auditing;
 use super::limits::PROBE;
-use super::links::own_hello;
+use super::peers::greet;
 use super::routing;
 use super::server::Answered;
 use super::shard::{Shard, state_refusal};
@@ -266,8 +266,7 @@ async fn probe<D: Disk>(shard: &Rc<Shard<D>>, homes: &[SiteId]) -> OldHome {
 
 /// What a peer says to a greeting; `None` if that is nothing.
 pub(super) async fn greeted<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Option<Hello> {
-    let own = own_hello(&shard.site, shard.index, shard.clock.now());
-    tokio::time::timeout(PROBE, shard.links.hello(peer, own)).await.ok()?.ok()
+    tokio::time::timeout(PROBE, greet(shard, peer)).await.ok()?.ok()
 }
 
 async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, loss: Loss) -> Result<FailedOver, Refusal> {

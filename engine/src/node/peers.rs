@@ -49,11 +49,16 @@ pub(super) fn endpoints<D: Disk>(shard: &Shard<D>) -> Vec<String> {
     std::iter::once(shard.advertised.to_string()).chain(others).collect()
 }
 
+/// Greets a peer as this node; what it says of itself is remembered.
+pub(super) async fn greet<D: Disk>(shard: &Shard<D>, peer: &PeerRecord) -> Result<Hello, links::PeerCallError> {
+    shard.links.hello(peer, links::own_hello(&shard.site, shard.index, shard.clock.now())).await
+}
+
 /// What a peer says of itself; one that has not said it yet is greeted.
 pub(super) async fn greeted<D: Disk>(shard: &Shard<D>, peer: &PeerRecord) -> Result<Hello, links::PeerCallError> {
     match shard.links.known(peer.site) {
         Some(hello) => Ok(hello),
-        None => shard.links.hello(peer, links::own_hello(&shard.site, shard.index, shard.clock.now())).await,
+        None => greet(shard, peer).await,
     }
 }
 
@@ -62,8 +67,7 @@ pub(super) async fn tell<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, reque
     let silent = |error: String| Refusal::new(RefusalCode::Unavailable, error);
     let told = async {
         if shard.links.known(peer.site).is_none() || !shard.links.is_up(peer.site) {
-            let hello = links::own_hello(&shard.site, shard.index, shard.clock.now());
-            shard.links.hello(peer, hello).await.map_err(|error| silent(error.to_string()))?;
+            greet(shard, peer).await.map_err(|error| silent(error.to_string()))?;
         }
         match shard.links.call(peer, 0, Class::Request, &request, None).await {
             Ok(reply) => Ok(reply),

@@ -8,7 +8,7 @@
 //!
 //! A peer's own question is never passed on to a peer, or two sites that have both lost a chunk would ask one another for ever.
 
-use super::chunks;
+use super::chunks::{self, ChunkBytes};
 use super::collecting::unreferenced;
 use super::limits::{
     REFETCH_BATCH, REFETCH_FLIGHTS, REFETCH_LOOK, REFETCH_PATIENCE, REFETCH_REST, REFETCH_RESTING, REFETCH_WANTED,
@@ -59,29 +59,7 @@ impl Refetches {
             silent: Cell::default(),
         }
     }
-}
 
-/// A chunk that is being asked for.
-#[derive(Default)]
-struct Flight {
-    came: OnceCell<Came>,
-    landed: Notify,
-}
-
-/// What came of asking for a chunk.
-#[derive(Debug, Clone)]
-enum Came {
-    /// It is these bytes; there may have been no place for them.
-    Back { pieces: Vec<Bytes>, stored: bool },
-    /// No peer has it, or nobody needs it.
-    Not,
-    /// A peer may have it, and could not give it.
-    NotNow,
-    /// No peer could be asked.
-    NobodyThere,
-}
-
-impl Refetches {
     /// Has a chunk asked for soon. Past the bound it is wanted again when somebody comes across it again.
     pub(super) fn want(&self, chunk: ChunkId) {
         let mut wanted = self.wanted.borrow_mut();
@@ -121,13 +99,33 @@ impl Refetches {
     }
 }
 
+/// A chunk that is being asked for.
+#[derive(Default)]
+struct Flight {
+    came: OnceCell<Came>,
+    landed: Notify,
+}
+
+/// What came of asking for a chunk.
+#[derive(Debug, Clone)]
+enum Came {
+    /// It is these bytes; there may have been no place for them.
+    Back { read: ChunkBytes, stored: bool },
+    /// No peer has it, or nobody needs it.
+    Not,
+    /// A peer may have it, and could not give it.
+    NotNow,
+    /// No peer could be asked.
+    NobodyThere,
+}
+
 /// Reads a chunk for a caller. One that is lost here is got back first, or passed on where there is no place for it.
 pub(super) async fn get<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, get: GetChunk) -> Answered {
     match chunks::get(shard, get.clone()).await {
         Err(refusal) if caller.role != Role::Peer && is_gone(&refusal) => {
             let owner = get.chunk.shard(shard.shards());
             let found = shard.on(owner, move |there| async move { found(&there, get.chunk).await }).await?;
-            found.map_or(Err(refusal), |pieces| part(pieces, &get))
+            found.map_or(Err(refusal), |read| part(read, &get))
         }
         answered => answered,
     }
@@ -151,16 +149,15 @@ pub(super) fn is_gone(refusal: &Refusal) -> bool {
 }
 
 /// The bytes of a lost chunk of this shard, if a peer has them. It is here again then, if there is a place for it.
-pub(super) async fn found<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Option<Vec<Bytes>> {
+pub(super) async fn found<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Option<ChunkBytes> {
     match ask_once(shard, chunk).await {
-        Came::Back { pieces, .. } => Some(pieces),
+        Came::Back { read, .. } => Some(read),
         Came::Not | Came::NotNow | Came::NobodyThere => None,
     }
 }
 
 /// The part of a chunk that was asked for.
-fn part(pieces: Vec<Bytes>, get: &GetChunk) -> Answered {
-    let sealed_bytes = pieces.iter().map(Bytes::len).sum::<usize>() as u32;
+fn part(ChunkBytes { sealed_bytes, pieces }: ChunkBytes, get: &GetChunk) -> Answered {
     let range = chunks::range_of(sealed_bytes, get.offset, get.length)?;
     let mut body = Vec::new();
     let mut begin = 0;
@@ -193,8 +190,8 @@ pub(super) async fn keep_refetching<D: Disk>(shard: Rc<Shard<D>>) {
             }
             let Some(chunk) = shard.refetches.next(&mut last) else { break };
             match ask_once(&shard, chunk).await {
-                Came::Back { pieces, stored } => {
-                    limit(&shard, pieces.iter().map(Bytes::len).sum()).await;
+                Came::Back { read, stored } => {
+                    limit(&shard, read.sealed_bytes as usize).await;
                     got |= stored;
                 }
                 Came::Not => {}
@@ -291,18 +288,18 @@ async fn ask_peers<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Came {
     for peer in givers(shard) {
         let taken = tokio::time::timeout(REFETCH_PATIENCE, take_from(shard, &peer, chunk)).await;
         let trouble = match taken.unwrap_or_else(|_| Err(GiverError::Failed("it took too long".into()))) {
-            Ok(pieces) => {
-                let sealed_bytes = pieces.iter().map(Bytes::len).sum::<usize>() as u32;
+            Ok(read) => {
                 count(&shard.counters.refetched_chunks);
-                add(&shard.counters.refetched_bytes, u64::from(sealed_bytes));
-                let stored = chunks::put_pieces(shard, PutChunk { chunk, sealed_bytes }, pieces.clone()).await;
+                add(&shard.counters.refetched_bytes, u64::from(read.sealed_bytes));
+                let put = PutChunk { chunk, sealed_bytes: read.sealed_bytes };
+                let stored = chunks::put_pieces(shard, put, read.pieces.clone()).await;
                 match &stored {
                     Ok(_) => tracing::warn!(%chunk, peer = %peer.name, "a lost chunk is here again, from the peer"),
                     Err(refusal) => {
                         tracing::warn!(%chunk, peer = %peer.name, %refusal, "a lost chunk can't be kept that the peer has");
                     }
                 }
-                return Came::Back { pieces, stored: stored.is_ok() };
+                return Came::Back { read, stored: stored.is_ok() };
             }
             Err(GiverError::Silent(detail)) => detail,
             Err(GiverError::Failed(detail)) => {
@@ -347,7 +344,7 @@ impl From<PeerCallError> for GiverError {
 }
 
 /// Has a peer send a chunk: the bytes that the id is the hash of, or an error.
-async fn take_from<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, chunk: ChunkId) -> Result<Vec<Bytes>, GiverError> {
+async fn take_from<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, chunk: ChunkId) -> Result<ChunkBytes, GiverError> {
     let wrong = |detail: String| GiverError::Refused(Refusal::new(RefusalCode::BadRequest, detail));
     let hello = greeted(shard, peer).await?;
     let request = Request::GetChunk(GetChunk { chunk, offset: 0, length: 0 });
@@ -367,7 +364,7 @@ async fn take_from<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, chunk: Chun
     });
     received.await.map_err(|error| GiverError::Failed(error.to_string()))?;
     match *hasher.finalize().as_bytes() == chunk.0 {
-        true => Ok(pieces),
+        true => Ok(ChunkBytes { sealed_bytes: length as u32, pieces }),
         false => Err(wrong("what the peer sent is not the chunk".into())),
     }
 }

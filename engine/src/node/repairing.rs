@@ -196,6 +196,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
             }
         }
     }
+    let all_said = answered.len() > shard.others().len();
     let mut work: Vec<(usize, ChunkId)> = Vec::new();
     let (mut owed, mut owed_bytes, mut misplaced, mut unreadable) = (0, 0, 0, 0);
     for (chunk, (geometry, sealed_bytes, held)) in &found {
@@ -204,7 +205,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         let fragment_bytes = StripeLayout::new(*geometry, *sealed_bytes as usize).fragment_bytes() as u64;
         if mending.distinct < geometry.data() {
             // Whoever did not say may hold the rest.
-            if answered.len() > shard.others().len() {
+            if all_said {
                 shard.refetches.want(*chunk);
             }
             // A put that was given up, or a loss: nothing can be made of it here.

@@ -3,8 +3,8 @@
 //! The decisions are [`Sender`]'s; this carries them out and reports back.
 
 use super::limits::HEARTBEAT;
-use super::links::{PeerCallError, own_hello};
-use super::peers::greeted;
+use super::links::PeerCallError;
+use super::peers::{greet, greeted};
 use super::refetching::{found, is_gone};
 use super::shard::Shard;
 use super::{chunks, pacing};
@@ -125,8 +125,7 @@ impl<D: Disk> Driver<D> {
     }
 
     async fn connect(&self) -> Result<(), PeerCallError> {
-        let hello = own_hello(&self.shard.site, self.shard.index, self.shard.clock.now());
-        let hello = self.shard.links.hello(&self.peer, hello).await?;
+        let hello = greet(&self.shard, &self.peer).await?;
         // A peer whose clock is far ahead is not merged; it is told by the refusal of its own requests.
         let _ = self.shard.clock.observe(hello.now);
         Ok(())
@@ -380,18 +379,17 @@ impl From<PeerCallError> for NotSent {
 /// Reads a chunk and sends it to its coordinator at the peer.
 async fn send_chunk<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, reference: ChunkRef) -> Result<(), NotSent> {
     let hello = greeted(shard, peer).await.map_err(|error| NotSent::before(error.to_string()))?;
-    let pieces = match chunks::read(shard, reference.chunk, 0, 0).await {
-        Ok(read) => read.pieces,
+    let read = match chunks::read(shard, reference.chunk, 0, 0).await {
+        Ok(read) => read,
         // Of several peers another one may have it.
         Err(refusal) if is_gone(&refusal) => {
             found(shard, reference.chunk).await.ok_or_else(|| NotSent::before(refusal.detail))?
         }
         Err(refusal) => return Err(NotSent::before(refusal.detail)),
     };
-    let sealed_bytes = pieces.iter().map(Bytes::len).sum::<usize>() as u32;
-    let request = Request::PutChunk(PutChunk { chunk: reference.chunk, sealed_bytes });
+    let request = Request::PutChunk(PutChunk { chunk: reference.chunk, sealed_bytes: read.sealed_bytes });
     let there = reference.chunk.shard(hello.shards);
-    match shard.links.call(peer, there, Class::Bulk, &request, Some(pieces)).await {
+    match shard.links.call(peer, there, Class::Bulk, &request, Some(read.pieces)).await {
         Ok(Reply::ChunkStored(_)) => Ok(()),
         Ok(_) => {
             let trouble = "the peer answered something else than was asked".into();

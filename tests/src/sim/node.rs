@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::task::{JoinHandle, LocalSet};
 
+/// A node that is silent for so long counts as dead.
+const DEAD_AFTER_SECONDS: u64 = 5;
 /// Port of shard 0, everywhere.
 const PORT: u16 = 7400;
 /// Devices hold only what was written, so their size costs nothing.
@@ -86,7 +88,7 @@ impl Beginning {
         let paths = (0..disks.len()).map(|index| PathBuf::from(format!("device-{index}"))).collect();
         let mut config = NodeConfig::new(listen, paths, (0..plan.shards).collect());
         config.gc_seconds = plan.gc_seconds;
-        config.dead_after_seconds = plan.dead_after_seconds;
+        config.dead_after_seconds = DEAD_AFTER_SECONDS;
         config.refetch = plan.refetch;
         Ok(Self { directory, config, disks, device_bytes })
     }

@@ -37,8 +37,6 @@ pub struct Plan {
     pub shards: usize,
     /// Seconds between two GC barriers.
     pub gc_seconds: u64,
-    /// Seconds after which a silent node counts as dead.
-    pub dead_after_seconds: u64,
     /// Whether its peer is asked for what it has lost: where nothing can be lost that would hide what should not be.
     pub refetch: bool,
     /// Bytes of a segment, where they are not left to the engine: small ones fill up, and are compacted.

@@ -96,8 +96,6 @@ const SEVERAL: [(&str, usize, usize); 6] =
     [("2+1", 3, 1), ("2+1", 4, 1), ("2+1", 3, 3), ("1+2", 3, 1), ("3+2", 5, 1), ("2+1", 5, 3)];
 /// Devices of each of several nodes: the second one may be harmed, and each node keeps its write-ahead log.
 const DEVICES_OF_EACH: usize = 2;
-/// A node that is silent for so long counts as dead.
-const DEAD_AFTER_SECONDS: u64 = 5;
 /// Number of the first machine that joins a site.
 const FIRST_JOINED: u8 = 10;
 /// Several objects of the workload, so that segments fill up within a run.
@@ -154,20 +152,8 @@ impl World {
             let host = Host::new(number, random.next_u64(), &network);
             let (gc_seconds, cramped) = (3 + below(10), objects == Objects::Large);
             longest_gc_seconds = gc_seconds.max(longest_gc_seconds);
-            let dead_after_seconds = DEAD_AFTER_SECONDS;
             let refetch = losses[sites.len()] > 0;
-            let plan = Plan {
-                name,
-                geometry,
-                nodes,
-                devices,
-                shards,
-                gc_seconds,
-                dead_after_seconds,
-                refetch,
-                segment_bytes,
-                cramped,
-            };
+            let plan = Plan { name, geometry, nodes, devices, shards, gc_seconds, refetch, segment_bytes, cramped };
             let site = SimSite::make(root, plan, host, random.next_u64(), trace.clone()).await;
             sites.push(Rc::new(RefCell::new(site.map_err(|error| error.to_string())?)));
         }
