@@ -5,6 +5,8 @@
 
 mod codec;
 mod figure;
+mod repair;
+mod rest;
 mod restart;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +36,34 @@ enum Command {
         #[arg(long)]
         work: Option<PathBuf>,
     },
+    /// How fast a lost node's fragments are rebuilt beside the bare pipeline, and what clients notice of it. Runs real nodes on
+    /// this machine; needs nine times as much space as each node gets, and 10 GiB.
+    Repair {
+        /// MiB that each node gets.
+        #[arg(long, default_value_t = 4096)]
+        mib: u64,
+        /// Where the nodes lie; default: the system's temporary directory.
+        #[arg(long)]
+        work: Option<PathBuf>,
+    },
+    /// What each node of a site takes of a core while nobody does anything. Runs real nodes on this machine.
+    Rest {
+        /// Nodes.
+        #[arg(long, default_value_t = 5)]
+        nodes: usize,
+        /// Log groups.
+        #[arg(long, default_value_t = 16)]
+        groups: usize,
+        /// Logs.
+        #[arg(long, default_value_t = 1000)]
+        logs: usize,
+        /// For how long it is looked at.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Where the nodes lie; default: the system's temporary directory.
+        #[arg(long)]
+        work: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -44,6 +74,10 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Restart { fragments, work } => restart::run(fragments, work.as_deref(), arguments.json),
+        Command::Repair { mib, work } => repair::run(mib << 20, work.as_deref(), arguments.json),
+        Command::Rest { nodes, groups, logs, seconds, work } => {
+            rest::run(&rest::Plan { nodes, groups, logs, seconds }, work.as_deref(), arguments.json)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

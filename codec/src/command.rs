@@ -42,6 +42,12 @@ record!(
         head_time: Hlc,
         /// The sender's closed time.
         closed: Hlc,
+        /// The log's policy at its home, which copies go by.
+        policy: LogPolicy,
+        /// Its version.
+        policy_version: u64,
+        /// For so many milliseconds this site does not take over by itself; 0 promises nothing.
+        lease_ms: u64,
     }
 );
 record!(
@@ -53,6 +59,9 @@ record!(
         generation: Generation,
         /// The leader's clock.
         time: Hlc,
+        /// The home that this was weighed against, and how many promises it had by then that it would not come to this: only if
+        /// both are as they were. `None`: whatever they are.
+        weighed: Option<(Generation, u64)>,
     }
 );
 record!(

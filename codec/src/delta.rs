@@ -248,12 +248,28 @@ record!(
         history_seconds: u64,
         /// Lag beyond which status raises an alert.
         lag_bound_seconds: u64,
+        /// Writers are slowed down from half of that bound on, and stopped at it.
+        lag_stops_writers: bool,
+        /// The home acknowledges nothing later than so long after a peer that follows it renewed its promise not to take over;
+        /// 0: there are no promises.
+        home_lease_seconds: u64,
     }
 );
 
+impl LogPolicy {
+    /// Lag that raises an alert where nobody has said anything else.
+    pub const DEFAULT_LAG_BOUND_SECONDS: u64 = 30;
+}
+
 impl Default for LogPolicy {
     fn default() -> Self {
-        Self { deduplication: Deduplication::Log, history_seconds: 7 * 86_400, lag_bound_seconds: 30 }
+        Self {
+            deduplication: Deduplication::Log,
+            history_seconds: 7 * 86_400,
+            lag_bound_seconds: Self::DEFAULT_LAG_BOUND_SECONDS,
+            lag_stops_writers: false,
+            home_lease_seconds: 0,
+        }
     }
 }
 

@@ -253,6 +253,12 @@ record!(
         head_time: Hlc,
         /// The log group's closed time at the sender.
         closed: Hlc,
+        /// The log's policy.
+        policy: LogPolicy,
+        /// Its version.
+        policy_version: u64,
+        /// Whoever acknowledges this promises not to take over without being forced for so many milliseconds; 0: nothing.
+        lease_ms: u64,
     }
 );
 record!(
@@ -433,6 +439,8 @@ choice!(
         RebalanceNode(bool) = 155,
         /// Asks what a node's wall clock shows.
         WallClock = 156,
+        /// Raft between nodes, for several groups of one shard: heartbeats that are due in one moment.
+        RaftBeats(Vec<RaftCall>) = 157,
         /// Stores fragments.
         PutFragments(PutFragments) = 160,
         /// Reads part of a fragment.
@@ -548,6 +556,8 @@ choice!(
         ControlIndex(u64) = 153,
         /// Answers `WallClock`: milliseconds since 1970.
         WallClock(u64) = 156,
+        /// Answers `RaftBeats`, in its order: an encoded `Answer` each; nothing where the group does not run here.
+        RaftBeats(Vec<Option<Bytes>>) = 157,
         /// Answers `PutFragments`: those that are durable now.
         FragmentsStored(HeldFragments) = 160,
         /// Answers `GetFragment`: bytes that follow as the body.

@@ -133,6 +133,9 @@ record!(
         heard: Option<(Cursor, Hlc)>,
         /// Peers that have said how far they are.
         peers: Vec<PeerStanding>,
+        /// For so many milliseconds this site has promised not to take over, and how often it has; `None`: it has promised the
+        /// log's home nothing.
+        lease: Option<(u64, u64)>,
     }
 );
 record!(

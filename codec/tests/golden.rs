@@ -117,6 +117,9 @@ fn samples() -> Vec<(&'static str, String)> {
         head: cursor(),
         head_time: Hlc(1),
         closed: Hlc(2),
+        policy: LogPolicy::default(),
+        policy_version: 4,
+        lease_ms: 3,
     };
     let snapshot = wal::SnapshotRecord {
         last: Some(position()),
@@ -154,6 +157,9 @@ fn samples() -> Vec<(&'static str, String)> {
         head: cursor(),
         head_time: Hlc(1),
         closed: Hlc(2),
+        policy: LogPolicy::default(),
+        policy_version: 4,
+        lease_ms: 3,
     };
     let offer = LogOffer { descriptor: descriptor(), lineage: lineage(), head: cursor(), head_time: Hlc(3) };
     round_trip(delta());
@@ -176,7 +182,12 @@ fn samples() -> Vec<(&'static str, String)> {
         ("accept", digest(&GroupCommand::Accept(accept))),
         (
             "promote",
-            digest(&GroupCommand::Promote(Promote { log: LogId([2; 16]), generation: generation(), time: Hlc(1) })),
+            digest(&GroupCommand::Promote(Promote {
+                log: LogId([2; 16]),
+                generation: generation(),
+                time: Hlc(1),
+                weighed: None,
+            })),
         ),
         ("fence", digest(&GroupCommand::Fence(Fence { log: LogId([2; 16]), lineage: lineage(), time: Hlc(1) }))),
         ("wal head", digest(&head)),
@@ -197,17 +208,17 @@ fn nothing_has_moved() {
 const GOLDEN: [&str; 14] = [
     "delta: 285 adb8ac0eaff3bbf8",
     "delta kinds: 168 c97c00730c4298d0",
-    "descriptor: 154 f705716235a9b9e5",
+    "descriptor: 163 e53a883a77f8db7a",
     "chunk receipt: 20 248e14762baf662f",
     "delta receipt: 97 440b8be680968d38",
     "place: 227 caa3d099b33fb40d",
-    "accept: 475 5a313f70f48ed059",
-    "promote: 58 0d952b7e36134505",
+    "accept: 518 68cc99e4c8629191",
+    "promote: 59 ff207ee7ad024aaa",
     "fence: 102 bdd92f09e92edf71",
     "wal head: 69 157fb4f5b160ab63",
     "wal records: 362 7a6fafd4bffbc118",
-    "federated deltas: 475 fb1a9e0da674c2a9",
-    "federation greeting: 332 fcd1c72a19689983",
+    "federated deltas: 518 2bb0c8d93bd68286",
+    "federation greeting: 341 f505913efa5cb6a3",
     "refusal: 17 fbbee2b9c3533ce1",
 ];
 

@@ -1,7 +1,7 @@
 //! Farside: decides and does. The chunk store, state, federation, keys, node, client and the `farside` binary.
 
 pub mod backup;
-mod bench;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod cluster;

@@ -5,7 +5,7 @@
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
-use farside::federation::failover::{Candidate, Loss, Objection, OldHome, preflight};
+use farside::federation::failover::{Candidate, Loss, Objection, OldHome, Promise, preflight};
 use farside::federation::receiver::{LocalCopy, OfferDecision, decide, generation_of};
 use farside_codec::delta::{Branch, Cursor, EpochRecord, Generation, Lineage, LogDescriptor, LogPolicy};
 use farside_codec::ids::{DeltaHash, EpochId, Hlc, Label, LogId, SiteId, TenantId};
@@ -13,6 +13,7 @@ use farside_codec::message::LogOffer;
 use proptest::prelude::*;
 
 const SITES: u8 = 3;
+const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn site(number: u8) -> SiteId {
     SiteId([number % SITES + 1; 16])
@@ -194,24 +195,31 @@ proptest! {
     #[test]
     fn a_failover_is_let_through_only_when_the_home_is_silent_and_the_loss_is_known(
         answers in any::<bool>(),
-        copies in prop::collection::vec((0u64..50, 0u64..5000, prop::option::of((0u64..60, 0u64..6000))), 0..8),
+        copies in prop::collection::vec((0u64..50, 0u64..5000, prop::option::of((0u64..60, 0u64..6000)), 0..5u8), 0..8),
     ) {
         let generation = Generation { counter: 1, site: site(0), incarnation: 0 };
         let cursor = |sequence| Cursor { generation, sequence, hash: DeltaHash::ZERO };
-        let candidates: Vec<Candidate> = copies.iter().enumerate().map(|(number, (head, ms, heard))| Candidate {
+        let candidates: Vec<Candidate> = copies.iter().enumerate().map(|(number, (head, ms, heard, promise))| Candidate {
             name: (label("acme"), label(&format!("log-{number}"))),
             head: cursor(*head),
             head_time: Hlc::from_ms(*ms),
             heard: heard.map(|(sequence, ms)| (cursor(sequence), Hlc::from_ms(ms))),
+            promise: [Promise::None, Promise::Kept, Promise::Missing, Promise::Runs(MINUTE), Promise::Shared][usize::from(*promise)],
         }).collect();
         let home = if answers { OldHome::Answers } else { OldHome::Silent };
         let objections = preflight(home, &candidates);
         prop_assert_eq!(objections.contains(&Objection::HomeAnswers), answers);
-        let unknown = copies.iter().filter(|(_, _, heard)| heard.is_none()).count();
-        prop_assert_eq!(objections.len(), unknown + usize::from(answers));
-        for (candidate, (head, ms, heard)) in candidates.iter().zip(&copies) {
+        let unknown = copies.iter().filter(|(_, _, heard, _)| heard.is_none()).count();
+        let promised = copies.iter().filter(|(.., promise)| *promise >= 2).count();
+        prop_assert_eq!(objections.len(), unknown + promised + usize::from(answers));
+        for (candidate, (head, ms, heard, promise)) in candidates.iter().zip(&copies) {
             let named = objections.contains(&Objection::LossUnknown { log: candidate.name.clone() });
             prop_assert_eq!(named, heard.is_none());
+            let log = candidate.name.clone();
+            let runs = objections.contains(&Objection::LeaseRuns { log: log.clone(), left: MINUTE });
+            let missing = objections.contains(&Objection::NoPromise { log: log.clone() });
+            let shared = objections.contains(&Objection::LeaseShared { log });
+            prop_assert_eq!((missing, runs, shared), (*promise == 2, *promise == 3, *promise == 4));
             let expected = match heard {
                 None => Loss { deltas: None, ms: None },
                 Some((sequence, _)) if sequence <= head => Loss { deltas: Some(0), ms: Some(0) },

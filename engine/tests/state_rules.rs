@@ -336,7 +336,7 @@ fn deltas_set_aside_by_two_homes_of_one_counter_are_both_kept() {
     // Then site 1 becomes home of generation 3 from where it was.
     near.promote(LOG, 300);
     let generation = Generation { counter: 3, site: site_id(1), incarnation: 0 };
-    let promote = farside_codec::command::Promote { log: LOG, generation, time: Hlc(301) };
+    let promote = farside_codec::command::Promote { log: LOG, generation, time: Hlc(301), weighed: None };
     near.apply(GroupCommand::Promote(promote));
     assert_eq!(replicate(&mut near, &mut far, LOG, 99, 0, 400), Sent::Taken);
     assert_eq!(far.view(LOG).aside, 4);

@@ -40,6 +40,11 @@ impl std::error::Error for PeerError {}
 pub trait PeerNetwork: 'static {
     /// Asks `target`, and waits for its answer.
     fn call(&self, target: NodeId, group: GroupId, request: Bytes) -> LocalBoxFuture<'_, Result<Bytes, PeerError>>;
+
+    /// The same for a message without entries, which may travel with those of other groups.
+    fn beat(&self, target: NodeId, group: GroupId, request: Bytes) -> LocalBoxFuture<'_, Result<Bytes, PeerError>> {
+        self.call(target, group, request)
+    }
 }
 
 /// The network of a site with one node.
@@ -76,7 +81,12 @@ pub(crate) struct Link<P> {
 
 impl<P: SnapshotStore> Link<P> {
     async fn ask(&self, ask: Ask) -> Result<Answer, PeerError> {
-        let answer = self.peers.call(self.target, self.group, ask.to_bytes()).await?;
+        let is_beat = matches!(&ask, Ask::Append(append) if append.entries.is_empty());
+        let bytes = ask.to_bytes();
+        let answer = match is_beat {
+            true => self.peers.beat(self.target, self.group, bytes).await?,
+            false => self.peers.call(self.target, self.group, bytes).await?,
+        };
         match Answer::from_bytes(answer) {
             Ok(Answer::Stopped) => Err(PeerError::Unreachable(self.target)),
             Ok(answer) => Ok(answer),

@@ -310,14 +310,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes and runs a site of so many nodes, and waits until it has settled. `more` goes to `init` and to `join`; a
-    /// geometry, which is the site's, to `init` alone.
+    /// Makes and runs a site of so many nodes, and waits until it has settled. `more` goes to `init` and to `join`;
+    /// geometry and groups, which are the site's, to `init` alone.
     pub fn start(root: &Path, name: &str, count: usize, more: &[&str]) -> Self {
         let core = |node: usize| ["--cores", if node.is_multiple_of(2) { "0" } else { "1" }];
         let first = Site::start(root, name, &[&core(0)[..], more].concat());
         let mut cluster = Self { nodes: vec![first], context: root.join(format!("{name}.context")) };
-        let geometry = more.iter().position(|flag| *flag == "--geometry");
-        let joins = geometry.map_or(more.to_vec(), |at| [&more[..at], &more[at + 2..]].concat());
+        let mut joins = more.to_vec();
+        for of_site in ["--geometry", "--groups"] {
+            if let Some(at) = joins.iter().position(|flag| *flag == of_site) {
+                joins.drain(at..at + 2);
+            }
+        }
         for node in 1..count {
             cluster.add(root, &format!("{name}-{}", node + 1), &[&core(node)[..], &joins].concat());
         }

@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds that found a bug of ours. What a seed does changes when the simulator learns something new, so what brings each
 /// of them out is a scenario by now.
-const FOUND: [(&str, u64); 6] = [
+const FOUND: [(&str, u64); 5] = [
     ("decayed-state-file", 13),
     ("decayed-state-file", 14),
     ("promotion-overtaken", 255),
     ("everything", 1412),
     ("everything", 4576),
-    ("cluster", 540),
 ];
 /// Seeds of each scenario.
 const OF_EACH: u64 = 4;

@@ -78,6 +78,7 @@ fn may(request: &Request) -> May {
         | Request::NodeBeat(_)
         | Request::Forwarded(_)
         | Request::Raft(_)
+        | Request::RaftBeats(_)
         | Request::Command(_)
         | Request::NodeStatus
         | Request::WallClock

@@ -13,6 +13,13 @@ use serde_json::json;
 use std::path::Path;
 use std::time::Instant;
 
+/// Carries `bytes` through files in `work` by the bare pipeline: read, sent over QUIC, written and flushed, and nothing else.
+/// Answers bytes a second; what a replication engine on the same parts can't beat. The error is a sentence for people.
+pub fn pipeline(work: &Path, bytes: u64, mtu: u16) -> Result<f64, String> {
+    let cores = cores::available().map_err(|error| error.to_string())?;
+    pipeline::run(work, bytes, mtu, (cores[0], *cores.last().unwrap_or(&0)))
+}
+
 /// Rounds of the figure and of its limit, one after the other in turn, each with a far site of its own.
 const ROUNDS: [&str; 3] = ["far-1", "far-2", "far-3"];
 /// Bytes of one object of the benchmark.

@@ -464,9 +464,13 @@ pub(super) enum LogCommand {
         /// How long replaced and removed versions stay: 30s, 12h, 7d
         #[arg(long, value_parser = super::sizes::parse_seconds)]
         history: Option<u64>,
-        /// Lag beyond which status raises an alert
-        #[arg(long, value_parser = super::sizes::parse_seconds)]
+        /// Lag at which writers are stopped, slowed down before: 30s, 5m; none: they never are, and 30 s raise an alert
+        #[arg(long, value_parser = super::sizes::parse_seconds_or_none)]
         lag_bound: Option<u64>,
+        /// The home acknowledges nothing later than so long after its peers renewed their promise not to take over: 4s to 1h;
+        /// none: a failover may find a home that goes on
+        #[arg(long, value_parser = super::sizes::parse_seconds_or_none)]
+        home_lease: Option<u64>,
     },
 }
 

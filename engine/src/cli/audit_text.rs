@@ -66,7 +66,8 @@ fn log_about(log: &AuditedLog) -> Value {
     json!({
         "log": format!("{}/{}", log.tenant_name, log.name), "log_id": log.log.to_string(),
         "deduplication": deduplication, "history_seconds": log.policy.history_seconds,
-        "lag_bound_seconds": log.policy.lag_bound_seconds,
+        "lag_bound_seconds": log.policy.lag_bound_seconds, "lag_stops_writers": log.policy.lag_stops_writers,
+        "home_lease_seconds": log.policy.home_lease_seconds,
     })
 }
 

@@ -13,7 +13,7 @@ use crate::node::{self, LocalOrder};
 use crate::terminal::{Progress, line, note};
 use farside_codec::audit::{AuditAction, AuditReport, AuditedIdentity, AuditedShred};
 use farside_codec::cluster::NodeState;
-use farside_codec::delta::{Deduplication, EpochRecord};
+use farside_codec::delta::{Deduplication, EpochRecord, LogPolicy};
 use farside_codec::ids::Label;
 use farside_codec::message::{LogInfo, Reply, Request, SetPolicy};
 use serde_json::{Value, json};
@@ -282,6 +282,8 @@ fn log_json(info: &LogInfo) -> Value {
         "lineage": info.lineage.iter().map(branch).collect::<Vec<_>>(),
         "history_seconds": info.descriptor.policy.history_seconds,
         "lag_bound_seconds": info.descriptor.policy.lag_bound_seconds,
+        "lag_stops_writers": info.descriptor.policy.lag_stops_writers,
+        "home_lease_seconds": info.descriptor.policy.home_lease_seconds,
         "deduplication": match info.descriptor.policy.deduplication {
             Deduplication::Off => "off",
             Deduplication::Log => "log",
@@ -300,6 +302,13 @@ fn print_log(info: &LogInfo, common: &Common, whole: bool) {
     line(format!("{name}  home {home}  head {}  {}", info.head.sequence, show_time(info.head_time)));
     if whole {
         line(format!("  head hash  {}", info.head.hash));
+        let policy = &info.descriptor.policy;
+        if policy.lag_stops_writers {
+            line(format!("  writers stop where a peer lags {} s behind", policy.lag_bound_seconds));
+        }
+        if policy.home_lease_seconds > 0 {
+            line(format!("  home lease of {} s", policy.home_lease_seconds));
+        }
         for branch in &info.lineage {
             line(format!(
                 "  generation {} from sequence {} after {}",
@@ -337,7 +346,7 @@ pub(super) async fn log(command: LogCommand, common: &Common) -> Outcome {
             print_log(&client.resolve(&log).await?, common, true);
             client
         }
-        LogCommand::Policy { log, dedup, history, lag_bound } => {
+        LogCommand::Policy { log, dedup, history, lag_bound, home_lease } => {
             parse_log_name(&log)?;
             let dedup = dedup.as_deref().map(deduplication).transpose()?;
             let client = connect(common).await?;
@@ -345,7 +354,11 @@ pub(super) async fn log(command: LogCommand, common: &Common) -> Outcome {
             let mut policy = info.descriptor.policy.clone();
             policy.deduplication = dedup.unwrap_or(policy.deduplication);
             policy.history_seconds = history.unwrap_or(policy.history_seconds);
-            policy.lag_bound_seconds = lag_bound.unwrap_or(policy.lag_bound_seconds);
+            if let Some(bound) = lag_bound {
+                policy.lag_stops_writers = bound > 0;
+                policy.lag_bound_seconds = if bound > 0 { bound } else { LogPolicy::DEFAULT_LAG_BOUND_SECONDS };
+            }
+            policy.home_lease_seconds = home_lease.unwrap_or(policy.home_lease_seconds);
             client.control(&Request::SetPolicy(SetPolicy { log: info.descriptor.log, policy })).await?;
             print_log(&client.resolve(&log).await?, common, true);
             client

@@ -77,6 +77,17 @@ pub fn parse_seconds(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
 }
 
+/// The same, or `none`, which is 0.
+pub fn parse_seconds_or_none(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        text => match parse_seconds(text)? {
+            0 => Err("0 is no bound: say none".into()),
+            seconds => Ok(seconds),
+        },
+    }
+}
+
 /// Reads how long a key may be kept.
 pub fn parse_key_cache(text: &str) -> Result<u64, String> {
     let seconds = parse_seconds(text)?;

@@ -90,17 +90,38 @@ enum Missed {
 struct Patience {
     deadline: Cell<Instant>,
     failed: Cell<bool>,
+    /// An attempt got no answer: what it asked for may have been done.
+    silent: Cell<bool>,
 }
 
 impl Patience {
     fn new() -> Self {
-        Self { deadline: Cell::new(Instant::now() + PATIENCE), failed: Cell::new(false) }
+        Self { deadline: Cell::new(Instant::now() + PATIENCE), failed: Cell::new(false), silent: Cell::new(false) }
     }
 
     fn failed(&self) {
         if !self.failed.replace(true) {
             self.deadline.set(self.deadline.get().max(Instant::now() + SECOND_CHANCE));
         }
+    }
+}
+
+/// What is said of a write whose home has moved: that it was not done is certain only where each attempt was answered. One that
+/// an old home has placed may have come to the next one, or may be undone.
+fn honestly(patience: &Patience, question: &Question<'_>, error: ClientError) -> ClientError {
+    match error {
+        ClientError::Refused(refusal)
+            if refusal.code == RefusalCode::NotHome
+                && patience.silent.get()
+                && matches!(question.request, Request::Propose(_)) =>
+        {
+            let detail = format!(
+                "{}; an earlier try of this write got no answer, and whether that was done is not known",
+                refusal.detail
+            );
+            ClientError::Refused(Refusal { code: RefusalCode::Unavailable, detail, ..refusal })
+        }
+        error => error,
     }
 }
 
@@ -242,7 +263,7 @@ impl SiteLink {
         loop {
             let error = match self.round(question, &patience, &mut tried).await {
                 Ok(answer) => return Ok(answer),
-                Err(Missed::ForGood(error)) => return Err(error),
+                Err(Missed::ForGood(error)) => return Err(honestly(&patience, question, error)),
                 Err(Missed::ForNow(error, again)) => {
                     wait = again.unwrap_or(wait);
                     error
@@ -302,6 +323,8 @@ impl SiteLink {
                 }
                 Err(miss) => {
                     refusals += usize::from(matches!(miss, Miss::Refused(_)));
+                    let unanswered = matches!(miss, Miss::Silent(_)) || !attempts.is_empty();
+                    patience.silent.set(patience.silent.get() || unanswered);
                     self.missed(address, question, miss, tried)?
                 }
             };

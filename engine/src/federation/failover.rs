@@ -2,6 +2,7 @@
 
 use farside_codec::delta::Cursor;
 use farside_codec::ids::{Hlc, Label};
+use std::time::Duration;
 
 /// What this site knows of one log that it holds a copy of.
 #[derive(Debug, Clone)]
@@ -14,6 +15,23 @@ pub struct Candidate {
     pub head_time: Hlc,
     /// The home's head as it was last heard, and its time.
     pub heard: Option<(Cursor, Hlc)>,
+    /// What this site has promised the home.
+    pub promise: Promise,
+}
+
+/// A promise not to take over, which a home with a lease needs for everything that it acknowledges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promise {
+    /// The log has no lease.
+    None,
+    /// It has one, and this home has never had a promise of this site: it goes on without.
+    Missing,
+    /// It is in force for so long.
+    Runs(Duration),
+    /// It is over, and so may be that of another peer, of which this site knows nothing.
+    Shared,
+    /// It is over: the home acknowledges nothing any more.
+    Kept,
 }
 
 /// What the failover of one log costs, as far as this site can know.
@@ -60,6 +78,23 @@ pub enum Objection {
         /// The log.
         log: (Label, Label),
     },
+    /// This site has promised the home not to take over.
+    LeaseRuns {
+        /// The log.
+        log: (Label, Label),
+        /// For so long.
+        left: Duration,
+    },
+    /// Another site may take over as well.
+    LeaseShared {
+        /// The log.
+        log: (Label, Label),
+    },
+    /// The log has a lease of which this site has no part: its home may be acknowledging writes.
+    NoPromise {
+        /// The log.
+        log: (Label, Label),
+    },
 }
 
 impl std::fmt::Display for Objection {
@@ -72,6 +107,19 @@ impl std::fmt::Display for Objection {
                     "how much of {tenant}/{name} would be lost is unknown: what its home has written was never heard here"
                 )
             }
+            Self::LeaseRuns { log: (tenant, name), left } => {
+                let seconds = left.as_secs_f64().ceil();
+                write!(f, "{tenant}/{name} has a home lease that runs for {seconds} s more: try again after that")
+            }
+            Self::LeaseShared { log: (tenant, name) } => {
+                write!(f, "{tenant}/{name} has a home lease, and with several peers another one may take over as well")
+            }
+            Self::NoPromise { log: (tenant, name) } => {
+                write!(
+                    f,
+                    "{tenant}/{name} has a home lease of which this site has no part, so it says nothing of its home"
+                )
+            }
         }
     }
 }
@@ -80,5 +128,12 @@ impl std::fmt::Display for Objection {
 pub fn preflight(home: OldHome, candidates: &[Candidate]) -> Vec<Objection> {
     let answers = (home == OldHome::Answers).then_some(Objection::HomeAnswers);
     let unknown = candidates.iter().filter(|candidate| candidate.heard.is_none());
-    answers.into_iter().chain(unknown.map(|candidate| Objection::LossUnknown { log: candidate.name.clone() })).collect()
+    let unknown = unknown.map(|candidate| Objection::LossUnknown { log: candidate.name.clone() });
+    let promised = candidates.iter().filter_map(|candidate| match candidate.promise {
+        Promise::Runs(left) => Some(Objection::LeaseRuns { log: candidate.name.clone(), left }),
+        Promise::Shared => Some(Objection::LeaseShared { log: candidate.name.clone() }),
+        Promise::Missing => Some(Objection::NoPromise { log: candidate.name.clone() }),
+        Promise::None | Promise::Kept => None,
+    });
+    answers.into_iter().chain(unknown).chain(promised).collect()
 }

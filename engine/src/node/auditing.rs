@@ -196,6 +196,7 @@ fn written_around(view: &ControlView, request: &Request) -> Option<(AuditScope, 
         Request::NodeBeat(_)
         | Request::Forwarded(_)
         | Request::Raft(_)
+        | Request::RaftBeats(_)
         | Request::Command(_)
         | Request::NodeStatus
         | Request::WallClock

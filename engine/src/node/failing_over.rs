@@ -7,7 +7,7 @@ use super::peers::greet;
 use super::routing;
 use super::server::Answered;
 use super::shard::{Shard, state_refusal};
-use crate::federation::failover::{Candidate, Loss, Objection, OldHome, preflight};
+use crate::federation::failover::{Candidate, Loss, Objection, OldHome, Promise, preflight};
 use crate::state::lineage;
 use farside_codec::audit::{AuditAction, AuditNote, AuditOutcome, AuditScope, AuditedFailover, AuditedPromotion};
 use farside_codec::command::{GroupCommand, Promote};
@@ -101,7 +101,7 @@ async fn carry_out<D: Disk>(shard: &Rc<Shard<D>>, trail: &auditing::Order, order
     let mut report = FailoverReport { logs: Vec::new(), rto_ms: 0, fenced: false };
     let mut trouble = None;
     for (log, candidate) in logs.iter().zip(&candidates) {
-        match promote(shard, log, candidate.loss()).await {
+        match promote(shard, log, candidate.loss(), order.force).await {
             Ok(promoted) => report.logs.push(promoted),
             Err(refusal) => {
                 trouble = Some((expected(shard, log, &candidate.loss()), refusal));
@@ -129,7 +129,9 @@ async fn carry_out<D: Disk>(shard: &Rc<Shard<D>>, trail: &auditing::Order, order
 /// Weighs a failover and changes nothing. What it would take is measured: promoting a log is one commit in its group.
 pub(super) async fn weigh<D: Disk>(shard: &Rc<Shard<D>>, question: Weigh) -> Answered {
     let Found { logs, home, candidates, .. } = find(shard, question.from.as_ref(), question.log).await?;
-    let objections = preflight(home, &candidates).into_iter().filter(|found| *found != Objection::HomeAnswers);
+    // A home that lives answers, and has its lease renewed.
+    let by_its_life = |found: &Objection| matches!(found, Objection::HomeAnswers | Objection::LeaseRuns { .. });
+    let objections = preflight(home, &candidates).into_iter().filter(|found| !by_its_life(found));
     let objections = objections.map(|found| found.to_string()).collect();
     let begun = shard.clock.clock().monotonic();
     for log in &logs {
@@ -167,7 +169,8 @@ async fn find<D: Disk>(shard: &Rc<Shard<D>>, from: Option<&Label>, log: Option<L
     homes.sort_unstable();
     homes.dedup();
     let home = probe(shard, &homes).await;
-    let candidates = logs.iter().map(|log| candidate(log, shard.site.site)).collect();
+    let peers = shard.view().peers.len();
+    let candidates = logs.iter().map(|log| candidate(log, shard.site.site, peers)).collect();
     Ok(Found { logs, homes, home, candidates })
 }
 
@@ -231,7 +234,13 @@ pub(super) async fn standing<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Answe
             bytes: lag.bytes,
         });
         let peers = peers.collect();
+        let (term, now) = (group.status().term, there.clock.clock().monotonic());
+        let lease = view.lease.map(|lease| {
+            let left = there.promises.left(log, term, lease.promises, now, Duration::from_millis(lease.longest_ms));
+            (left.as_millis() as u64, lease.promises)
+        });
         Ok(Some(LogStanding {
+            lease,
             descriptor: view.descriptor,
             lineage: view.lineage,
             known: view.known,
@@ -244,13 +253,21 @@ pub(super) async fn standing<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Answe
     Ok(Reply::LogStanding(shard.on(shard.shard_of_log(log), read).await??).into())
 }
 
-fn candidate(log: &LogStanding, here: SiteId) -> Candidate {
+fn candidate(log: &LogStanding, here: SiteId, peers: usize) -> Candidate {
     Candidate {
         name: (log.descriptor.tenant_name.clone(), log.descriptor.name.clone()),
         head: log.head.clone(),
         head_time: log.head_time,
         // What the site that this one has handed the log over to may have written by now was never heard.
         heard: if lineage::is_told_by(&log.lineage, here) { None } else { log.heard.clone() },
+        promise: match (log.lease, log.descriptor.policy.home_lease_seconds) {
+            // Another peer of the home may have kept its own, and each would take over from a home that is gone.
+            (Some((0, _)), _) if peers > 1 => Promise::Shared,
+            (Some((0, _)), _) => Promise::Kept,
+            (Some((ms, _)), _) => Promise::Runs(Duration::from_millis(ms)),
+            (None, 0) => Promise::None,
+            (None, _) => Promise::Missing,
+        },
     }
 }
 
@@ -269,10 +286,17 @@ pub(super) async fn greeted<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) ->
     tokio::time::timeout(PROBE, greet(shard, peer)).await.ok()?.ok()
 }
 
-async fn promote<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, loss: Loss) -> Result<FailedOver, Refusal> {
+async fn promote<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    log: &LogStanding,
+    loss: Loss,
+    force: bool,
+) -> Result<FailedOver, Refusal> {
     let generation = next_generation(shard, log);
     let id = log.descriptor.log;
-    let command = GroupCommand::Promote(Promote { log: id, generation, time: shard.clock.now() });
+    // A home that renews its lease after this was weighed goes on acknowledging.
+    let weighed = (!force).then(|| (log.known, log.lease.map_or(0, |(_, promises)| promises)));
+    let command = GroupCommand::Promote(Promote { log: id, generation, time: shard.clock.now(), weighed });
     shard.log_command(id, command).await?;
     // Deltas may have come in since the order was weighed: what counts is where the new generation begins.
     let promoted = log_view(shard, id).await?;

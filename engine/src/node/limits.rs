@@ -13,7 +13,7 @@ pub const DISCARD_DELTAS: u32 = 512;
 /// How often a log group closes time while it is written to.
 pub const CLOSE_INTERVAL: Duration = Duration::from_millis(200);
 /// How often where nothing else is committed.
-pub const CLOSE_IDLE: Duration = Duration::from_secs(1);
+pub const CLOSE_IDLE: Duration = Duration::from_secs(2);
 /// How often the state file gets a durable checkpoint while there is something new.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes that must be free where a node's directory lies before it takes writes: the state file's cache, which a
@@ -33,6 +33,10 @@ pub const SWITCH_TRANSIT: Duration = Duration::from_secs(4);
 pub const SWITCH_ORDER: Duration = Duration::from_secs(10);
 /// Logs that change their home at the same time.
 pub const SWITCHES: usize = 16;
+/// Seconds of a log's home lease: the shortest is renewed often enough that two answers may be lost,
+pub const LEASE_LEAST: u64 = 4;
+/// and the longest is what an operator may have to wait before a failover that is not forced.
+pub const LEASE_MOST: u64 = 3600;
 /// How long a shard may take to answer a status question; status answers without it after that.
 pub const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a silent node is left alone before somebody asks it again.
@@ -51,6 +55,11 @@ pub const LISTEN_MOST: u32 = 18;
 pub const HANG_UP: Duration = Duration::from_millis(1500);
 /// How long a node of the site may take over a Raft message.
 pub const RAFT_PATIENCE: Duration = Duration::from_millis(1000);
+/// How long a group may take over a heartbeat that came with those of others: less than is waited for it.
+pub const BEAT_PATIENCE: Duration = Duration::from_millis(50);
+/// How often everybody else has their turn before heartbeats that are due leave: more often than they pass from task to
+/// task before they come.
+pub const BEAT_YIELDS: usize = 8;
 /// How long over one that carries a piece of a snapshot.
 pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a node of the site may take over a short question.

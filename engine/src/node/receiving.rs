@@ -1,6 +1,7 @@
 //! The receiving side of federation: offers, and deltas whose chunks are here.
 
 use super::auditing;
+use super::limits::LEASE_MOST;
 use super::server::{Answer, Answered};
 use super::shard::{Shard, log_view, state_refusal};
 use crate::federation::receiver::{LocalCopy, OfferDecision, decide, generation_of};
@@ -14,6 +15,7 @@ use farside_codec::message::{
 use farside_io::disk::Disk;
 use farside_transport::Caller;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Steps that an offer may take before it has its answer: create or fence, then answer.
 const STEPS: usize = 3;
@@ -152,6 +154,7 @@ async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answer
     let skew = |error: farside_io::clock::ClockSkew| Refusal::retry(RefusalCode::ClockSkew, 5000, error.to_string());
     shard.clock.observe(deltas.head_time.max(deltas.closed)).map_err(skew)?;
     let theirs = generation_of(&deltas.lineage);
+    let lease_ms = deltas.lease_ms.min(LEASE_MOST * 1000);
     let command = GroupCommand::Accept(AcceptDeltas {
         log,
         lineage: deltas.lineage,
@@ -159,9 +162,21 @@ async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answer
         head: deltas.head,
         head_time: deltas.head_time,
         closed: deltas.closed,
+        policy: deltas.policy,
+        policy_version: deltas.policy_version,
+        lease_ms,
     });
+    // A leader of a later term does not know what this one promises: it counts from when it is asked.
+    let term = shard.log_group(log)?.status().term;
     match shard.command(shard.group_of(log), &command).await {
-        Ok(_) => Ok(Reply::FedAck(position(shard, log)?).into()),
+        Ok(_) => {
+            if lease_ms > 0 {
+                let view = log_view(&shard.log_group(log)?, log)?;
+                let (number, now) = (view.lease.map_or(0, |lease| lease.promises), shard.clock.clock().monotonic());
+                shard.promises.made(log, term, number, now, Duration::from_millis(lease_ms));
+            }
+            Ok(Reply::FedAck(position(shard, log)?).into())
+        }
         // The sender learns from our lineage that it is no longer home. A copy that is still empty may have heard of the
         // new home and have no lineage yet: a position without one would only have the sender deliver again at once.
         Err(refusal) if refusal.code == RefusalCode::NotHome => {

@@ -3,6 +3,7 @@
 //!
 //! A node that gets a request passed on answers it or says that it does not lead; it never passes it on again.
 
+use super::beating::Beats;
 use super::limits::{NODE_PATIENCE, RAFT_PATIENCE, ROUTE_PATIENCE, ROUTE_PAUSE, SNAPSHOT_PATIENCE};
 use super::links::{NodeCallError, NodeLinks, misanswered};
 use super::server::{self, Answered};
@@ -31,23 +32,41 @@ const BULK_BYTES: usize = 256 << 10;
 pub(crate) struct SiteNetwork {
     pub(crate) view: Rc<RefCell<Arc<ControlView>>>,
     pub(crate) links: NodeLinks,
+    pub(crate) beats: Rc<Beats>,
+}
+
+impl SiteNetwork {
+    fn node(&self, member: NodeId) -> Result<NodeRecord, PeerError> {
+        let node = self.view.borrow().nodes.get(&member.node()).cloned();
+        node.filter(|node| node.state != NodeState::Removed).ok_or(PeerError::Unreachable(member))
+    }
+
+    async fn send(&self, node: &NodeRecord, call: RaftCall) -> Result<Bytes, PeerError> {
+        let (member, shard) = (call.member, node.shard_of_group(call.group));
+        let (class, patience) = match call.ask.len() > BULK_BYTES {
+            true => (Class::Bulk, SNAPSHOT_PATIENCE),
+            false => (Class::Request, RAFT_PATIENCE),
+        };
+        match self.links.call(node, shard, class, &Request::Raft(call), None, patience).await {
+            Ok((Reply::Raft(answer), _)) => Ok(answer),
+            Ok(_) => Err(PeerError::Garbled(member)),
+            Err(_) => Err(PeerError::Unreachable(member)),
+        }
+    }
 }
 
 impl PeerNetwork for SiteNetwork {
     fn call(&self, target: NodeId, group: GroupId, request: Bytes) -> LocalBoxFuture<'_, Result<Bytes, PeerError>> {
+        Box::pin(async move { self.send(&self.node(target)?, RaftCall { member: target, group, ask: request }).await })
+    }
+
+    fn beat(&self, target: NodeId, group: GroupId, request: Bytes) -> LocalBoxFuture<'_, Result<Bytes, PeerError>> {
         Box::pin(async move {
-            let unreachable = PeerError::Unreachable(target);
-            let node = self.view.borrow().nodes.get(&target.node()).cloned();
-            let node = node.filter(|node| node.state != NodeState::Removed).ok_or(unreachable.clone())?;
-            let (class, patience) = match request.len() > BULK_BYTES {
-                true => (Class::Bulk, SNAPSHOT_PATIENCE),
-                false => (Class::Request, RAFT_PATIENCE),
-            };
-            let call = Request::Raft(RaftCall { member: target, group, ask: request });
-            match self.links.call(&node, node.shard_of_group(group), class, &call, None, patience).await {
-                Ok((Reply::Raft(answer), _)) => Ok(answer),
-                Ok(_) => Err(PeerError::Garbled(target)),
-                Err(_) => Err(unreachable),
+            let node = self.node(target)?;
+            let call = RaftCall { member: target, group, ask: request };
+            match self.beats.add(&node, node.shard_of_group(group), call) {
+                Ok(answered) => answered.await.unwrap_or(Err(PeerError::Unreachable(target))),
+                Err(call) => self.send(&node, call).await,
             }
         })
     }

@@ -7,7 +7,8 @@ use super::links::PeerCallError;
 use super::peers::{greet, greeted};
 use super::refetching::{found, is_gone};
 use super::shard::Shard;
-use super::{chunks, pacing};
+use super::{chunks, leases, pacing};
+use crate::federation::receiver::generation_of;
 use crate::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use crate::state::LogView;
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub(crate) struct SenderState {
     pub(crate) trouble: Option<String>,
     /// Since when, by the monotonic clock, there is no connection.
     pub(crate) lost_since: Option<Duration>,
+    /// Until when, by the monotonic clock, the peer has promised not to take over.
+    pub(crate) promised_until: Option<Duration>,
 }
 
 /// How often the set of senders is compared with what it should be.
@@ -156,6 +159,10 @@ impl<D: Disk> Driver<D> {
                             ms => Duration::from_millis(u64::from(ms)),
                         };
                         self.report(|state| state.trouble = Some(refusal.detail));
+                        // A peer that takes no deltas now may still have its part in a lease.
+                        if let Some(view) = self.view().filter(|view| self.promise_is_due(view)) {
+                            let _ = self.call_deltas(view, Vec::new()).await;
+                        }
                         tokio::time::sleep(rest).await;
                         return false;
                     }
@@ -177,8 +184,10 @@ impl<D: Disk> Driver<D> {
                     if !self.shard.links.is_up(self.peer.site) {
                         return false;
                     }
-                    if let Some(view) = self.view().filter(|view| told != Some(view.head.sequence) && sender.acknowledged().is_some()) {
-                        told = Some(view.head.sequence);
+                    let news = |view: &LogView| Some((view.head.sequence, view.descriptor.policy_version));
+                    let has_news = |view: &LogView| told != news(view) || self.promise_is_due(view);
+                    if let Some(view) = self.view().filter(|view| sender.acknowledged().is_some() && has_news(view)) {
+                        told = news(&view);
                         pending.push(Box::pin(self.tell_head(view)));
                     }
                     None
@@ -283,8 +292,7 @@ impl<D: Disk> Driver<D> {
     async fn deliver(&self, deltas: Vec<Bytes>) -> SenderEvent {
         let Some(view) = self.view() else { return SenderEvent::Lost };
         pacing::goes_ahead(&self.shard, self.peer.site, deltas.iter().map(Bytes::len).sum()).await;
-        let request = Request::FedDeltas(self.deltas(view, deltas));
-        match self.call_log(&request).await {
+        match self.call_deltas(view, deltas).await {
             Ok(Reply::FedAck(position)) => SenderEvent::Positioned(position),
             Err(PeerCallError::Call(CallError::Refused(refusal))) => SenderEvent::Refused(refusal),
             other => self.lost(other),
@@ -296,6 +304,7 @@ impl<D: Disk> Driver<D> {
             .shard
             .log_group(self.log)
             .and_then(|group| group.state().borrow().closed().map_err(super::shard::state_refusal));
+        let lease_ms = leases::asked_for(&self.shard, &view, self.peer.site);
         FedDeltas {
             log: self.log,
             lineage: view.lineage,
@@ -303,14 +312,40 @@ impl<D: Disk> Driver<D> {
             head: view.head,
             head_time: view.head_time,
             closed: closed.unwrap_or_default(),
+            policy: view.descriptor.policy,
+            policy_version: view.descriptor.policy_version,
+            lease_ms,
         }
+    }
+
+    /// Whether the peer is to renew its promise, so early that two answers may be lost.
+    fn promise_is_due(&self, view: &LogView) -> bool {
+        let lease = Duration::from_millis(leases::asked_for(&self.shard, view, self.peer.site));
+        let senders = self.shard.senders.borrow();
+        let until = senders.get(&(self.log, self.peer.site)).and_then(|state| state.promised_until).unwrap_or_default();
+        until.saturating_sub(self.shard.clock.clock().monotonic()) < lease * 3 / 4
+    }
+
+    /// Delivers deltas, or none, and takes note of what the peer promises with its answer.
+    async fn call_deltas(&self, view: LogView, deltas: Vec<Bytes>) -> Result<Reply, PeerCallError> {
+        let (asked_at, home) = (self.shard.clock.clock().monotonic(), view.known);
+        let request = self.deltas(view, deltas);
+        let lease = Duration::from_millis(request.lease_ms);
+        let reply = self.call_log(&Request::FedDeltas(request)).await?;
+        if let Reply::FedAck(position) = &reply
+            && !lease.is_zero()
+            && generation_of(&position.lineage) == Some(home)
+        {
+            // What was promised before for longer still holds.
+            self.report(|state| state.promised_until = state.promised_until.max(Some(asked_at + lease)));
+        }
+        Ok(reply)
     }
 
     /// Tells the peer how far this log is, so that it knows what a failover would lose.
     async fn tell_head(&self, view: LogView) -> SenderEvent {
         let head = view.head.clone();
-        let request = Request::FedDeltas(self.deltas(view, Vec::new()));
-        match self.call_log(&request).await {
+        match self.call_deltas(view, Vec::new()).await {
             Err(PeerCallError::Unreachable(_) | PeerCallError::Call(CallError::Stream(_) | CallError::TimedOut)) => {
                 SenderEvent::Lost
             }

@@ -3,8 +3,9 @@
 use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
-    auditing, authority, certificates, chunks, clocks, collecting, creating, dumping, fragments, identities, joining,
-    leaving, limits, links, membership, moving, peers, receiving, recovered, refetching, renewing, repairing, routing,
+    auditing, authority, beating, certificates, chunks, clocks, collecting, creating, dumping, fragments, identities,
+    joining, leases, leaving, limits, links, membership, moving, peers, receiving, recovered, refetching, renewing,
+    repairing, routing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
@@ -130,6 +131,7 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::RebalanceNode(_)
         | Request::Forwarded(_)
         | Request::Raft(_)
+        | Request::RaftBeats(_)
         | Request::Command(_)
         | Request::NodeStatus
         | Request::GcEpoch(_)
@@ -369,6 +371,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             Ok(Reply::Logs(logs).into())
         }
         Request::SetPolicy(set) => {
+            creating::check_policy(shard, &set).await?;
             let change = ChangePolicy { log: set.log, policy: set.policy.clone() };
             shard.log_command(set.log, GroupCommand::ChangePolicy(change)).await?;
             let info = log_info(shard, set.log).await?;
@@ -441,6 +444,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         }
         Request::Forwarded(forwarded) => Box::pin(answer_forwarded(shard, forwarded)).await,
         Request::Raft(call) => routing::raft(shard, call).await,
+        Request::RaftBeats(calls) => beating::answer(shard, calls).await,
         Request::Command(call) => Ok(Reply::Committed(routing::commit_here(shard, call).await?).into()),
         Request::WallClock => Ok(Reply::WallClock(shard.clock.clock().wall_ms()).into()),
         Request::NodeStatus => Ok(Reply::Status(super::status::own(shard).await).into()),
@@ -557,6 +561,11 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
     if propose.proposals.iter().any(|proposal| !proposal.payload.is_empty()) {
         shard.takes_writes()?;
     }
+    leases::refuse_lapsed(shard, &log)?;
+    let wait = leases::held_back(shard, &log)?;
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
     // A delta is visible only when every chunk that it names is durable here.
     let chunks: Vec<_> =
         propose.proposals.iter().flat_map(|proposal| proposal.chunks.iter().map(|chunk| chunk.chunk)).collect();
@@ -570,6 +579,8 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
     match shard.command(shard.group_of(propose.log), &command).await? {
         GroupOutcome::Placed(outcomes) => {
             shard.moved(propose.log).notify_waiters();
+            // What was placed is sent on; whoever tries again is told that it was.
+            leases::refuse_lapsed_since(shard, &log, &log_view(&group, propose.log)?)?;
             Ok(Reply::Proposed(outcomes).into())
         }
         _ => Err(Refusal::new(RefusalCode::Internal, "the log group answered something else than was asked")),

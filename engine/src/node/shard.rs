@@ -4,12 +4,14 @@
 use super::auditing;
 use super::authority;
 use super::backing_up::Backups;
+use super::beating::Beats;
 use super::certificates::{Certificates, Shown};
 use super::clocks::Clocks;
 use super::directory::SiteFile;
 use super::dumping::Dumps;
 use super::identities::{self, Callers};
 use super::keys::HeldKey;
+use super::leases::Promises;
 use super::leaving::Moving;
 use super::links::{NodeLinks, PeerLinks};
 use super::pacing::Paces;
@@ -117,6 +119,10 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) network: Rc<dyn PeerNetwork>,
     /// Links to other nodes.
     pub(crate) nodes: NodeLinks,
+    /// What was promised to homes elsewhere.
+    pub(crate) promises: Promises,
+    /// Heartbeats that leave together.
+    pub(crate) beats: Rc<Beats>,
     /// When each node was heard last, by the monotonic clock; kept where the control group is led.
     pub(crate) heard: RefCell<BTreeMap<NodeId, Duration>>,
     /// How long a node may be silent before it counts as dead.

@@ -1,6 +1,7 @@
 //! A shard, from its devices to its endpoint, and back.
 
 use super::backing_up::{self, Backups};
+use super::beating::{self, Beats};
 use super::certificates::{self, Certificates};
 use super::clocks::{self, Clocks};
 use super::directory::NodeDirectory;
@@ -8,6 +9,7 @@ use super::directory::SiteFile;
 use super::dumping::Dumps;
 use super::error::{NodeError, failed};
 use super::identities::Callers;
+use super::leases::Promises;
 use super::leaving::{self, Moving};
 use super::links::{NodeLinks, PeerLinks, own_hello};
 use super::pacing::Paces;
@@ -62,6 +64,7 @@ pub async fn run_shard<D: Disk>(
     if let Err(error) = found_site(&shard).await {
         return up(Err(error));
     }
+    tasks.push(tokio::task::spawn_local(beating::keep_beating(shard.clone())));
     tasks.push(tokio::task::spawn_local(membership::keep_groups(shard.clone())));
     tasks.push(tokio::task::spawn_local(repairing::keep_repaired(shard.clone())));
     tasks.push(tokio::task::spawn_local(refetching::keep_refetching(shard.clone())));
@@ -192,7 +195,9 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
     let view = Rc::new(RefCell::default());
     let fenced = seed.recovered.iter().flat_map(|recovered| &recovered.fenced).copied().collect();
     let nodes = NodeLinks::new(&seed.site, fenced, endpoint.clone(), seed.node.clone(), &machine);
-    let network: Rc<dyn PeerNetwork> = Rc::new(SiteNetwork { view: view.clone(), links: nodes.clone() });
+    let beats = Rc::new(Beats::default());
+    let network: Rc<dyn PeerNetwork> =
+        Rc::new(SiteNetwork { view: view.clone(), links: nodes.clone(), beats: beats.clone() });
     check_log(&seed, &wal, &database)?;
     let mut groups = BTreeMap::new();
     for id in (1..=seed.site.groups).map(GroupId).filter(|id| id.shard(seed.site.shards) == seed.index) {
@@ -229,6 +234,8 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         view,
         network,
         nodes,
+        promises: Promises::default(),
+        beats,
         heard: RefCell::default(),
         dead_after: Duration::from_secs(seed.config.dead_after_seconds),
         clock: HlcClock::new(machine.clock.clone()),
@@ -274,7 +281,8 @@ async fn start_group<D: Disk, S: StateMachine>(
     network: &Rc<dyn PeerNetwork>,
 ) -> Result<Group<D, S, ChunkSnapshots<D>>, NodeError> {
     let state = Rc::new(RefCell::new(state));
-    let (settings, network) = (GroupSettings::default(), network.clone());
+    let settings = GroupSettings { beats_when_told: true, ..GroupSettings::default() };
+    let network = network.clone();
     let group = Group::start(id, member, settings, wal.clone(), state, snapshots.clone(), network).await;
     group.map_err(|error| NodeError::Corrupt(format!("group {id}: {error}")))
 }

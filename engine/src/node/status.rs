@@ -525,11 +525,20 @@ fn log_entry<D: Disk>(
         for peer in view.peers.values() {
             let lag = lags.iter().find(|lag| lag.peer == peer.site);
             let entry = peer_entry(shard, &log, peer, lag);
-            if entry["lag_seconds"].as_f64().is_some_and(|lag| lag > log.descriptor.policy.lag_bound_seconds as f64) {
-                alerts.push(format!("{name} lags behind at {}: {} s", peer.name, entry["lag_seconds"]));
+            let policy = &log.descriptor.policy;
+            let (bound, stops) = (policy.lag_bound_seconds as f64, policy.lag_stops_writers);
+            let alarmed_at = if stops { bound / 2.0 } else { bound };
+            if entry["lag_seconds"].as_f64().is_some_and(|lag| lag > alarmed_at) {
+                let stops = if stops { format!("; writers are stopped at {bound} s") } else { String::new() };
+                alerts.push(format!("{name} lags behind at {}: {} s{stops}", peer.name, entry["lag_seconds"]));
             }
             peers.push(entry);
         }
+    }
+    if log.is_home(shard.site.site)
+        && let Err(refusal) = super::leases::refuse_lapsed(shard, &log)
+    {
+        alerts.push(refusal.detail);
     }
     if log.aside > 0 {
         alerts.push(format!("{} deltas of {name} were set aside here after a change of home", log.aside));
@@ -558,13 +567,10 @@ fn peer_entry<D: Disk>(
     // Said only from an acknowledged watermark: the peer's durable cursor is our head. An empty log has one as well, once
     // the peer has taken the log on.
     let caught_up = lag.is_some_and(|lag| lag.cursor.hash == log.head.hash && lag.deltas == 0);
-    let now = shard.clock.clock().wall_ms();
-    let seconds = match lag {
-        _ if caught_up => 0.0,
-        Some(lag) => lag.oldest.map_or(0.0, |oldest| now.saturating_sub(oldest.ms()) as f64 / 1000.0),
-        None => now.saturating_sub(log.descriptor.created.ms()) as f64 / 1000.0,
-    };
+    let seconds = super::leases::lag_seconds(log, lag, shard.clock.clock().wall_ms());
     let lag_bytes = lag.map_or(log.total_bytes, |lag| lag.bytes);
+    let left = |until: Duration| until.saturating_sub(shard.clock.clock().monotonic()).as_secs_f64();
+    let promised = (log.descriptor.policy.home_lease_seconds > 0).then(|| sender.promised_until.map_or(0.0, left));
     json!({
         "site": peer.name.as_str(),
         "state": match (peer.paused, sender.connected) {
@@ -580,5 +586,6 @@ fn peer_entry<D: Disk>(
         "caught_up": caught_up,
         "hold_bytes": lag_bytes,
         "hold_expires_seconds": Value::Null,
+        "lease_left_seconds": promised,
     })
 }

@@ -5,7 +5,7 @@ use super::limits::{MAX_EPOCHS_BYTES, MAX_GENERATIONS};
 use super::lineage;
 use super::log_group::{Done, Work, refuse};
 use super::place::{delta_row, insert};
-use super::rows::LogRow;
+use super::rows::{Lease, LogRow};
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::command::{AcceptDeltas, GroupOutcome};
@@ -43,6 +43,17 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     }
     row.known = theirs;
     row.lineage = accept.lineage;
+    row.descriptor.policy = accept.policy;
+    row.descriptor.policy_version = accept.policy_version;
+    if row.descriptor.policy.home_lease_seconds == 0 {
+        // Its home goes on without.
+        row.lease = None;
+    } else if accept.lease_ms > 0 {
+        let before = row.lease.filter(|lease| lease.home == theirs);
+        let (longest_ms, promises) = before.map_or((0, 0), |lease| (lease.longest_ms, lease.promises));
+        let longest_ms = longest_ms.max(accept.lease_ms);
+        row.lease = Some(Lease { home: theirs, longest_ms, promises: promises.saturating_add(1) });
+    }
     for (delta, encoded) in checked {
         row.closed = row.closed.max(delta.closed);
         insert(work, &mut row, &delta, encoded)?;

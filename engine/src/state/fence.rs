@@ -31,6 +31,10 @@ pub(super) fn promote(work: &Work<'_>, promote: Promote) -> Done {
             false => refuse(RefusalCode::NotHome, format!("generation {} is known already", row.known)),
         };
     }
+    let promised = row.lease.as_ref().filter(|lease| lease.home == row.known).map_or(0, |lease| lease.promises);
+    if promote.weighed.is_some_and(|(home, promises)| home != row.known || promised > promises) {
+        return refuse(RefusalCode::Unsafe, "the log's home has just been heard of, so it is alive");
+    }
     // Generations that begin past this copy's head never came here, so this history does not have them.
     row.lineage.retain(|branch| branch.first <= row.head.sequence);
     if row.lineage.len() >= MAX_GENERATIONS {

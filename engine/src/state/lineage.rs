@@ -113,6 +113,7 @@ mod tests {
                 total_bytes: 0,
                 heard: None,
                 closed: Hlc(0),
+                lease: None,
                 floor: 0,
                 epochs: Vec::new(),
                 aside: 0,

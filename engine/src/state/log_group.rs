@@ -128,6 +128,7 @@ impl Work<'_> {
             closed: Hlc::default(),
             floor: 0,
             aside: 0,
+            lease: None,
             descriptor,
         };
         self.put_log(&row)?;

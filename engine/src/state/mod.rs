@@ -33,3 +33,4 @@ pub use database::{Database, Opened};
 pub use dump::{Dump, chunks_in, logs_in, restored_control};
 pub use log_group::LogGroupState;
 pub use queries::{LogView, PeerLag, StoredDelta};
+pub use rows::Lease;

@@ -4,7 +4,7 @@ use super::database::{Rows, Table, View};
 use super::keys::{Key, last_number};
 use super::lineage;
 use super::log_group::{LogGroupState, meta_keys, read_row};
-use super::rows::{CursorRow, DeltaRow, LogRow, NameRow};
+use super::rows::{CursorRow, DeltaRow, Lease, LogRow, NameRow};
 use bytes::Bytes;
 use farside_codec::DecodeError;
 use farside_codec::delta::{Cursor, Delta, EpochRecord, Generation, Lineage, LogDescriptor};
@@ -35,6 +35,8 @@ pub struct LogView {
     pub epochs: Vec<EpochRecord>,
     /// Deltas set aside here.
     pub aside: u64,
+    /// What this site has promised the log's home, if it has.
+    pub lease: Option<Lease>,
 }
 
 impl LogView {
@@ -68,6 +70,7 @@ impl From<LogRow> for LogView {
             closed: row.closed,
             epochs: row.epochs,
             aside: row.aside,
+            lease: row.lease.filter(|lease| lease.home == row.known),
         }
     }
 }

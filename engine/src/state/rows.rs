@@ -32,6 +32,20 @@ record!(
         epochs: Vec<EpochRecord>,
         /// Deltas set aside here.
         aside: u64,
+        /// What was promised to a home.
+        lease: Option<Lease>,
+    }
+);
+
+record!(
+    /// A promise to a home not to take its place.
+    Lease {
+        /// The home.
+        home: Generation,
+        /// The longest time for which that was promised to it.
+        longest_ms: u64,
+        /// How often it was.
+        promises: u64,
     }
 );
 

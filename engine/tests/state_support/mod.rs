@@ -79,7 +79,7 @@ impl Site {
 
     pub(crate) fn promote(&mut self, log: LogId, time: u64) -> GroupOutcome {
         let generation = Generation { counter: self.view(log).known.counter + 1, site: self.id, incarnation: 0 };
-        self.apply(GroupCommand::Promote(Promote { log, generation, time: Hlc(time) }))
+        self.apply(GroupCommand::Promote(Promote { log, generation, time: Hlc(time), weighed: None }))
     }
 
     pub(crate) fn view(&self, log: LogId) -> LogView {
@@ -125,7 +125,17 @@ impl Site {
         let closed = self.state.closed().unwrap();
         let deltas = self.state.deltas(log, from, limit, usize::MAX).unwrap();
         let deltas = deltas.into_iter().map(|(_, encoded)| encoded).collect();
-        AcceptDeltas { log, lineage: view.lineage, deltas, head: view.head, head_time: view.head_time, closed }
+        AcceptDeltas {
+            log,
+            lineage: view.lineage,
+            deltas,
+            head: view.head,
+            head_time: view.head_time,
+            closed,
+            policy: view.descriptor.policy,
+            policy_version: view.descriptor.policy_version,
+            lease_ms: 0,
+        }
     }
 
     /// Everything that a snapshot holds, which is everything there is.

@@ -101,7 +101,17 @@ impl Site {
         let deltas = self.state.deltas(log, from, limit, usize::MAX).expect("deltas");
         let deltas = deltas.into_iter().map(|(_, encoded)| encoded).collect();
         let closed = self.state.closed().expect("a time");
-        Some(AcceptDeltas { log, lineage: view.lineage, deltas, head: view.head, head_time: view.head_time, closed })
+        Some(AcceptDeltas {
+            log,
+            lineage: view.lineage,
+            deltas,
+            head: view.head,
+            head_time: view.head_time,
+            closed,
+            policy: view.descriptor.policy,
+            policy_version: view.descriptor.policy_version,
+            lease_ms: 0,
+        })
     }
 
     /// Checks that a log is one chain, and answers it: each delta's hash, from the first on.

@@ -110,6 +110,7 @@ impl World {
                     log,
                     generation: Generation { counter, site, incarnation: 0 },
                     time: time(feed),
+                    weighed: (feed.byte() & 1 == 0).then(|| (known, u64::from(feed.byte()))),
                 })
             }
             11 => {
@@ -131,7 +132,13 @@ impl World {
             14 => GroupCommand::Close(time(feed)),
             15 => GroupCommand::Barrier(u64::from(feed.byte() & 7)),
             16 => {
-                let policy = LogPolicy { deduplication: Deduplication::Off, history_seconds: 1, lag_bound_seconds: 2 };
+                let policy = LogPolicy {
+                    deduplication: Deduplication::Off,
+                    history_seconds: 1,
+                    lag_bound_seconds: 2,
+                    lag_stops_writers: true,
+                    home_lease_seconds: 4,
+                };
                 GroupCommand::ChangePolicy(ChangePolicy { log, policy })
             }
             17..=18 => {
@@ -257,7 +264,17 @@ impl World {
             head = Cursor { generation, sequence, hash: Delta::hash(&encoded) };
             deltas.push(encoded);
         }
-        Some(AcceptDeltas { log, lineage, deltas, head, head_time: at, closed: Hlc(0) })
+        Some(AcceptDeltas {
+            log,
+            lineage,
+            deltas,
+            head,
+            head_time: at,
+            closed: Hlc(0),
+            policy: LogPolicy::default(),
+            policy_version: 1,
+            lease_ms: 0,
+        })
     }
 
     /// Asks everything that can be asked. What a home that keeps no rule left behind may be unreadable, and is told.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use farside_codec::authority::{
     AuthorityOrder, AuthorityProgress, AuthorityStep, DropAuthority, NodeStanding, PeerTold,
 };
-use farside_codec::cluster::SetDevice;
+use farside_codec::cluster::{RaftCall, SetDevice};
 use farside_codec::command::{
     AcceptAudit, AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence,
     GroupCommand, GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord,
@@ -147,6 +147,11 @@ fn offer() -> LogOffer {
 
 /// Seeds of [`request`].
 pub fn request_seeds() -> Vec<Seed> {
+    let beat = |group: u32| {
+        let vote = Vote { term: 3, leader: NodeId(1), committed: true };
+        let append = AppendEntries { vote, previous: None, entries: Vec::new(), committed: None };
+        RaftCall { member: NodeId(2), group: GroupId(group), ask: Ask::Append(append).to_bytes() }
+    };
     let log = values::log(2);
     let (name, chunk) = (BlindName([9; 32]), values::chunk(1).chunk);
     let deltas = values::kinds().into_iter().take(3).map(|kind| values::delta(kind).to_bytes()).collect();
@@ -157,6 +162,9 @@ pub fn request_seeds() -> Vec<Seed> {
         head: values::cursor(),
         head_time: Hlc(1),
         closed: Hlc(2),
+        policy: LogPolicy::default(),
+        policy_version: 4,
+        lease_ms: 3,
     };
     let proposals = vec![values::proposal(DeltaKind::Put), values::proposal(DeltaKind::Remove)];
     let label = values::label("photos");
@@ -198,6 +206,8 @@ pub fn request_seeds() -> Vec<Seed> {
         ("peer-join", Request::PeerJoin(PeerJoin { secret: [5; 32], peer: peer() })),
         ("status", Request::Status),
         ("wall-clock", Request::WallClock),
+        ("raft", Request::Raft(beat(1))),
+        ("raft-beats", Request::RaftBeats(vec![beat(1), beat(2)])),
         ("failover", Request::Failover(Failover { from, log: Some(log), force: true })),
         ("switchover", Request::Switchover(Switchover { to: values::label("far"), log: Some(log), back: true })),
         ("weigh", Request::Weigh(Weigh { from: Some(values::label("near")), log: None })),
@@ -298,6 +308,7 @@ pub fn reply_seeds() -> Vec<Seed> {
         ("token", Reply::Token("farside-peer-1.".into())),
         ("peers", Reply::Peers(vec![peer()])),
         ("wall-clock", Reply::WallClock(1_700_000_000_000)),
+        ("raft-beats", Reply::RaftBeats(vec![Some(Answer::Appended.to_bytes()), None])),
         ("peer-limits", Reply::PeerLimits(vec![PeerLimits { site: values::site(2), limits: vec![peer_limit()] }])),
         ("status", Reply::Status(Bytes::from_static(b"{}"))),
         ("failed-over", Reply::FailedOver(report)),
@@ -386,12 +397,15 @@ pub(super) fn group_commands() -> Vec<(&'static str, GroupCommand)> {
         head: head.clone(),
         head_time: time,
         closed: Hlc(2),
+        policy: LogPolicy::default(),
+        policy_version: 4,
+        lease_ms: 3,
     };
     vec![
         ("create-log", GroupCommand::CreateLog((values::descriptor(2), generation))),
         ("place", GroupCommand::Place(place)),
         ("accept", GroupCommand::Accept(accept)),
-        ("promote", GroupCommand::Promote(Promote { log, generation, time })),
+        ("promote", GroupCommand::Promote(Promote { log, generation, time, weighed: Some((generation, 3)) })),
         ("fence", GroupCommand::Fence(Fence { log, lineage, time })),
         ("acknowledge", GroupCommand::Acknowledge(Acknowledge { log, peer: values::site(2), cursor: head, time })),
         ("close", GroupCommand::Close(Hlc(9))),

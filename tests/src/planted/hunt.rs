@@ -41,15 +41,12 @@ enum Line {
 pub fn run(program: &Path, hunter: Hunter, seeds: u64, threads: u64) -> Result<Hunt, String> {
     let mut command = Command::new(program);
     let (count, threads) = (seeds.to_string(), threads.to_string());
-    let patience = match hunter {
-        Hunter::Sim | Hunter::Cluster => {
-            command.args(["sim", "--seeds", &count, "--threads", &threads, "--until-found"]);
-            if hunter == Hunter::Cluster {
-                command.args(["--scenario", "cluster"]);
-            }
+    let patience = match hunter.scenario() {
+        Some(scenario) => {
+            command.args(["sim", "--seeds", &count, "--threads", &threads, "--until-found", "--scenario", scenario]);
             SILENCE
         }
-        Hunter::Store | Hunter::Wal | Hunter::Group => {
+        None => {
             command.args(["--nocapture", "--test-threads=1"]);
             command.env("FARSIDE_SEED", "1").env("FARSIDE_HISTORIES", &count);
             HISTORIES_END
@@ -58,9 +55,9 @@ pub fn run(program: &Path, hunter: Hunter, seeds: u64, threads: u64) -> Result<H
     let begun = Instant::now();
     let (heard, ended) = listen(command, patience)?;
     let seconds = begun.elapsed().as_secs_f64();
-    let found = match hunter {
-        Hunter::Sim | Hunter::Cluster => of_simulator(&heard),
-        Hunter::Store | Hunter::Wal | Hunter::Group => of_histories(&heard),
+    let found = match hunter.scenario() {
+        Some(_) => of_simulator(&heard),
+        None => of_histories(&heard),
     };
     let found = match (found, ended) {
         (None, Ended::Silent) => Some(Found { seed: first_unheard(&heard), what: "a seed that does not end".into() }),

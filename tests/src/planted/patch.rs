@@ -18,6 +18,10 @@ pub enum Hunter {
     Sim,
     /// The same with several nodes a site.
     Cluster,
+    /// The same with devices that are told to go, scrubbed and shared out anew.
+    Upkeep,
+    /// The same with logs that have a home lease.
+    Leases,
     /// Random histories of a chunk store.
     Store,
     /// Random histories of a write-ahead log.
@@ -28,12 +32,15 @@ pub enum Hunter {
 
 impl Hunter {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Sim, Self::Cluster, Self::Store, Self::Wal, Self::Group];
+    pub const ALL: [Self; 7] =
+        [Self::Sim, Self::Cluster, Self::Upkeep, Self::Leases, Self::Store, Self::Wal, Self::Group];
 
     fn name(self) -> &'static str {
         match self {
             Self::Sim => "sim",
             Self::Cluster => "cluster",
+            Self::Upkeep => "upkeep",
+            Self::Leases => "leases",
             Self::Store => "store",
             Self::Wal => "wal",
             Self::Group => "group",
@@ -44,10 +51,19 @@ impl Hunter {
         Self::ALL.into_iter().find(|hunter| hunter.name() == text)
     }
 
+    /// The simulator's scenario, where it is the simulator.
+    pub fn scenario(self) -> Option<&'static str> {
+        match self {
+            Self::Sim => Some("everything"),
+            Self::Cluster | Self::Upkeep | Self::Leases => Some(self.name()),
+            Self::Store | Self::Wal | Self::Group => None,
+        }
+    }
+
     /// Seeds that show whether the hunter leaves a clean tree alone: some ten seconds' worth.
     pub fn clean_seeds(self) -> u64 {
         match self {
-            Self::Sim | Self::Cluster => 10,
+            Self::Sim | Self::Cluster | Self::Upkeep | Self::Leases => 10,
             Self::Store => 200,
             Self::Wal | Self::Group => 100,
         }

@@ -153,6 +153,22 @@ pub enum Fault {
         /// What.
         order: Order,
     },
+    /// An administrator has something done to what lies on devices.
+    Upkeep {
+        /// At this site.
+        site: usize,
+        /// What.
+        order: Upkeep,
+    },
+    /// A device is told to go.
+    Evict {
+        /// The node.
+        place: Place,
+        /// Which of its devices, counted on from the first again behind the last.
+        device: usize,
+        /// It is taken back later.
+        back: bool,
+    },
     /// A site is told to take over.
     Failover {
         /// The site.
@@ -196,6 +212,8 @@ pub enum Kind {
     Kms,
     Peer,
     Order,
+    Upkeep,
+    Evict,
     Failover,
     Switchover,
 }
@@ -246,6 +264,20 @@ pub enum Order {
     Limit,
     /// Everything that can be listed.
     Lists,
+}
+
+/// What an administrator has done to what lies on devices.
+#[derive(Debug, Clone, Copy)]
+pub enum Upkeep {
+    /// Everything is read again, in this part of a shard's time in percent.
+    Scrub(u8),
+    /// What lies elsewhere than it should is moved.
+    Rebalance {
+        /// It stays where it is, later on.
+        cancel: bool,
+    },
+    /// Repair may read and write so many bytes a second for a while.
+    Limit(u64),
 }
 
 /// What becomes of a node's state files, which are a cache.
@@ -389,6 +421,15 @@ fn draw(random: &SeededEntropy, kind: Kind, Targets { nodes, victims, clients }:
             };
             Fault::Order { site, order }
         }
+        Kind::Upkeep => {
+            let order = match pick(3) {
+                0 => Upkeep::Scrub(1 + pick(100) as u8),
+                1 => Upkeep::Rebalance { cancel: pick(2) == 0 },
+                _ => Upkeep::Limit(10_000 << pick(10)),
+            };
+            Fault::Upkeep { site, order }
+        }
+        Kind::Evict => Fault::Evict { place, device: pick(64) as usize, back: pick(3) == 0 },
         Kind::Switchover => Fault::Switchover {
             site,
             back: pick(4) == 0,

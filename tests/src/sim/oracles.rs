@@ -71,11 +71,13 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
         promotions_kept_what_was_acknowledged(world, watch, log);
         switchovers_lost_nothing(world, log, &settled, &mine);
         returning_homes_asked_first(world, log, &mine);
+        leases_were_held(world, log, &mine);
         undone_deltas_are_set_aside(world, &clients, log, &settled, &mine).await?;
     }
     for (site, client) in clients.iter().enumerate() {
         chunks_are_conserved(world, site, client, &needed).await?;
         redundancy_is_back(world, site, client).await?;
+        nothing_is_damaged(world, site).await?;
     }
     buffers_come_back(world).await;
     Ok(())
@@ -481,6 +483,29 @@ fn returning_homes_asked_first(world: &World, log: &str, events: &[&Event]) {
     }
 }
 
+/// (4) Where a log has a lease, an old home acknowledges nothing any more once another site has taken over, unless that was forced.
+fn leases_were_held(world: &World, log: &str, events: &[&Event]) {
+    if !world.has_leases() {
+        return;
+    }
+    for promotion in world.promotions() {
+        let name = format!("{}/{}", promotion.promoted.tenant_name, promotion.promoted.name);
+        if promotion.forced || promotion.from.is_some() || name != log {
+            continue;
+        }
+        let late = events.iter().find(|event| {
+            let is_older = |cursor: &Cursor| cursor.generation < promotion.promoted.generation;
+            event.asked_ms > promotion.answered_ms
+                && event.site != promotion.site
+                && matches!(&event.outcome, Outcome::Placed(cursor) if is_older(cursor))
+        });
+        world.violations().check(late.is_none(), || {
+            let number = late.map_or(0, |event| event.number);
+            format!("{log}: operation {number} was acknowledged by a home whose lease was over")
+        });
+    }
+}
+
 /// (5) What a promotion undid is set aside at the site that had acknowledged it.
 async fn undone_deltas_are_set_aside(
     world: &World,
@@ -566,6 +591,22 @@ async fn redundancy_is_back(world: &World, site: usize, client: &Client) -> Resu
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// Scrubbing finds what is damaged and has it made good: a second pass finds nothing any more.
+async fn nothing_is_damaged(world: &World, site: usize) -> Result<(), String> {
+    if !world.was_upkept() {
+        return Ok(());
+    }
+    let found = world.scrub(site).await?;
+    let client = world.client(site).await?;
+    redundancy_is_back(world, site, &client).await?;
+    let left = world.scrub(site).await?;
+    let is_whole = left == 0 || divergence::is_full(&status(&client).await?);
+    world.violations().check(is_whole, || {
+        format!("a scrub of site {site} found {found} fragments that are bad, and the next one {left}")
+    });
+    Ok(())
 }
 
 /// Memory is bounded, and given back: at rest nobody holds more of the arenas than what is always held.

@@ -19,6 +19,10 @@ pub struct Scenario {
     pub objects: Option<Objects>,
     /// Its sites have several nodes: the near one always, the far one often.
     pub several: bool,
+    /// Sites of one node have more devices than fragments of a chunk, so that some may go.
+    pub spares: bool,
+    /// Logs have a home lease.
+    pub leases: bool,
 }
 
 use Kind::*;
@@ -60,19 +64,31 @@ const OF_SEVERAL: &[(Kind, u64)] = &[
     (Kms, 2),
     (Peer, 4),
     (Order, 4),
+    (Upkeep, 5),
+    (Evict, 4),
     (Failover, 6),
     (Switchover, 6),
 ];
 
 /// All scenarios; the first is the default.
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "everything", about: "every fault there is", weights: EVERYTHING, objects: None, several: false },
+    Scenario {
+        name: "everything",
+        about: "every fault there is",
+        weights: EVERYTHING,
+        objects: None,
+        several: false,
+        spares: false,
+        leases: false,
+    },
     Scenario {
         name: "calm",
         about: "nothing goes wrong: what the workload alone does",
         weights: &[],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "power",
@@ -80,6 +96,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Restart, 6), (Blackout, 3), (Slow, 1)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "network",
@@ -87,6 +105,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Cut, 4), (Clog, 2), (Storm, 3), (Restart, 1)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "devices",
@@ -94,6 +114,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Device, 6), (Swap, 2), (Slow, 1), (Restart, 3)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "full",
@@ -101,6 +123,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Restart, 3), (Cut, 2), (Slow, 1), (Device, 1), (Peer, 1), (Failover, 1)],
         objects: Some(Objects::Large),
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "snapshots",
@@ -108,6 +132,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Restart, 5), (Blackout, 1), (Cut, 2), (Device, 2), (Peer, 1)],
         objects: Some(Objects::Bulky),
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "clocks",
@@ -115,6 +141,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Clock, 6), (Restart, 2), (Failover, 2)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "sides",
@@ -122,6 +150,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Failover, 4), (Switchover, 4), (Restart, 3), (Cut, 3), (Clog, 1)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "switchover",
@@ -129,6 +159,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Switchover, 8), (Restart, 4), (Cut, 4), (Clog, 1), (Storm, 1), (Failover, 1)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "keys",
@@ -136,6 +168,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Kms, 5), (Restart, 1), (Failover, 1)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "administration",
@@ -143,6 +177,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Order, 5), (Peer, 3), (Failover, 1), (Switchover, 2), (Cut, 1), (Restart, 2)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "cluster",
@@ -150,6 +186,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: OF_SEVERAL,
         objects: Some(Objects::Mixed),
         several: true,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "elections",
@@ -157,6 +195,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Isolate, 6), (Cut, 6), (Restart, 5), (Clog, 2), (Slow, 2), (Clock, 2), (Outage, 1), (Storm, 1)],
         objects: Some(Objects::Mixed),
         several: true,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "membership",
@@ -164,6 +204,36 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Drain, 5), (Loss, 4), (Grow, 3), (Restart, 4), (Isolate, 2), (Outage, 1)],
         objects: Some(Objects::Mixed),
         several: true,
+        spares: false,
+        leases: false,
+    },
+    Scenario {
+        name: "upkeep",
+        about: "devices are told to go, scrubbed and shared out anew while they flip bits, fail and come back as they once were",
+        weights: &[(Upkeep, 6), (Evict, 6), (Device, 5), (Swap, 2), (Restart, 5), (Slow, 1), (Cut, 1)],
+        objects: Some(Objects::Mixed),
+        several: false,
+        spares: true,
+        leases: false,
+    },
+    Scenario {
+        name: "leases",
+        about: "logs with a home lease, and failovers that are not forced while homes are cut off, hang and come back: never two \
+                homes that acknowledge",
+        weights: &[
+            (Failover, 6),
+            (Switchover, 2),
+            (Cut, 6),
+            (Restart, 4),
+            (Isolate, 2),
+            (Clog, 2),
+            (Order, 2),
+            (Clock, 2),
+        ],
+        objects: Some(Objects::Mixed),
+        several: true,
+        spares: false,
+        leases: true,
     },
     // What the simulator found in our own code, as the trouble that brings it out. Each has a planted bug that puts the
     // mistake back, so that it stays known how soon it would be found again.
@@ -174,6 +244,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Decay, 3), (Restart, 1)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "promotion-overtaken",
@@ -182,6 +254,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Failover, 1)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "promoted-not-handed-over",
@@ -190,6 +264,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Failover, 3), (Switchover, 3)],
         objects: None,
         several: false,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "dead-node-kept",
@@ -197,6 +273,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Loss, 1)],
         objects: Some(Objects::Mixed),
         several: true,
+        spares: false,
+        leases: false,
     },
     Scenario {
         name: "lost-chunk",
@@ -205,6 +283,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Loss, 4), (Restart, 6), (Isolate, 3)],
         objects: Some(Objects::Mixed),
         several: true,
+        spares: false,
+        leases: false,
     },
 ];
 

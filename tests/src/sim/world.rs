@@ -4,6 +4,7 @@ mod kms;
 mod lifecycle;
 mod orders;
 mod sides;
+mod upkeep;
 
 use super::faults::{Fault, Harm, Place, Planned, State, Targets, Whose, Wrong, harm_device};
 use super::history::History;
@@ -50,6 +51,8 @@ struct Inner {
     hosts: Cell<u8>,
     /// For how long logs keep what was replaced, if not for longer than any run.
     history_seconds: Option<u64>,
+    /// How long the home lease of the logs is, if they have one.
+    lease_seconds: Option<u64>,
     /// Peace leaves nodes running that are well.
     spares_the_well: bool,
     /// Copies of victims as they once were, and whose.
@@ -68,6 +71,10 @@ struct Inner {
     clients: RefCell<Vec<Host>>,
     /// Logs and tenants that administrators made in passing.
     made: Cell<u32>,
+    /// Administrators had something done to devices, or to what lies on them.
+    upkept: Cell<bool>,
+    /// Devices that were told to go, and whether they are to stay after all.
+    evictions: RefCell<BTreeMap<upkeep::Eviction, bool>>,
     /// Seconds between two rounds of GC, at the site that waits longest.
     gc_seconds: u64,
 }
@@ -83,6 +90,8 @@ pub struct Promotion {
     pub answered_ms: u64,
     /// The site that handed it over, if it was a switchover.
     pub from: Option<usize>,
+    /// It was forced.
+    pub forced: bool,
 }
 
 /// A world. Clones are the same one.
@@ -141,6 +150,7 @@ impl World {
         let prunes = below(2) == 0 || objects == Objects::Large;
         let history_seconds = prunes.then(|| 12 + below(12));
         let spares_the_well = below(2) == 0;
+        let lease_seconds = scenario.leases.then(|| 4 + below(6));
         let (mut sites, mut longest_gc_seconds) = (Vec::new(), 0);
         let (mut victims, mut losses) = ([geometry.parity() as u64; 2], [0; 2]);
         for (number, name) in (1..).zip(["near", "far"]) {
@@ -148,7 +158,11 @@ impl World {
             if nodes > 1 && below(2) == 0 {
                 (victims[sites.len()], losses[sites.len()]) = (0, 1);
             }
-            let devices = if nodes > 1 { DEVICES_OF_EACH } else { geometry.total() };
+            let devices = match (nodes, scenario.spares) {
+                (1, true) => geometry.total() + 1 + below(2) as usize,
+                (1, false) => geometry.total(),
+                _ => DEVICES_OF_EACH,
+            };
             let host = Host::new(number, random.next_u64(), &network);
             let (gc_seconds, cramped) = (3 + below(10), objects == Objects::Large);
             longest_gc_seconds = gc_seconds.max(longest_gc_seconds);
@@ -183,6 +197,7 @@ impl World {
             random,
             victims,
             history_seconds,
+            lease_seconds,
             spares_the_well,
             old_copies: RefCell::default(),
             promotions: RefCell::default(),
@@ -192,6 +207,8 @@ impl World {
             kms_troubles: Cell::new(0),
             clients: RefCell::default(),
             made: Cell::new(0),
+            upkept: Cell::new(false),
+            evictions: RefCell::default(),
             gc_seconds: longest_gc_seconds,
         };
         let world = Self(Rc::new(inner));
@@ -215,10 +232,20 @@ impl World {
         for log in &self.0.shared.logs {
             let (tenant, name) = farside::client::parse_log_name(log).map_err(failed)?;
             let made = near.create_log(&tenant, &name).await.map_err(failed)?;
-            if let Some(history_seconds) = self.0.history_seconds {
-                let policy = LogPolicy { history_seconds, ..made.descriptor.policy };
+            if self.0.history_seconds.is_some() || self.0.lease_seconds.is_some() {
+                let drawn = made.descriptor.policy;
+                let history_seconds = self.0.history_seconds.unwrap_or(drawn.history_seconds);
+                let home_lease_seconds = self.0.lease_seconds.unwrap_or(0);
+                let policy = LogPolicy { history_seconds, home_lease_seconds, ..drawn };
                 let set = SetPolicy { log: made.descriptor.log, policy };
-                near.control(&Request::SetPolicy(set)).await.map_err(failed)?;
+                // A lease begins once the peer follows.
+                let deadline = tokio::time::Instant::now() + PATIENCE;
+                while let Err(error) = near.control(&Request::SetPolicy(set.clone())).await {
+                    if tokio::time::Instant::now() > deadline {
+                        return Err(error.to_string());
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
             }
         }
         // The far side hears of the logs by itself; the workload may ask it for them from the first moment on.
@@ -269,6 +296,10 @@ impl World {
     /// How many that were.
     pub fn discarded_of(&self, site: usize, log: &str) -> u64 {
         self.0.discarded.borrow().get(&(site, log.to_owned())).copied().unwrap_or(0)
+    }
+    /// Whether logs have a home lease.
+    pub fn has_leases(&self) -> bool {
+        self.0.lease_seconds.is_some()
     }
     /// Promotions that were ordered, answered or not.
     pub fn promotions_ordered(&self) -> u64 {
@@ -458,6 +489,8 @@ impl World {
                 self.mend_kms();
             }
             Fault::Order { site, order } => self.order(site, order).await,
+            Fault::Upkeep { site, order } => self.upkeep(site, order, lasts).await,
+            Fault::Evict { place, device, back } => self.evict(place, device, back, lasts).await,
             // A home without peers prunes what a peer that comes back would need, and must then be reseeded.
             Fault::Peer { site, removed } => {
                 self.unsettle_peer(site, removed && self.0.history_seconds.is_none(), lasts).await;
@@ -582,6 +615,7 @@ impl World {
         for site in 0..self.sites().len() {
             self.settle_membership(site).await?;
         }
+        self.end_upkeep().await?;
         self.join().await?;
         for site in 0..self.sites().len() {
             let client = self.client(site).await?;

@@ -12,7 +12,7 @@
 use super::copies::{Copies, Copy, CopyId, DeltaId, site_id};
 use super::items::{Item, ItemId, Items, last_of};
 use super::senders::{Asked, Heard, SenderId, Senders};
-use farside::federation::failover::Candidate;
+use farside::federation::failover::{Candidate, Promise};
 use farside::federation::receiver::{LocalCopy, OfferDecision, decide, generation_of};
 use farside_codec::command::{
     AcceptDeltas, Acknowledge, Fence, GroupCommand, GroupOutcome, HandOverLog, PlaceDeltas, Promote,
@@ -298,7 +298,7 @@ impl World {
         let Some(known) = self.copy(state, site).known() else { return };
         state.spent[1] += 1;
         let generation = Generation { counter: known.counter + 1, site: site_id(site), incarnation: 0 };
-        let command = GroupCommand::Promote(Promote { log: self.log, generation, time: Hlc(0) });
+        let command = GroupCommand::Promote(Promote { log: self.log, generation, time: Hlc(0), weighed: None });
         self.send(state, Item::Local { site, peer: site, command }, false);
     }
 
@@ -389,7 +389,18 @@ impl World {
         let copy = self.copy(state, home);
         let view = copy.view.as_ref()?;
         let (lineage, head, head_time) = (view.lineage.clone(), view.head.clone(), view.head_time);
-        Some(AcceptDeltas { log: self.log, lineage, deltas, head, head_time, closed: Hlc(0) })
+        let (policy, policy_version) = (view.descriptor.policy.clone(), view.descriptor.policy_version);
+        Some(AcceptDeltas {
+            log: self.log,
+            lineage,
+            deltas,
+            head,
+            head_time,
+            closed: Hlc(0),
+            policy,
+            policy_version,
+            lease_ms: 0,
+        })
     }
 
     fn arrive(&self, state: &mut State, item: &Item, awaited: bool) {
@@ -540,6 +551,7 @@ impl World {
             head: view.head.clone(),
             head_time: view.head_time,
             heard: view.heard.clone(),
+            promise: Promise::None,
         };
         let home = self
             .sites()

@@ -106,7 +106,7 @@ impl World {
         client.control(&Request::SetNode(set)).await.map(drop).map_err(|error: ClientError| error.to_string())
     }
 
-    fn label(&self, Place { site, node }: Place) -> Option<Label> {
+    pub(super) fn label(&self, Place { site, node }: Place) -> Option<Label> {
         let there = self.sites()[site].borrow();
         there.nodes.get(node).filter(|node| !node.gone).map(|node| node.label.clone())
     }

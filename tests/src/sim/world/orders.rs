@@ -20,7 +20,8 @@ impl World {
                 let log = &logs[self.0.random.next_u64() as usize % logs.len()];
                 let Ok(info) = client.resolve(log).await else { return };
                 let lag_bound_seconds = 5 + self.0.random.next_u64() % 60;
-                let policy = LogPolicy { lag_bound_seconds, ..info.descriptor.policy };
+                let lag_stops_writers = lag_bound_seconds.is_multiple_of(4);
+                let policy = LogPolicy { lag_bound_seconds, lag_stops_writers, ..info.descriptor.policy };
                 drop(client.control(&Request::SetPolicy(SetPolicy { log: info.descriptor.log, policy })).await);
             }
             // Whatever is wrong with the KMS: the tenant's epoch says which key is the right one.

@@ -9,6 +9,8 @@ use std::time::Duration;
 impl World {
     pub(super) async fn fail_over(&self, site: usize, after_death: bool, force: bool, lasts: Duration) {
         let other = (site + 1) % self.sites().len();
+        // Who forces it has two writers, whatever was promised.
+        let force = force && !self.has_leases();
         let mut turns = Vec::new();
         if after_death {
             for place in self.places(other) {
@@ -25,7 +27,13 @@ impl World {
                         let text = format!("{} promoted at site {site}: generation {}", log.name, log.generation);
                         self.trace().line(format!("{text}, position {}", log.position));
                         let answered_ms = self.trace().now_ms();
-                        self.0.promotions.borrow_mut().push(Promotion { site, promoted: log, answered_ms, from: None });
+                        self.0.promotions.borrow_mut().push(Promotion {
+                            site,
+                            promoted: log,
+                            answered_ms,
+                            from: None,
+                            forced: force,
+                        });
                     }
                 }
                 Ok(_) => self.violations().add("a failover was answered with something else"),
@@ -88,7 +96,13 @@ impl World {
             let text = format!("{} handed over to site {to}: generation {}", log.name, log.generation);
             self.trace().line(format!("{text}, position {}", log.position));
             let answered_ms = self.trace().now_ms();
-            self.0.promotions.borrow_mut().push(Promotion { site: to, promoted: log, answered_ms, from: Some(from) });
+            self.0.promotions.borrow_mut().push(Promotion {
+                site: to,
+                promoted: log,
+                answered_ms,
+                from: Some(from),
+                forced: false,
+            });
         }
     }
 }
