@@ -84,8 +84,8 @@ impl World {
         let Some(device) = id else { return };
         let eviction = Eviction { site: place.site, node, device };
         match client.control(&eviction.order(true)).await {
-            Err(ClientError::Refused(refusal)) => {
-                return self.trace().line(format!("{path} at site {} does not go: {refusal}", place.site));
+            Err(error @ (ClientError::Refused(_) | ClientError::NotFound(_))) => {
+                return self.trace().line(format!("{path} at site {} does not go: {error}", place.site));
             }
             // Whether an order that was not answered was heard is found out in peace.
             _ => drop(self.0.evictions.borrow_mut().insert(eviction.clone(), back)),
@@ -142,12 +142,10 @@ impl World {
             }
             let client = self.client(eviction.site).await?;
             match client.control(&eviction.order(!back)).await {
-                // It has gone already; or the order was not heard, and is not safe now.
-                Err(ClientError::Refused(refusal))
-                    if matches!(refusal.code, RefusalCode::NotFound | RefusalCode::Unsafe) =>
-                {
-                    return Ok(());
-                }
+                // It has gone already.
+                Err(ClientError::NotFound(_)) => return Ok(()),
+                // The order was not heard, and is not safe now.
+                Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Unsafe => return Ok(()),
                 Err(error) => last = error.to_string(),
                 Ok(_) if back => return Ok(()),
                 Ok(_) => {
