@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds that found a bug of ours. What a seed does changes when the simulator learns something new, so what brings each
 /// of them out is a scenario by now.
-const FOUND: [(&str, u64); 5] = [
+const FOUND: [(&str, u64); 6] = [
     ("decayed-state-file", 13),
     ("decayed-state-file", 14),
     ("promotion-overtaken", 255),
+    ("everything", 713),
     ("everything", 1412),
     ("everything", 4576),
 ];
