@@ -1,12 +1,15 @@
 //! What must hold once there is peace, judged from what clients were told and what the sites show. Numbers in
 //! parentheses are those of the invariants in ARCHITECTURE.md.
 
+mod at_rest;
+
 use super::divergence;
 use super::history::{Event, Operation, Outcome};
 use super::telling::in_short;
 use super::watch::Watch;
 use super::work::{NAMES, name, read, read_at};
 use super::world::{Promotion, RECOVERY, World};
+use at_rest::{buffers_come_back, nothing_is_damaged, redundancy_is_back};
 use bytes::Bytes;
 use farside::client::{Client, ClientError, Log};
 use farside_codec::delta::{Cursor, Delta, DeltaKind, Lineage};
@@ -19,12 +22,8 @@ use std::time::Duration;
 
 /// How long a home that returns waits for its peer to say whether it still is one.
 const HOME_CHECK_MS: u64 = 5000;
-/// How long redundancy may take to be back.
-const REDUNDANT: Duration = Duration::from_secs(60);
 /// Rounds of GC within which what nobody needs has gone.
 const GC_ROUNDS: u32 = 6;
-/// Bytes of buffers that a site may hold when nothing happens: batches of its write-ahead logs, headers, indexes.
-const HELD_AT_REST: usize = 4 << 20;
 /// Deltas read at once.
 const PAGE: u32 = 512;
 
@@ -83,7 +82,7 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
     Ok(())
 }
 
-async fn status(client: &Client) -> Result<Value, String> {
+pub(super) async fn status(client: &Client) -> Result<Value, String> {
     match client.control(&Request::Status).await.map_err(|error| error.to_string())? {
         Reply::Status(document) => serde_json::from_slice(&document).map_err(|error| error.to_string()),
         _ => Err("no status".into()),
@@ -566,61 +565,4 @@ async fn chunks_are_conserved(
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     Ok(())
-}
-
-/// Liveness: once all devices are there and well, nothing is owed any more, but where there is no room for it.
-async fn redundancy_is_back(world: &World, site: usize, client: &Client) -> Result<(), String> {
-    let deadline = tokio::time::Instant::now() + REDUNDANT;
-    loop {
-        let document = status(client).await?;
-        let nodes = document["nodes"].as_array().cloned().unwrap_or_default();
-        let mut devices = nodes.iter().flat_map(|node| node["devices"].as_array().cloned().unwrap_or_default());
-        let well = devices.all(|device| device["state"] == "ok");
-        // Of several nodes each has what it should have.
-        let misplaced = document["repair"]["misplaced_fragments"].as_u64().unwrap_or(0);
-        // A site of one node always knows what it owes.
-        let is_certain = document["repair"]["looked_at_all"] != false;
-        let is_whole = document["repair"]["owed_fragments"] == 0 && misplaced == 0 && is_certain;
-        if is_whole || divergence::is_full(&document) || !well {
-            return Ok(());
-        }
-        if tokio::time::Instant::now() > deadline {
-            let (repair, alerts) = (&document["repair"], &document["alerts"]);
-            world.violations().add(format!("site {site} does not get its redundancy back: {repair}, {alerts}"));
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// Scrubbing finds what is damaged and has it made good: a second pass finds nothing any more.
-async fn nothing_is_damaged(world: &World, site: usize) -> Result<(), String> {
-    if !world.was_upkept() {
-        return Ok(());
-    }
-    let found = world.scrub(site).await?;
-    let client = world.client(site).await?;
-    redundancy_is_back(world, site, &client).await?;
-    let left = world.scrub(site).await?;
-    let is_whole = left == 0 || divergence::is_full(&status(&client).await?);
-    world.violations().check(is_whole, || {
-        format!("a scrub of site {site} found {found} fragments that are bad, and the next one {left}")
-    });
-    Ok(())
-}
-
-/// Memory is bounded, and given back: at rest nobody holds more of the arenas than what is always held.
-async fn buffers_come_back(world: &World) {
-    for (number, site) in world.sites().iter().enumerate() {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        let most = HELD_AT_REST * site.borrow().nodes.len();
-        while site.borrow().held_bytes() > most {
-            if tokio::time::Instant::now() > deadline {
-                let held = site.borrow().held_bytes();
-                world.violations().add(format!("site {number} holds {held} bytes of buffers at rest"));
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
 }
