@@ -17,8 +17,8 @@ const HEAD: &str = "\
 
 Mistakes that somebody could make, each planted by a patch of tests/planted/ into a copy of the tree, and who found it after
 how many seeds. The seed that found it is the number of seeds: they begin at 1. Seconds are those of the hunt alone, on two
-threads for `sim` and `cluster` and one for the others; building is not counted. `sim` is the simulator (docs/simulator.md), `cluster` is
-the same with several nodes a site, `store` is engine/tests/store_histories.rs, `wal` is raft/tests/wal_histories.rs,
+threads for the simulator and one for the others; building is not counted. `sim` is the simulator (docs/simulator.md), `cluster`,
+`upkeep` and `leases` are scenarios of it, `store` is engine/tests/store_histories.rs, `wal` is raft/tests/wal_histories.rs,
 `group` is raft/tests/group_histories.rs. Before anything was planted, none of them found anything.
 
 This page is written by `cargo run --release -p farside-tests -- planted`.
@@ -151,7 +151,9 @@ mod tests {
         write(page.path(), &mut rows).expect("written");
         let text = std::fs::read_to_string(page.path()).expect("read");
         assert!(
-            text.contains("1 of 2 were found, 1 within 1000 seeds; 2 by `sim`, 0 by `cluster`, 0 by `store`"),
+            text.contains(
+                "1 of 2 were found, 1 within 1000 seeds; 2 by `sim`, 0 by `cluster`, 0 by `upkeep`, 0 by `leases`"
+            ),
             "{text}"
         );
         assert!(text.contains("log-N / of N went back from N/N to N: Cursor |"), "{text}");
