@@ -85,8 +85,11 @@ pub(super) async fn keep_beating<D: Disk>(shard: Rc<Shard<D>>) {
 }
 
 async fn send(links: NodeLinks, node: NodeRecord, shard: u16, waiting: Vec<Waiting>) {
-    let (calls, answers): (Vec<RaftCall>, Vec<_>) =
-        waiting.into_iter().map(|one| (one.call.clone(), (one.call.member, one.answer))).unzip();
+    let apart = |Waiting { call, answer }: Waiting| {
+        let member = call.member;
+        (call, (member, answer))
+    };
+    let (calls, answers): (Vec<RaftCall>, Vec<_>) = waiting.into_iter().map(apart).unzip();
     let request = Request::RaftBeats(calls);
     let came = links.call(&node, shard, Class::Request, &request, None, RAFT_PATIENCE).await;
     let mut replies = match came {

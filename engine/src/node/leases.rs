@@ -118,7 +118,7 @@ pub(super) fn refuse_lapsed<D: Disk>(shard: &Shard<D>, log: &LogView) -> Result<
     let senders = shard.senders.borrow();
     for peer in needed(shard, log)? {
         let sender = senders.get(&(id, peer));
-        if sender.and_then(|sender| sender.promised_until).is_none_or(|until| until <= now) {
+        if sender.and_then(|sender| sender.promised_until(log)).is_none_or(|until| until <= now) {
             let trouble = sender.and_then(|sender| sender.trouble.as_ref()).map(|trouble| format!(" ({trouble})"));
             let detail = format!(
                 "{} has a home lease, and peer {} has not renewed it{}: nothing is acknowledged until it does",

@@ -286,6 +286,10 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
     let answered: BTreeSet<NodeId> = chunks::everybody(shard).filter(|node| !holdings.silent.contains(node)).collect();
     let mut work: Vec<Job> = Vec::new();
     let all_said = holdings.silent.is_empty();
+    if !all_said {
+        // What is to go to a node that did not answer, or is there, is left out here, and nobody else comes back to it.
+        shard.repair.sweep_due.set(true);
+    }
     let gone = chunks.iter().filter(|chunk| all_said && !holdings.of.contains_key(chunk));
     gone.for_each(|chunk| shard.refetches.want(*chunk));
     for (chunk, found) in holdings.of {

@@ -35,8 +35,15 @@ pub(crate) struct SenderState {
     pub(crate) trouble: Option<String>,
     /// Since when, by the monotonic clock, there is no connection.
     pub(crate) lost_since: Option<Duration>,
-    /// Until when, by the monotonic clock, the peer has promised not to take over.
-    pub(crate) promised_until: Option<Duration>,
+    /// Until when, by the monotonic clock, the peer has promised not to take over, and under which version of the log's policy.
+    pub(crate) promised: Option<(u64, Duration)>,
+}
+
+impl SenderState {
+    /// Until when the peer has promised it under the log's policy as it is.
+    pub(crate) fn promised_until(&self, log: &LogView) -> Option<Duration> {
+        self.promised.filter(|(version, _)| *version == log.descriptor.policy_version).map(|(_, until)| until)
+    }
 }
 
 /// How often the set of senders is compared with what it should be.
@@ -322,13 +329,15 @@ impl<D: Disk> Driver<D> {
     fn promise_is_due(&self, view: &LogView) -> bool {
         let lease = Duration::from_millis(leases::asked_for(&self.shard, view, self.peer.site));
         let senders = self.shard.senders.borrow();
-        let until = senders.get(&(self.log, self.peer.site)).and_then(|state| state.promised_until).unwrap_or_default();
+        let until = senders.get(&(self.log, self.peer.site)).and_then(|state| state.promised_until(view));
+        let until = until.unwrap_or_default();
         until.saturating_sub(self.shard.clock.clock().monotonic()) < lease * 3 / 4
     }
 
     /// Delivers deltas, or none, and takes note of what the peer promises with its answer.
     async fn call_deltas(&self, view: LogView, deltas: Vec<Bytes>) -> Result<Reply, PeerCallError> {
-        let (asked_at, home) = (self.shard.clock.clock().monotonic(), view.known);
+        let (asked_at, home, version) =
+            (self.shard.clock.clock().monotonic(), view.known, view.descriptor.policy_version);
         let request = self.deltas(view, deltas);
         let lease = Duration::from_millis(request.lease_ms);
         let reply = self.call_log(&Request::FedDeltas(request)).await?;
@@ -336,8 +345,11 @@ impl<D: Disk> Driver<D> {
             && !lease.is_zero()
             && generation_of(&position.lineage) == Some(home)
         {
-            // What was promised before for longer still holds.
-            self.report(|state| state.promised_until = state.promised_until.max(Some(asked_at + lease)));
+            // What was promised before for longer still holds, but not what was under an older policy.
+            self.report(|state| {
+                let before = state.promised.unwrap_or_default();
+                state.promised = Some(before.max((version, asked_at + lease)));
+            });
         }
         Ok(reply)
     }

@@ -570,7 +570,7 @@ fn peer_entry<D: Disk>(
     let seconds = super::leases::lag_seconds(log, lag, shard.clock.clock().wall_ms());
     let lag_bytes = lag.map_or(log.total_bytes, |lag| lag.bytes);
     let left = |until: Duration| until.saturating_sub(shard.clock.clock().monotonic()).as_secs_f64();
-    let promised = (log.descriptor.policy.home_lease_seconds > 0).then(|| sender.promised_until.map_or(0.0, left));
+    let promised = (log.descriptor.policy.home_lease_seconds > 0).then(|| sender.promised_until(log).map_or(0.0, left));
     json!({
         "site": peer.name.as_str(),
         "state": match (peer.paused, sender.connected) {

@@ -9,7 +9,7 @@ use super::rows::{Lease, LogRow};
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::command::{AcceptDeltas, GroupOutcome};
-use farside_codec::delta::{Cursor, Delta, DeltaKind};
+use farside_codec::delta::{Cursor, Delta, DeltaKind, Generation};
 use farside_codec::message::RefusalCode;
 use farside_raft::StateError;
 
@@ -41,19 +41,9 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     if own.is_some() && accept.lineage.len() >= MAX_GENERATIONS {
         return refuse(RefusalCode::BadRequest, "the log is handed over and can list no further home");
     }
+    take_policy(&mut row, theirs, &accept);
     row.known = theirs;
     row.lineage = accept.lineage;
-    row.descriptor.policy = accept.policy;
-    row.descriptor.policy_version = accept.policy_version;
-    if row.descriptor.policy.home_lease_seconds == 0 {
-        // Its home goes on without.
-        row.lease = None;
-    } else if accept.lease_ms > 0 {
-        let before = row.lease.filter(|lease| lease.home == theirs);
-        let (longest_ms, promises) = before.map_or((0, 0), |lease| (lease.longest_ms, lease.promises));
-        let longest_ms = longest_ms.max(accept.lease_ms);
-        row.lease = Some(Lease { home: theirs, longest_ms, promises: promises.saturating_add(1) });
-    }
     for (delta, encoded) in checked {
         row.closed = row.closed.max(delta.closed);
         insert(work, &mut row, &delta, encoded)?;
@@ -73,6 +63,28 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     }
     work.put_log(&row)?;
     Ok(GroupOutcome::Head(row.head))
+}
+
+/// Goes by the home's policy, and promises it what it asks for where that policy has a lease. Pipelined deliveries may be
+/// committed out of order: a policy that the home has changed since is not taken any more, a promise is made all the same.
+fn take_policy(row: &mut LogRow, home: Generation, accept: &AcceptDeltas) {
+    if home > row.known || accept.policy_version >= row.descriptor.policy_version {
+        row.descriptor.policy = accept.policy.clone();
+        row.descriptor.policy_version = accept.policy_version;
+    }
+    // The count goes on from home to home: by it a leader knows whether it has taken note of the last promise.
+    let (before, longest_ms, promises) = match &row.lease {
+        Some(lease) if lease.home == home => (true, lease.longest_ms, lease.promises),
+        Some(lease) => (true, 0, lease.promises),
+        None => (false, 0, 0),
+    };
+    if row.descriptor.policy.home_lease_seconds == 0 {
+        // The home goes on without.
+        row.lease = before.then_some(Lease { home, longest_ms: 0, promises });
+    } else if accept.lease_ms > 0 {
+        let longest_ms = longest_ms.max(accept.lease_ms);
+        row.lease = Some(Lease { home, longest_ms, promises: promises.saturating_add(1) });
+    }
 }
 
 type Objection = (RefusalCode, String);

@@ -31,7 +31,8 @@ pub(super) fn promote(work: &Work<'_>, promote: Promote) -> Done {
             false => refuse(RefusalCode::NotHome, format!("generation {} is known already", row.known)),
         };
     }
-    let promised = row.lease.as_ref().filter(|lease| lease.home == row.known).map_or(0, |lease| lease.promises);
+    let lease = row.lease.as_ref().filter(|lease| lease.home == row.known && lease.longest_ms > 0);
+    let promised = lease.map_or(0, |lease| lease.promises);
     if promote.weighed.is_some_and(|(home, promises)| home != row.known || promised > promises) {
         return refuse(RefusalCode::Unsafe, "the log's home has just been heard of, so it is alive");
     }

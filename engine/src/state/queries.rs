@@ -70,7 +70,7 @@ impl From<LogRow> for LogView {
             closed: row.closed,
             epochs: row.epochs,
             aside: row.aside,
-            lease: row.lease.filter(|lease| lease.home == row.known),
+            lease: row.lease.filter(|lease| lease.home == row.known && lease.longest_ms > 0),
         }
     }
 }

@@ -42,9 +42,9 @@ record!(
     Lease {
         /// The home.
         home: Generation,
-        /// The longest time for which that was promised to it.
+        /// The longest time for which that was promised to it; 0: nothing was, or nothing is any more.
         longest_ms: u64,
-        /// How often it was.
+        /// How often anything was, to this home and to others.
         promises: u64,
     }
 );
