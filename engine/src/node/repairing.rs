@@ -198,7 +198,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     }
     let all_said = answered.len() > shard.others().len();
     let mut work: Vec<(usize, ChunkId)> = Vec::new();
-    let (mut owed, mut owed_bytes, mut misplaced, mut unreadable) = (0, 0, 0, 0);
+    let (mut owed, mut owed_bytes, mut misplaced, mut unreadable, mut stays) = (0, 0, 0, 0, 0);
     for (chunk, (geometry, sealed_bytes, held)) in &found {
         let mut mending = mend(&view.map.nodes(chunk, geometry.total()), held, &answered);
         let left = postpone(shard, &view, &mut mending);
@@ -216,6 +216,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         owed += mending.owed() as u64;
         owed_bytes += mending.owed() as u64 * fragment_bytes;
         misplaced += (mending.moves.len() + left) as u64;
+        stays += left as u64;
         if !mending.is_done() {
             work.push((mending.distinct.saturating_sub(geometry.data()), *chunk));
         }
@@ -235,6 +236,11 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         }
     }
     let mut state = shard.repair.state.borrow_mut();
+    if state.owed_fragments > 0 || state.misplaced_fragments > stays {
+        // What was counted and not done could not be done, or is not to be done any more: the chunk has gone, somebody else
+        // was faster. Only another look can say.
+        shard.repair.sweep_due.set(true);
+    }
     if answered.len() > shard.others().len() {
         state.swept_epoch = view.placement_epoch;
     }
