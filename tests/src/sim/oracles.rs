@@ -82,6 +82,7 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
     Ok(())
 }
 
+/// A site's status document.
 pub(super) async fn status(client: &Client) -> Result<Value, String> {
     match client.control(&Request::Status).await.map_err(|error| error.to_string())? {
         Reply::Status(document) => serde_json::from_slice(&document).map_err(|error| error.to_string()),

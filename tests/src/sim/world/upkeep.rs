@@ -2,6 +2,7 @@
 
 use super::super::divergence::is_full;
 use super::super::faults::{Place, Upkeep};
+use super::super::oracles::status;
 use super::{RECOVERY, World};
 use farside::client::{Client, ClientError};
 use farside_codec::cluster::SetDevice;
@@ -39,13 +40,6 @@ fn devices<'a>(document: &'a Value, node: &Label) -> impl Iterator<Item = &'a Va
     let nodes = document["nodes"].as_array().into_iter().flatten();
     let node = nodes.into_iter().find(|one| one["name"] == node.as_str());
     node.and_then(|node| node["devices"].as_array()).into_iter().flatten()
-}
-
-async fn status(client: &Client) -> Result<Value, String> {
-    match client.control(&Request::Status).await.map_err(|error| error.to_string())? {
-        Reply::Status(document) => serde_json::from_slice(&document).map_err(|error| error.to_string()),
-        _ => Err("no status".into()),
-    }
 }
 
 impl World {
