@@ -6,15 +6,18 @@ use farside_tests::sim::scenarios::{SCENARIOS, Scenario, everything, find};
 use farside_tests::sim::{Options, Report, run_seed};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seeds that found a bug of ours. What a seed does changes when the simulator learns something new, so what brings each
 /// of them out is a scenario by now.
 const FOUND: [(&str, u64); 6] = [
     ("decayed-state-file", 13),
     ("decayed-state-file", 14),
     ("promotion-overtaken", 255),
-    ("everything", 713),
-    ("everything", 1412),
-    ("everything", 4576),
+    ("core", 713),
+    ("core", 1412),
+    ("core", 4576),
 ];
 /// Seeds of each scenario.
 const OF_EACH: u64 = 4;

@@ -12,15 +12,17 @@ use super::repository::{Found, Repository};
 use super::run::{SiteFacts, Tell};
 use super::worker::AtWork;
 use crate::machine::Machine;
-use crate::node::{Filling, NodeOptions, RestoringFile, make_restored, restore_done, resume_restored};
+use crate::node::{Filling, NodeError, NodeOptions, RestoringFile, make_restored, restore_done, resume_restored};
 use crate::state::{chunks_in, logs_in, restored_control};
 use farside_codec::backup::{Manifest, Work};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId};
 use farside_codec::limits::MAX_CHUNKS_PER_QUESTION;
+use farside_io::clock::Clock;
 use futures_util::stream::{self, StreamExt};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::rc::Rc;
 use zeroize::Zeroizing;
 
 /// What `restore` is told.
@@ -60,36 +62,52 @@ pub async fn restore(
         None => (choose(repository, options.at).await?, options.at),
     };
     let manifest = found.manifest;
+    // Before anything is made for it.
     let index = repository.index(&manifest.indexes).await?;
-    let incarnation = manifest.incarnation + 1;
+    let site = facts(&manifest, options.geometry);
     if begun.is_none() {
-        let site = SiteFacts {
-            site: manifest.site,
-            name: manifest.name.clone(),
-            incarnation,
-            groups: manifest.groups,
-            geometry: options.geometry.unwrap_or(manifest.geometry),
-            certificate: manifest.certificate.clone(),
-            authority_key: Zeroizing::new(manifest.authority_key.to_vec()),
-        };
         let restoring = RestoringFile { number: manifest.number, at };
         make_restored(&options.directory, &options.node, &site, system_key, restoring)?;
     }
+    let filling = Filling::open(&options.directory);
+    let known_chunks = fill_from(repository, (&manifest, &index), Machine::real().clock, filling, tell).await?;
+    restore_done(&options.directory)?;
+    Ok(Restored { manifest, incarnation: site.incarnation, known_chunks })
+}
+
+/// The site that is made of a backup.
+pub fn facts(manifest: &Manifest, geometry: Option<Geometry>) -> SiteFacts {
+    SiteFacts {
+        site: manifest.site,
+        name: manifest.name.clone(),
+        incarnation: manifest.incarnation + 1,
+        groups: manifest.groups,
+        geometry: geometry.unwrap_or(manifest.geometry),
+        certificate: manifest.certificate.clone(),
+        authority_key: Zeroizing::new(manifest.authority_key.to_vec()),
+    }
+}
+
+/// Hands a backup over to the shards of a node that was made for it. Answers how many chunks were there already.
+pub async fn fill_from(
+    repository: &Repository,
+    (manifest, index): (&Manifest, &Index),
+    clock: Rc<dyn Clock>,
+    filling: impl Future<Output = Result<Filling, NodeError>>,
+    tell: Tell<'_>,
+) -> Result<u64, BackupError> {
     // A prune spares what is being restored. Whoever may only read the target goes without.
-    let work = Work::Restore(manifest.number);
-    let at_work = AtWork::begin(repository, Machine::real().clock, work).await;
+    let at_work = AtWork::begin(repository, clock, Work::Restore(manifest.number)).await;
     let at_work = at_work.inspect_err(|error| tracing::warn!(%error, "a prune is not told of this restore")).ok();
-    let filled = fill(options, repository, &manifest, &index, tell).await;
+    let filled = async { fill(repository, manifest, index, filling.await?, tell).await }.await;
     if let Some(at_work) = at_work {
         at_work.end().await;
     }
-    let known_chunks = filled?;
-    restore_done(&options.directory)?;
-    Ok(Restored { manifest, incarnation, known_chunks })
+    filled
 }
 
 /// The backup to restore: the newest one, or the first one in which everything up to a moment is.
-async fn choose(repository: &Repository, at: Option<Hlc>) -> Result<Found, BackupError> {
+pub async fn choose(repository: &Repository, at: Option<Hlc>) -> Result<Found, BackupError> {
     let numbers = repository.numbers().await?;
     let newest = *numbers.last().ok_or(BackupError::NoBackup)?;
     let newest = repository.manifest(newest).await?;
@@ -110,13 +128,12 @@ async fn choose(repository: &Repository, at: Option<Hlc>) -> Result<Found, Backu
 }
 
 async fn fill(
-    options: &RestoreOptions,
     repository: &Repository,
     manifest: &Manifest,
     index: &Index,
+    filling: Filling,
     tell: Tell<'_>,
 ) -> Result<u64, BackupError> {
-    let filling = Filling::open(&options.directory).await?;
     let chunks = fill_states(repository, manifest, index, &filling).await?;
     let all: Vec<ChunkId> = chunks.into_iter().collect();
     let mut missing = Vec::new();
@@ -148,10 +165,10 @@ async fn fill_states(
     manifest: &Manifest,
     index: &Index,
     filling: &Filling,
-) -> Result<HashSet<ChunkId>, BackupError> {
+) -> Result<BTreeSet<ChunkId>, BackupError> {
     let state = |error: farside_raft::StateError| BackupError::State(error.to_string());
     let mut reader = Reader::of_states(repository, index, manifest);
-    let (mut chunks, mut logs) = (HashSet::new(), BTreeSet::<LogId>::new());
+    let (mut chunks, mut logs) = (BTreeSet::new(), BTreeSet::<LogId>::new());
     let is_control = |group: GroupId| group == GroupId::CONTROL;
     let (control, others): (Vec<_>, Vec<_>) = manifest.dumps.iter().partition(|dump| is_control(dump.group));
     for dump in others.into_iter().chain(control) {

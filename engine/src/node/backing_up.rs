@@ -8,14 +8,14 @@ use super::authority::issuing_parts;
 use super::directory::NodeDirectory;
 use super::limits::{BACKUP_LOOK, BACKUP_REST, CHUNK_PASS};
 use super::shard::Shard;
-use crate::backup::target::{Target, TargetLimits, TargetUrl};
+use crate::backup::target::{TargetLimits, TargetUrl};
 use crate::backup::{Repository, SiteFacts, run_and_tell, run_chunks};
 use crate::cli::on_runtime;
 use crate::client::{Client, ClientSettings, Context};
+use crate::machine::Machine;
 use farside_codec::dump::{BackupSchedule, BackupTarget};
 use farside_codec::ids::{Hlc, Label};
 use farside_io::disk::Disk;
-use farside_io::entropy::SystemEntropy;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -89,18 +89,17 @@ fn begin<D: Disk>(shard: &Rc<Shard<D>>, target: BackupTarget, due: Due) {
     let name = target.name.clone();
     shard.backups.0.borrow_mut().entry(name.clone()).or_default().running = true;
     let begun = shard.clock.clock().monotonic();
-    let (told, waits) = oneshot::channel();
     let job = job(shard, target, due);
-    let thread = std::thread::Builder::new().name("backup".into()).spawn(move || {
-        let made = job.and_then(Job::run);
-        // The node has ended; so has whoever would want to know.
-        let _ = told.send(made);
-    });
     let shard = shard.clone();
     tokio::task::spawn_local(async move {
-        let made = match thread {
-            Ok(_) => waits.await.unwrap_or_else(|_| Err("the thread that made it has failed".into())),
-            Err(error) => Err(error.to_string()),
+        let made = match job {
+            Err(error) => Err(error),
+            Ok(job) => match &shard.machine {
+                machine if machine.courier.is_some() => {
+                    job.make(machine.clone()).await.map_err(|error| error.to_string())
+                }
+                _ => job.on_a_thread().await,
+            },
         };
         if let Err(reason) = &made {
             tracing::error!(target = %name, reason, "a backup was not made");
@@ -129,19 +128,27 @@ fn job<D: Disk>(shard: &Shard<D>, target: BackupTarget, due: Due) -> Result<Job,
 }
 
 impl Job {
-    fn run(self) -> Result<(), String> {
-        let made = on_runtime(self.make()).map_err(|error| error.to_string())?;
-        made.map_err(|error| error.to_string())
+    async fn on_a_thread(self) -> Result<(), String> {
+        let (told, waits) = oneshot::channel();
+        let begun = std::thread::Builder::new().name("backup".into()).spawn(move || {
+            let made = on_runtime(async { self.make(Machine::real()).await.map_err(|error| error.to_string()) });
+            // The node has ended; so has whoever would want to know.
+            let _ = told.send(made.map_err(|error| error.to_string()).flatten());
+        });
+        match begun {
+            Ok(_) => waits.await.unwrap_or_else(|_| Err("the thread that made it has failed".into())),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
-    async fn make(self) -> Result<(), Box<dyn std::error::Error>> {
+    async fn make(self, machine: Machine) -> Result<(), Box<dyn std::error::Error>> {
         let directory = NodeDirectory::new(&self.root);
         let url = TargetUrl::parse(&self.target.url, self.target.endpoint.as_deref())?;
-        let target = Target::open(&url, TargetLimits::default())?;
-        let repository = Repository::new(target, &self.key, self.facts.site, Rc::new(SystemEntropy));
+        let target = machine.target(&url, TargetLimits::default())?;
+        let repository = Repository::new(target, &self.key, self.facts.site, machine.entropy.clone());
         let repository = repository.cached_in(directory.indexes());
         let path = directory.admin_context();
-        let client = Client::connect(&Context::load(&path)?, ClientSettings::beside(&path)?).await?;
+        let client = Client::connect_from(machine, &Context::load(&path)?, ClientSettings::beside(&path)?).await?;
         let made = match self.due {
             Due::Chunks => run_chunks(&client, &repository, &self.facts).await.map(drop),
             Due::Backup => run_and_tell(&client, &repository, &self.facts, self.target, &mut |_, _| ()).await.map(drop),

@@ -69,7 +69,7 @@ pub(crate) use noting::LocalOrder;
 pub use peers::token_site;
 pub use recovering::{carry_out, read_report, report, write_report};
 pub use replacing::{AddOptions, ReplaceOptions, add, replace};
-pub use restoring::{Filling, RestoringFile, make_restored, restore_done, resume_restored};
+pub use restoring::{Filling, RestoringFile, found_restored, make_restored, restore_done, resume_restored};
 pub use run::run;
 pub use seed::{ShardSeed, Stopper, Storage, shard_seeds};
 pub use start::run_shard;

@@ -13,7 +13,7 @@ use super::keys::{HeldKey, SystemKey};
 use super::limits::{FILL_CHUNKS, FILL_QUEUE};
 use super::renewing::RestoredAt;
 use super::run::open_storage;
-use super::seed::{ShardSeed, shard_seeds};
+use super::seed::{ShardSeed, Storage, shard_seeds};
 use super::snapshots::ChunkSnapshots;
 use super::start::{open_wal, seat_devices};
 use crate::backup::SiteFacts;
@@ -71,31 +71,46 @@ pub fn make_restored(
     let machine = Machine::real();
     let make = |directory: &NodeDirectory| {
         let devices = options.device_paths(site.geometry, directory)?;
-        options.config(&devices, cores, directory)?.save(&directory.config())?;
-        let config = NodeConfig::load(&directory.config())?;
-        let file = SiteFile {
-            site: site.site,
-            name: site.name.clone(),
-            incarnation: site.incarnation,
-            node: NodeId(1),
-            shards: config.cores.len() as u16,
-            groups: site.groups,
-            geometry: site.geometry,
-            certificate: site.certificate.clone(),
-            created: Hlc::from_ms(machine.clock.wall_ms()),
-        };
-        let authority = Authority::from_parts(site.site, site.certificate.to_vec(), site.authority_key.clone());
-        fill(directory, &file, &config, &authority, &SystemKey::from_bytes(*system_key), &machine)?;
+        let config = options.config(&devices, cores, directory)?;
+        let file = found_restored(directory, &config, site, system_key, &restoring, &machine)?;
         // A runtime of its own, which can't be inside another one.
         let formatted = std::thread::scope(|scope| scope.spawn(|| format(&file, &devices)).join());
         formatted.map_err(|_| ended())??;
-        let restored = RestoredAt { incarnation: site.incarnation, at: restoring.at };
-        framed::write_record(&directory.restored_at(), FileKind::RestoredAt, &restored)?;
-        framed::write_record(&directory.restoring(), FileKind::Restoring, &restoring)?;
         announce(directory, &file)?;
         Ok(file)
     };
     in_new_directory(path, make).map(drop)
+}
+
+/// Fills the directory of a restored site's only node. Its devices are to be formatted next; it is a node once it was
+/// announced, and may start after [`restore_done`].
+pub fn found_restored(
+    directory: &NodeDirectory,
+    config: &NodeConfig,
+    site: &SiteFacts,
+    system_key: &[u8; 32],
+    restoring: &RestoringFile,
+    machine: &Machine,
+) -> Result<SiteFile, NodeError> {
+    config.save(&directory.config())?;
+    let config = NodeConfig::load(&directory.config())?;
+    let file = SiteFile {
+        site: site.site,
+        name: site.name.clone(),
+        incarnation: site.incarnation,
+        node: NodeId(1),
+        shards: config.cores.len() as u16,
+        groups: site.groups,
+        geometry: site.geometry,
+        certificate: site.certificate.clone(),
+        created: Hlc::from_ms(machine.clock.wall_ms()),
+    };
+    let authority = Authority::from_parts(site.site, site.certificate.to_vec(), site.authority_key.clone());
+    fill(directory, &file, &config, &authority, &SystemKey::from_bytes(*system_key), machine)?;
+    let restored = RestoredAt { incarnation: site.incarnation, at: restoring.at };
+    framed::write_record(&directory.restored_at(), FileKind::RestoredAt, &restored)?;
+    framed::write_record(&directory.restoring(), FileKind::Restoring, restoring)?;
+    Ok(file)
 }
 
 /// Everything is there: from now on a node may start.
@@ -123,7 +138,7 @@ enum Fill {
 pub struct Filling {
     shards: Vec<mpsc::Sender<Fill>>,
     threads: Vec<JoinHandle<()>>,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 fn ended() -> NodeError {
@@ -137,15 +152,16 @@ impl Filling {
         let lock = directory.lock()?;
         // A restore writes it so; its owner seals it later.
         let (seeds, _) = shard_seeds::<UringDisk>(root, HeldKey::in_the_clear(&directory)?)?;
-        let mut filling = Self { shards: Vec::new(), threads: Vec::new(), _lock: lock };
+        let mut filling = Self { shards: Vec::new(), threads: Vec::new(), _lock: Some(lock) };
         let mut ups = Vec::new();
         for seed in seeds {
             let (sender, receiver) = mpsc::channel(FILL_QUEUE);
             let (up, is_up) = oneshot::channel();
             let thread = std::thread::Builder::new().name(format!("fill-{}", seed.index()));
             let thread = thread.spawn(move || {
+                let storage = open_storage(&seed);
                 // Whoever waits for it sees that it has ended.
-                let _ = uring::start(run(seed, receiver, up));
+                let _ = uring::start(run(seed, storage, receiver, up));
             });
             filling.shards.push(sender);
             filling.threads.push(thread.map_err(failed)?);
@@ -153,6 +169,19 @@ impl Filling {
         }
         for up in ups {
             up.await.map_err(|_| ended())??;
+        }
+        Ok(filling)
+    }
+
+    /// The same of shards whose storage is open already, on this thread.
+    pub async fn here<D: Disk>(shards: Vec<(ShardSeed<D>, Storage<D>)>) -> Result<Self, NodeError> {
+        let mut filling = Self { shards: Vec::new(), threads: Vec::new(), _lock: None };
+        for (seed, storage) in shards {
+            let (sender, receiver) = mpsc::channel(FILL_QUEUE);
+            let (up, is_up) = oneshot::channel();
+            tokio::task::spawn_local(run(seed, Ok(storage), receiver, up));
+            is_up.await.map_err(|_| ended())??;
+            filling.shards.push(sender);
         }
         Ok(filling)
     }
@@ -212,11 +241,13 @@ impl Filling {
     }
 }
 
-async fn run(seed: ShardSeed<UringDisk>, told: mpsc::Receiver<Fill>, up: oneshot::Sender<Result<(), NodeError>>) {
-    let opened = async {
-        let storage = open_storage(&seed)?;
-        Filler::open(&seed, storage).await
-    };
+async fn run<D: Disk>(
+    seed: ShardSeed<D>,
+    storage: Result<Storage<D>, NodeError>,
+    told: mpsc::Receiver<Fill>,
+    up: oneshot::Sender<Result<(), NodeError>>,
+) {
+    let opened = async { Filler::open(&seed, storage?).await };
     // Where nobody waits any more there is nobody to fill for.
     match opened.await {
         Ok(filler) => {
@@ -242,8 +273,8 @@ struct Filler<D: Disk> {
 }
 
 impl<D: Disk> Filler<D> {
-    async fn open(seed: &ShardSeed<D>, storage: super::seed::Storage<D>) -> Result<Self, NodeError> {
-        let super::seed::Storage { pool, candidates, .. } = storage;
+    async fn open(seed: &ShardSeed<D>, storage: Storage<D>) -> Result<Self, NodeError> {
+        let Storage { pool, candidates, .. } = storage;
         let devices = seat_devices(seed, &pool, candidates).await?;
         let (wal, _) = open_wal(seed, devices.wal_regions(seed.index), &pool).await?;
         let store = Store::open(&devices, seed.index, pool).await.map_err(failed)?;

@@ -22,6 +22,8 @@ pub enum Hunter {
     Upkeep,
     /// The same with logs that have a home lease.
     Leases,
+    /// The same with backups at stores that fail in every way.
+    Backups,
     /// Random histories of a chunk store.
     Store,
     /// Random histories of a write-ahead log.
@@ -32,8 +34,8 @@ pub enum Hunter {
 
 impl Hunter {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Sim, Self::Cluster, Self::Upkeep, Self::Leases, Self::Store, Self::Wal, Self::Group];
+    pub const ALL: [Self; 8] =
+        [Self::Sim, Self::Cluster, Self::Upkeep, Self::Leases, Self::Backups, Self::Store, Self::Wal, Self::Group];
 
     fn name(self) -> &'static str {
         match self {
@@ -41,6 +43,7 @@ impl Hunter {
             Self::Cluster => "cluster",
             Self::Upkeep => "upkeep",
             Self::Leases => "leases",
+            Self::Backups => "backups",
             Self::Store => "store",
             Self::Wal => "wal",
             Self::Group => "group",
@@ -55,7 +58,7 @@ impl Hunter {
     pub fn scenario(self) -> Option<&'static str> {
         match self {
             Self::Sim => Some("everything"),
-            Self::Cluster | Self::Upkeep | Self::Leases => Some(self.name()),
+            Self::Cluster | Self::Upkeep | Self::Leases | Self::Backups => Some(self.name()),
             Self::Store | Self::Wal | Self::Group => None,
         }
     }
@@ -63,7 +66,7 @@ impl Hunter {
     /// Seeds that show whether the hunter leaves a clean tree alone: some ten seconds' worth.
     pub fn clean_seeds(self) -> u64 {
         match self {
-            Self::Sim | Self::Cluster | Self::Upkeep | Self::Leases => 10,
+            Self::Sim | Self::Cluster | Self::Upkeep | Self::Leases | Self::Backups => 10,
             Self::Store => 200,
             Self::Wal | Self::Group => 100,
         }

@@ -75,7 +75,7 @@ impl Workshop {
     /// Builds a hunter. Answers its program.
     pub fn build(&self, hunter: Hunter) -> Result<PathBuf, String> {
         match hunter {
-            Hunter::Sim | Hunter::Cluster | Hunter::Upkeep | Hunter::Leases => {
+            Hunter::Sim | Hunter::Cluster | Hunter::Upkeep | Hunter::Leases | Hunter::Backups => {
                 self.cargo(&["build", "--bin", "farside-tests"])?;
                 Ok(self.build.join(PROFILE).join("farside-tests"))
             }

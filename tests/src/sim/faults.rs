@@ -7,6 +7,7 @@
 use super::network::Weather;
 use super::node::End;
 use super::scenarios::Scenario;
+use super::store::Trouble;
 use super::world::World;
 use farside_io::entropy::SeededEntropy;
 use farside_io::sim::{Fault as DiskFault, Operation, SimDisk, SimFaults};
@@ -139,6 +140,22 @@ pub enum Fault {
     },
     /// The tenants' KMS does not do what it should for a while.
     Kms(Kms),
+    /// The stores of backups do not do what they should for a while.
+    Store(Trouble),
+    /// An administrator makes, prunes or verifies backups.
+    Backup {
+        /// Of this site.
+        site: usize,
+        /// What is done.
+        order: Backup,
+        /// The command is killed when its time is over.
+        killed: bool,
+    },
+    /// The tenant's key is replaced by another one.
+    Rotate {
+        /// Ordered at this site.
+        site: usize,
+    },
     /// A peer is paused, or removed, and is back later.
     Peer {
         /// At this site.
@@ -210,6 +227,9 @@ pub enum Kind {
     Grow,
     Clock,
     Kms,
+    Store,
+    Backup,
+    Rotate,
     Peer,
     Order,
     Upkeep,
@@ -278,6 +298,22 @@ pub enum Upkeep {
     },
     /// Repair may read and write so many bytes a second for a while.
     Limit(u64),
+}
+
+/// What an administrator does about backups.
+#[derive(Debug, Clone, Copy)]
+pub enum Backup {
+    /// Makes one.
+    Now,
+    /// Takes away all but the newest ones.
+    Prune {
+        /// So many stay.
+        keep: usize,
+        /// What nothing needs stays for so long.
+        grace: Duration,
+    },
+    /// Reads all of them again.
+    Verify,
 }
 
 /// What becomes of a node's state files, which are a cache.
@@ -409,6 +445,16 @@ fn draw(random: &SeededEntropy, kind: Kind, Targets { nodes, victims, clients }:
             1 => Kms::Lies,
             _ => Kms::Damaged,
         }),
+        Kind::Store => Fault::Store(trouble(random)),
+        Kind::Backup => {
+            let order = match pick(5) {
+                0 | 1 => Backup::Now,
+                2 | 3 => Backup::Prune { keep: 1 + pick(3) as usize, grace: Duration::from_secs(1 + pick(20)) },
+                _ => Backup::Verify,
+            };
+            Fault::Backup { site, order, killed: pick(3) == 0 }
+        }
+        Kind::Rotate => Fault::Rotate { site },
         Kind::Peer => Fault::Peer { site, removed: pick(3) == 0 },
         Kind::Order => {
             let order = match pick(6) {
@@ -448,6 +494,17 @@ fn storm(random: &SeededEntropy) -> Weather {
         loss_ppm: below(random, 60_000),
         double_ppm: below(random, 20_000),
         damage_ppm: below(random, 20_000),
+    }
+}
+
+fn trouble(random: &SeededEntropy) -> Trouble {
+    let percent = |most: u64| 1 + below(random, most) as u8;
+    match below(random, 5) {
+        0 => Trouble::Away,
+        1 => Trouble::Refusing(percent(40)),
+        2 => Trouble::Lossy(percent(30)),
+        3 => Trouble::Slow(Duration::from_millis(100 + below(random, 4000))),
+        _ => Trouble::Lying(percent(10)),
     }
 }
 

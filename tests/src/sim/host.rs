@@ -1,6 +1,7 @@
 //! A simulated machine: a clock that can be wrong, a seeded source of chance, a place in the network.
 
 use super::network::Network;
+use farside::backup::target::Courier;
 use farside::machine::Machine;
 use farside_io::clock::Clock;
 use farside_io::entropy::{Entropy, SeededEntropy};
@@ -109,6 +110,7 @@ impl Host {
             Endpoint::over(socket, listener, Settings { ..settings }, entropy)
         };
         let entropy: Rc<dyn Entropy> = self.entropy.clone();
-        Machine { clock: Rc::new(self.clock.clone()), entropy, crypto, bind: Rc::new(bind) }
+        let courier = Some(Arc::new(self.network.stores().clone()) as Arc<dyn Courier>);
+        Machine { clock: Rc::new(self.clock.clone()), entropy, crypto, bind: Rc::new(bind), courier }
     }
 }

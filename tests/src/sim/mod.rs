@@ -14,6 +14,7 @@ pub mod node;
 pub mod oracles;
 pub mod scenarios;
 pub mod site;
+pub mod store;
 pub mod telling;
 pub mod trace;
 pub mod violation;

@@ -3,6 +3,7 @@
 //! Every host has an address of its own, every endpoint a port. A datagram that is under way outlives its sender. Order
 //! is kept in nanoseconds here, although tokio's clock moves in milliseconds. Absent on purpose: bandwidth.
 
+use super::store::Stores;
 use super::trace::Trace;
 use farside_io::entropy::SeededEntropy;
 use quinn::udp::{RecvMeta, Transmit};
@@ -82,6 +83,7 @@ pub struct Network {
     inner: Arc<Mutex<Inner>>,
     begun: Instant,
     sent: Arc<Notify>,
+    stores: Stores,
 }
 
 impl Debug for Network {
@@ -108,7 +110,13 @@ impl Network {
             clogs: BTreeMap::new(),
             trace,
         };
-        Self { inner: Arc::new(Mutex::new(inner)), begun: Instant::now(), sent: Arc::default() }
+        let stores = Stores::new(!seed);
+        Self { inner: Arc::new(Mutex::new(inner)), begun: Instant::now(), sent: Arc::default(), stores }
+    }
+
+    /// The stores that every machine reaches. None of the ways here leads there.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

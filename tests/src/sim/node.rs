@@ -3,12 +3,15 @@
 use super::host::Host;
 use super::site::Plan;
 use super::trace::Trace;
+use farside::backup::{Repository, SiteFacts, restore};
 use farside::client::Context;
 use farside::node::config::NodeConfig;
 use farside::node::directory::{NodeDirectory, SiteFile};
-use farside::node::{self, HeldKey, NodeError, SitePlan, Storage};
+use farside::node::{self, Filling, HeldKey, NodeError, RestoringFile, ShardSeed, SitePlan, Stopper, Storage};
 use farside::store::{Candidate, FormatOptions, format_devices};
-use farside_codec::ids::Label;
+use farside_codec::backup::Manifest;
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::{Hlc, Label};
 use farside_codec::record::superblock::DEVICE_HEADER_BYTES;
 use farside_io::entropy::SeededEntropy;
 use farside_io::pool::Pool;
@@ -65,6 +68,9 @@ pub struct SimNode {
     trouble: Rc<RefCell<Option<String>>>,
     trace: Trace,
 }
+
+/// What the shards of a node begin with, and what ends them.
+type Shards = (Vec<(ShardSeed<SimDisk>, Storage<SimDisk>)>, Stopper<SimDisk>);
 
 /// A node that is being made.
 struct Beginning {
@@ -167,6 +173,47 @@ impl SimNode {
         beginning.end(&file, plan, host, seed, trace).await
     }
 
+    /// Makes the only node of a site that is restored from its backups, in `root`; it does not run yet. Answers the site's
+    /// incarnation as well.
+    pub async fn restore(
+        root: &Path,
+        plan: Plan,
+        geometry: Geometry,
+        (repository, key): (&Repository, &[u8; 32]),
+        (manifest, at): (Manifest, Option<Hlc>),
+        (host, seed): (Host, u64),
+        trace: &Trace,
+    ) -> Result<(Self, u64), String> {
+        let failed = |error: NodeError| error.to_string();
+        let plan = Plan { geometry, nodes: 1, devices: geometry.total(), ..plan };
+        let facts = restore::facts(&manifest, Some(geometry));
+        let index = repository.index(&manifest.indexes).await.map_err(|error| error.to_string())?;
+        let beginning = Beginning::new(root, &plan, &host, seed).map_err(failed)?;
+        let restoring = RestoringFile { number: manifest.number, at };
+        let (directory, machine) = (NodeDirectory::new(root), host.machine());
+        let config = &beginning.config;
+        let file = node::found_restored(&directory, config, &facts, key, &restoring, &machine).map_err(failed)?;
+        let mut node = beginning.end(&file, &plan, host, seed, trace.clone()).await.map_err(failed)?;
+        let (shards, _stopper) = node.shards().map_err(failed)?;
+        let filling = Filling::here(shards);
+        let nobody = &mut |_, _| ();
+        let filled = restore::fill_from(repository, (&manifest, &index), machine.clock, filling, nobody);
+        filled.await.map_err(|error| error.to_string())?;
+        node::restore_done(root).map_err(failed)?;
+        // What it was told is there must be durable.
+        node.settle(End::PowerCut);
+        Ok((node, facts.incarnation))
+    }
+
+    /// What a backup of its site needs: what the site is, and its system key.
+    pub fn custody(&self) -> Result<(SiteFacts, [u8; 32]), NodeError> {
+        let directory = NodeDirectory::new(&self.directory);
+        let key = HeldKey::in_the_clear(&directory)?.key();
+        let site = directory.load_site()?;
+        let authority = node::issuing_parts(&directory, &key, &site)?;
+        Ok((SiteFacts::new(&site, authority), *key.bytes()))
+    }
+
     /// Where it is found.
     pub fn endpoint(&self) -> String {
         SocketAddr::new(self.host.ip, PORT).to_string()
@@ -186,19 +233,12 @@ impl SimNode {
         self.trace.line(format!("{} starts", self.name));
         self.starts.push(self.trace.now_ms());
         self.trouble.borrow_mut().take();
-        let key = HeldKey::in_the_clear(&NodeDirectory::new(&self.directory));
-        let (seeds, stopper) = match key.and_then(|key| node::shard_seeds::<SimDisk>(&self.directory, key)) {
-            Ok(seeds) => seeds,
+        let (seeds, stopper) = match self.shards() {
+            Ok(shards) => shards,
             Err(error) => return drop(self.trouble.borrow_mut().replace(error.to_string())),
         };
         let shards = LocalSet::new();
-        for (seed, pool) in seeds.into_iter().zip(&self.pools) {
-            let device = |(index, disk): (usize, &SimDisk)| Candidate {
-                label: format!("device-{index}"),
-                disk: (!self.unplugged[index]).then(|| disk.clone()),
-            };
-            let candidates = self.disks.iter().enumerate().map(device).collect();
-            let storage = Storage { pool: pool.clone(), candidates, notices: Vec::new() };
+        for (seed, storage) in seeds {
             let (name, trace, trouble) = (self.name.clone(), self.trace.clone(), self.trouble.clone());
             let up = move |ready: Result<Vec<String>, NodeError>| match ready {
                 Ok(_) => trace.line(format!("{name} is up")),
@@ -214,6 +254,21 @@ impl SimNode {
             // The shards' queues stay open as long as they run.
             drop(stopper);
         }));
+    }
+
+    /// What each of its shards begins with.
+    fn shards(&self) -> Result<Shards, NodeError> {
+        let key = HeldKey::in_the_clear(&NodeDirectory::new(&self.directory))?;
+        let (seeds, stopper) = node::shard_seeds::<SimDisk>(&self.directory, key)?;
+        let storage = |pool: &Pool| {
+            let device = |(index, disk): (usize, &SimDisk)| Candidate {
+                label: format!("device-{index}"),
+                disk: (!self.unplugged[index]).then(|| disk.clone()),
+            };
+            let candidates = self.disks.iter().enumerate().map(device).collect();
+            Storage { pool: pool.clone(), candidates, notices: Vec::new() }
+        };
+        Ok((seeds.into_iter().zip(self.pools.iter().map(storage)).collect(), stopper))
     }
 
     /// The running node, to be aborted and waited for; then [`SimNode::settle`] says how it ended.

@@ -2,6 +2,7 @@
 //! parentheses are those of the invariants in ARCHITECTURE.md.
 
 mod at_rest;
+mod backups;
 
 use super::divergence;
 use super::history::{Event, Operation, Outcome};
@@ -30,6 +31,8 @@ const PAGE: u32 = 512;
 /// A log at peace: its home's copy, which the peer's equals as far as both still have it.
 struct Settled {
     info: LogInfo,
+    /// The same as they came, by place; empty where a version was pruned.
+    encoded: Vec<Bytes>,
     /// By place; `None` where a version was pruned.
     deltas: Vec<Option<Delta>>,
     /// By place; `None` where nothing that is left says it.
@@ -57,6 +60,7 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
     }
     let events = world.shared().history.events();
     let mut needed = BTreeSet::new();
+    let mut logs = Vec::new();
     for (number, log) in world.shared().logs.iter().enumerate() {
         let settled = settle(world, &clients, log).await?;
         needed.extend(settled.kept().flat_map(|delta| delta.proposal.chunks.iter().map(|chunk| chunk.chunk)));
@@ -72,6 +76,7 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
         returning_homes_asked_first(world, log, &mine);
         leases_were_held(world, log, &mine);
         undone_deltas_are_set_aside(world, &clients, log, &settled, &mine).await?;
+        logs.push((log.as_str(), settled));
     }
     for (site, client) in clients.iter().enumerate() {
         chunks_are_conserved(world, site, client, &needed).await?;
@@ -79,7 +84,7 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
         nothing_is_damaged(world, site).await?;
     }
     buffers_come_back(world).await;
-    Ok(())
+    backups::backups_are_whole(world, &logs).await
 }
 
 /// A site's status document.
@@ -163,7 +168,7 @@ async fn settle(world: &World, clients: &[Client], log: &str) -> Result<Settled,
     let deltas = deltas.map_err(|error| format!("{log}: {error}"))?;
     let hashes = hashes_of(&info, &encoded, &deltas);
     check_chain(world, log, &info, &deltas, &hashes);
-    Ok(Settled { info, deltas, hashes, numbers })
+    Ok(Settled { info, encoded, deltas, hashes, numbers })
 }
 
 /// Each delta's hash: its own bytes say it, or the delta behind it, or the head.

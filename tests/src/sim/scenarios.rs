@@ -23,12 +23,58 @@ pub struct Scenario {
     pub spares: bool,
     /// Logs have a home lease.
     pub leases: bool,
+    /// Sites have backups made.
+    pub backups: Backups,
 }
+
+/// In which worlds sites have backups made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backups {
+    /// In none.
+    Never,
+    /// In every other one.
+    Often,
+    /// In each, and all that lies there is waited for and judged.
+    Always,
+}
+
+/// What scenarios have in common.
+const PLAIN: Scenario = Scenario {
+    name: "",
+    about: "",
+    weights: &[],
+    objects: None,
+    several: false,
+    spares: false,
+    leases: false,
+    backups: Backups::Never,
+};
 
 use Kind::*;
 
-/// Every kind there is.
+/// Every kind there is for sites of one node.
 const EVERYTHING: &[(Kind, u64)] = &[
+    (Restart, 24),
+    (Blackout, 4),
+    (Cut, 12),
+    (Clog, 4),
+    (Storm, 8),
+    (Device, 20),
+    (Swap, 4),
+    (Slow, 3),
+    (Clock, 6),
+    (Kms, 4),
+    (Peer, 5),
+    (Order, 5),
+    (Failover, 9),
+    (Switchover, 8),
+    (Store, 5),
+    (Backup, 7),
+    (Rotate, 3),
+];
+
+/// Every kind there is but for what backups and keys are in for.
+const CORE: &[(Kind, u64)] = &[
     (Restart, 24),
     (Blackout, 4),
     (Cut, 12),
@@ -62,6 +108,9 @@ const OF_SEVERAL: &[(Kind, u64)] = &[
     (Loss, 5),
     (Grow, 3),
     (Kms, 2),
+    (Store, 2),
+    (Backup, 4),
+    (Rotate, 2),
     (Peer, 4),
     (Order, 4),
     (Upkeep, 5),
@@ -76,109 +125,91 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "everything",
         about: "every fault there is",
         weights: EVERYTHING,
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        backups: Backups::Often,
+        ..PLAIN
     },
-    Scenario {
-        name: "calm",
-        about: "nothing goes wrong: what the workload alone does",
-        weights: &[],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
-    },
+    Scenario { name: "core", about: "every fault there is, in worlds without backups", weights: CORE, ..PLAIN },
+    Scenario { name: "calm", about: "nothing goes wrong: what the workload alone does", ..PLAIN },
     Scenario {
         name: "power",
         about: "nodes are killed and lose power, alone and together, while devices are slow",
         weights: &[(Restart, 6), (Blackout, 3), (Slow, 1)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "network",
         about: "ways are cut, clogged and bad, in both directions or one",
         weights: &[(Cut, 4), (Clog, 2), (Storm, 3), (Restart, 1)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "devices",
         about: "devices flip bits, fail, lose writes, go missing and come back as they once were",
         weights: &[(Device, 6), (Swap, 2), (Slow, 1), (Restart, 3)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "full",
         about: "objects that fill the devices, while versions are pruned and collected",
         weights: &[(Restart, 3), (Cut, 2), (Slow, 1), (Device, 1), (Peer, 1), (Failover, 1)],
         objects: Some(Objects::Large),
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "snapshots",
         about: "logs that fill up, so that snapshots are made, and nodes that begin from them",
         weights: &[(Restart, 5), (Blackout, 1), (Cut, 2), (Device, 2), (Peer, 1)],
         objects: Some(Objects::Bulky),
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "clocks",
         about: "clocks of sites and clients jump, drift and stand still, while homes move",
         weights: &[(Clock, 6), (Restart, 2), (Failover, 2)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "sides",
         about: "homes move again and again while sites die and come back: fencing and what is set aside",
         weights: &[(Failover, 4), (Switchover, 4), (Restart, 3), (Cut, 3), (Clog, 1)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "switchover",
         about: "logs are handed over to and fro while ways are cut and nodes die: nothing may be lost by it",
         weights: &[(Switchover, 8), (Restart, 4), (Cut, 4), (Clog, 1), (Storm, 1), (Failover, 1)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "keys",
         about: "the tenant's KMS is away, broken, or answers with another key",
         weights: &[(Kms, 5), (Restart, 1), (Failover, 1)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
+    },
+    Scenario {
+        name: "backups",
+        about: "sites that make backups at stores that are away, slow, lossy and lie; prunes and verifications that are killed; a \
+                site that is made anew of what is there",
+        weights: &[
+            (Store, 8),
+            (Backup, 9),
+            (Rotate, 2),
+            (Restart, 5),
+            (Cut, 2),
+            (Device, 2),
+            (Slow, 1),
+            (Clock, 2),
+            (Failover, 2),
+            (Switchover, 1),
+        ],
+        backups: Backups::Always,
+        ..PLAIN
     },
     Scenario {
         name: "administration",
         about: "peers paused, removed and joined; logs, tenants, policies and tokens made; promotions asked for",
         weights: &[(Order, 5), (Peer, 3), (Failover, 1), (Switchover, 2), (Cut, 1), (Restart, 2)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "cluster",
@@ -186,8 +217,8 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: OF_SEVERAL,
         objects: Some(Objects::Mixed),
         several: true,
-        spares: false,
-        leases: false,
+        backups: Backups::Often,
+        ..PLAIN
     },
     Scenario {
         name: "elections",
@@ -195,8 +226,7 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Isolate, 6), (Cut, 6), (Restart, 5), (Clog, 2), (Slow, 2), (Clock, 2), (Outage, 1), (Storm, 1)],
         objects: Some(Objects::Mixed),
         several: true,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "membership",
@@ -204,17 +234,15 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Drain, 5), (Loss, 4), (Grow, 3), (Restart, 4), (Isolate, 2), (Outage, 1)],
         objects: Some(Objects::Mixed),
         several: true,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "upkeep",
         about: "devices are told to go, scrubbed and shared out anew while they flip bits, fail and come back as they once were",
         weights: &[(Upkeep, 6), (Evict, 6), (Device, 5), (Swap, 2), (Restart, 5), (Slow, 1), (Cut, 1)],
         objects: Some(Objects::Mixed),
-        several: false,
         spares: true,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "leases",
@@ -232,8 +260,8 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
         objects: Some(Objects::Mixed),
         several: true,
-        spares: false,
         leases: true,
+        ..PLAIN
     },
     // What the simulator found in our own code, as the trouble that brings it out. Each has a planted bug that puts the
     // mistake back, so that it stays known how soon it would be found again.
@@ -242,30 +270,21 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "found (planted 23): a state file whose bookkeeping had decayed was opened, and its groups stopped at the \
                 first commit, or never caught up",
         weights: &[(Decay, 3), (Restart, 1)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "promotion-overtaken",
         about: "found (planted 21): a failover gave the position at which it was weighed, not the one at which the \
                 generation began",
         weights: &[(Failover, 1)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "promoted-not-handed-over",
         about: "found: a switchover whose home was fenced under it told of the generation that a failover had begun as its own, \
                 and could not say what was lost, though the log could",
         weights: &[(Failover, 3), (Switchover, 3)],
-        objects: None,
-        several: false,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "dead-node-kept",
@@ -273,8 +292,7 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Loss, 1)],
         objects: Some(Objects::Mixed),
         several: true,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
     Scenario {
         name: "lost-chunk",
@@ -283,8 +301,7 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Loss, 4), (Restart, 6), (Isolate, 3)],
         objects: Some(Objects::Mixed),
         several: true,
-        spares: false,
-        leases: false,
+        ..PLAIN
     },
 ];
 

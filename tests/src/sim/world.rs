@@ -1,5 +1,6 @@
 //! The world: sites that are peers, a KMS, clients; what can be done to it, and how it is made whole again.
 
+mod backups;
 mod harm;
 mod kms;
 mod lifecycle;
@@ -12,8 +13,9 @@ use super::history::History;
 use super::host::Host;
 use super::network::{Network, Weather};
 use super::node::End;
-use super::scenarios::Scenario;
+use super::scenarios::{Backups, Scenario};
 use super::site::{Plan, SimSite};
+use super::store::Trouble;
 use super::trace::Trace;
 use super::violation::Violations;
 use super::work::{Objects, Shared, Worker};
@@ -76,6 +78,10 @@ struct Inner {
     upkept: Cell<bool>,
     /// Devices that were told to go, and whether they are to stay after all.
     evictions: RefCell<BTreeMap<upkeep::Eviction, bool>>,
+    /// How backups are made, where they are.
+    backing: Option<backups::Backing>,
+    /// What is wrong with the stores, one on top of the other.
+    store_troubles: Cell<u32>,
     /// Seconds between two rounds of GC, at the site that waits longest.
     gc_seconds: u64,
 }
@@ -172,6 +178,16 @@ impl World {
             let site = SimSite::make(root, plan, host, random.next_u64(), trace.clone()).await;
             sites.push(Rc::new(RefCell::new(site.map_err(|error| error.to_string())?)));
         }
+        let has_backups = match scenario.backups {
+            Backups::Never => false,
+            Backups::Often => below(2) == 0,
+            Backups::Always => true,
+        };
+        let backing = has_backups.then(|| backups::Backing {
+            every_seconds: 5 + below(25) as u32,
+            continuous: below(2) == 0,
+            is_patient: scenario.backups == Backups::Always,
+        });
         let operator = Host::new(100, random.next_u64(), &network);
         let tenant = Label::parse("acme").ok_or("no label")?;
         let logs = (0..1 + below(3)).map(|number| format!("acme/log-{number}")).collect();
@@ -210,6 +226,8 @@ impl World {
             made: Cell::new(0),
             upkept: Cell::new(false),
             evictions: RefCell::default(),
+            backing,
+            store_troubles: Cell::new(0),
             gc_seconds: longest_gc_seconds,
         };
         let world = Self(Rc::new(inner));
@@ -250,7 +268,7 @@ impl World {
             }
         }
         // The far side hears of the logs by itself; the workload may ask it for them from the first moment on.
-        Ok(())
+        self.begin_backups().await
     }
 
     /// What everybody shares.
@@ -297,6 +315,10 @@ impl World {
     /// How many that were.
     pub fn discarded_of(&self, site: usize, log: &str) -> u64 {
         self.0.discarded.borrow().get(&(site, log.to_owned())).copied().unwrap_or(0)
+    }
+    /// Whether what was replaced goes within a run.
+    pub fn prunes(&self) -> bool {
+        self.0.history_seconds.is_some()
     }
     /// Whether logs have a home lease.
     pub fn has_leases(&self) -> bool {
@@ -489,6 +511,17 @@ impl World {
                 tokio::time::sleep(lasts).await;
                 self.mend_kms();
             }
+            Fault::Store(trouble) => {
+                self.0.store_troubles.set(self.0.store_troubles.get() + 1);
+                self.0.network.stores().set_trouble(trouble);
+                tokio::time::sleep(lasts).await;
+                self.0.store_troubles.set(self.0.store_troubles.get() - 1);
+                if self.0.store_troubles.get() == 0 {
+                    self.0.network.stores().set_trouble(Trouble::None);
+                }
+            }
+            Fault::Backup { site, order, killed } => self.back_up(site, order, killed, lasts).await,
+            Fault::Rotate { site } => self.rotate(site).await,
             Fault::Order { site, order } => self.order(site, order).await,
             Fault::Upkeep { site, order } => self.upkeep(site, order, lasts).await,
             Fault::Evict { place, device, back } => self.evict(place, device, back, lasts).await,
@@ -530,6 +563,7 @@ impl World {
         self.0.network.set_weather(Weather::FAIR);
         self.0.kms_troubles.set(1);
         self.mend_kms();
+        self.0.network.stores().set_trouble(Trouble::None);
         self.0.clients.borrow().iter().for_each(|client| client.clock.set_wrong_by(0));
         for site in 0..self.sites().len() {
             for (_, node) in self.sites()[site].borrow().present() {

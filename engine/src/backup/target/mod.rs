@@ -8,6 +8,7 @@
 //! Absent on purpose: overwriting, appending, multipart uploads (an object is 64 MiB at most) and caches.
 
 mod backoff;
+mod courier;
 mod directory;
 mod error;
 mod gate;
@@ -18,6 +19,7 @@ mod rate;
 mod s3;
 mod url;
 
+pub use courier::{Answer, Courier, NoAnswer};
 pub use error::TargetError;
 pub use gate::{TargetCounters, TargetLimits};
 pub use name::{is_name, is_name_prefix};
@@ -69,15 +71,25 @@ impl Target {
     pub fn open(url: &TargetUrl, limits: TargetLimits) -> Result<Self, TargetError> {
         // A directory needs none, whatever the environment holds.
         let settings = if url.is_directory() { None } else { Some(StoreSettings::from_environment()?) };
-        Self::open_as(url, limits, settings.as_ref())
+        Self::open_as(url, limits, settings.as_ref(), None)
     }
 
     /// Opens a target with credentials that the caller has, in place of the environment's.
     pub fn open_with(url: &TargetUrl, limits: TargetLimits, settings: &StoreSettings) -> Result<Self, TargetError> {
-        Self::open_as(url, limits, Some(settings))
+        Self::open_as(url, limits, Some(settings), None)
     }
 
-    fn open_as(url: &TargetUrl, limits: TargetLimits, settings: Option<&StoreSettings>) -> Result<Self, TargetError> {
+    /// Opens a target whose store is not reached over HTTP but by this courier.
+    pub fn open_by(courier: Arc<dyn Courier>, url: &TargetUrl, limits: TargetLimits) -> Result<Self, TargetError> {
+        Self::open_as(url, limits, Some(&StoreSettings::of("id", "secret")), Some(courier))
+    }
+
+    fn open_as(
+        url: &TargetUrl,
+        limits: TargetLimits,
+        settings: Option<&StoreSettings>,
+        courier: Option<Arc<dyn Courier>>,
+    ) -> Result<Self, TargetError> {
         let gate = Arc::new(Gate::new(limits)?);
         let shown = match url.endpoint() {
             Some(endpoint) => format!("{url} at {endpoint}"),
@@ -88,7 +100,7 @@ impl Target {
             Place::Bucket { bucket, prefix, endpoint } => {
                 let settings = settings.ok_or_else(|| TargetError::NoCredentials { target: shown.clone() })?;
                 let place = (bucket.as_str(), prefix.as_str(), endpoint.as_deref());
-                Store::S3(Box::new(S3::open(place, settings, shown.clone(), gate.clone())?))
+                Store::S3(Box::new(S3::open(place, settings, courier, shown.clone(), gate.clone())?))
             }
         };
         Ok(Self { inner: Arc::new(Inner { shown, gate, store }) })

@@ -3,12 +3,14 @@
 //! Everything that is no success becomes an error that holds a [`Failure`], so that whoever asked learns what the store said
 //! and how long it wants to be left alone, which object_store would not tell. Nothing is tried again here.
 
+use super::super::courier::{Courier, NoAnswer};
 use super::super::gate::Gate;
 use super::super::limits::{
     ANSWER_PATIENCE, CONNECT_PATIENCE, MAX_ANSWER_BYTES, MAX_PAGE_BYTES, PIECE_BYTES, SLOWEST_BYTES_PER_SECOND,
 };
 use super::failure::{Failure, Kind};
 use bytes::{Bytes, BytesMut};
+use farside_io::entropy::{SystemEntropy, random};
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use object_store::ClientOptions;
@@ -31,11 +33,40 @@ pub(super) struct Streamed;
 #[derive(Debug, Clone)]
 pub(super) struct Checksum(pub(super) String);
 
-/// A connection pool to one store.
+/// The way to one store.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
-    client: reqwest::Client,
+    way: Way,
     gate: Arc<Gate>,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    /// A pool of connections.
+    Http(reqwest::Client),
+    Courier(Arc<dyn Courier>),
+}
+
+impl Way {
+    async fn execute(&self, mut request: reqwest::Request) -> Result<reqwest::Response, Failure> {
+        let courier = match self {
+            Self::Http(client) => return client.execute(request).await.map_err(|error| failure_of(&error)),
+            Self::Courier(courier) => courier,
+        };
+        let body = match request.body_mut().take() {
+            Some(body) => body.collect().await.map_err(|error| failure_of(&error))?.to_bytes(),
+            None => Bytes::new(),
+        };
+        let mut carried = http::Request::new(body);
+        *carried.method_mut() = request.method().clone();
+        *carried.uri_mut() = request.url().as_str().parse().map_err(|_| Failure::new(Kind::Distrusted, "no URL"))?;
+        *carried.headers_mut() = std::mem::take(request.headers_mut());
+        match courier.carry(carried).await {
+            Ok(answer) => Ok(answer.into()),
+            Err(NoAnswer::Unreached) => Err(Failure::new(Kind::Unreached, "no connection")),
+            Err(NoAnswer::Lost) => Err(Failure::new(Kind::Lost, "no answer")),
+        }
+    }
 }
 
 impl HttpConnector for Line {
@@ -84,7 +115,20 @@ impl Line {
         if let Some(roots) = roots {
             builder = builder.tls_certs_only(roots);
         }
-        Ok(Self { client: builder.build()?, gate })
+        Ok(Self { way: Way::Http(builder.build()?), gate })
+    }
+
+    /// The same by a courier.
+    pub(super) fn by(courier: Arc<dyn Courier>, gate: Arc<Gate>) -> Self {
+        Self { way: Way::Courier(courier), gate }
+    }
+
+    /// A random number.
+    pub(super) fn draw(&self) -> u128 {
+        match &self.way {
+            Way::Http(_) => u128::from_le_bytes(random(&SystemEntropy)),
+            Way::Courier(courier) => courier.draw(),
+        }
     }
 
     /// Makes one request.
@@ -102,8 +146,7 @@ impl Line {
         }
         self.gate.request().await;
         progress.begin();
-        let answer = progress.watch(self.client.execute(request)).await.ok_or_else(no_answer)?;
-        let mut answer = answer.map_err(|error| failure_of(&error))?;
+        let mut answer = progress.watch(self.way.execute(request)).await.ok_or_else(no_answer)??;
         if !answer.status().is_success() {
             return Err(refusal(answer).await);
         }

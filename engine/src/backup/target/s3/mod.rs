@@ -13,6 +13,7 @@ pub use settings::StoreSettings;
 use self::failure::{Failure, Kind, Verdict};
 use self::line::{Checksum, Line, Streamed, failure_of};
 use super::backoff::Backoff;
+use super::courier::Courier;
 use super::gate::Gate;
 use super::limits::{ANSWER_PATIENCE, MAX_LISTED, PAGE_NAMES, SLOWEST_BYTES_PER_SECOND};
 use super::name::is_name;
@@ -21,7 +22,6 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
-use farside_io::entropy::{SystemEntropy, random};
 use futures_util::StreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsAuthorizer, Checksum as Algorithm};
 use object_store::client::{HttpRequest, HttpRequestBody};
@@ -93,6 +93,7 @@ impl S3 {
     pub(super) fn open(
         (bucket, prefix, endpoint): (&str, &str, Option<&str>),
         settings: &StoreSettings,
+        courier: Option<Arc<dyn Courier>>,
         target: String,
         gate: Arc<Gate>,
     ) -> Result<Self, TargetError> {
@@ -103,7 +104,10 @@ impl S3 {
         let endpoint = endpoint.map_or_else(|| endpoint_of_aws(&region), str::to_owned);
         let url = Url::parse(&endpoint).map_err(|error| failed(error.to_string()))?;
         let roots = settings.ca_bundle.as_deref().map(certificates).transpose()?;
-        let line = Line::new(&url, roots, gate.clone()).map_err(|error| failed(failure_of(&error).why))?;
+        let line = match courier {
+            Some(courier) => Line::by(courier, gate.clone()),
+            None => Line::new(&url, roots, gate.clone()).map_err(|error| failed(failure_of(&error).why))?,
+        };
         let mut builder = AmazonS3Builder::new()
             .with_access_key_id(id)
             .with_secret_access_key(secret.as_str())
@@ -160,7 +164,7 @@ impl S3 {
         if !failure.is_passing() {
             return false;
         }
-        let chance = u32::from_le_bytes(random(&SystemEntropy));
+        let chance = self.line.draw() as u32;
         let Some(pause) = backoff.next(self.gate.now(), failure.retry_after, chance) else { return false };
         tracing::debug!(target = %self.target, why = %failure, ?pause, "trying again");
         tokio::time::sleep(pause).await;
@@ -172,7 +176,7 @@ impl S3 {
     pub(super) async fn put_new(&self, name: &str, parts: Vec<Bytes>) -> Result<(), TargetError> {
         let mut hash = digest::Context::new(&digest::SHA256);
         parts.iter().for_each(|part| hash.update(part));
-        let number = u128::from_le_bytes(random(&SystemEntropy));
+        let number = self.line.draw();
         let put = Put {
             name: name.to_owned(),
             bytes: parts.iter().map(|part| part.len() as u64).sum(),
