@@ -94,6 +94,73 @@ fn a_site_that_was_restored_elsewhere_adds_nothing_any_more() {
     other.farside(&["backup", "list", &format!("file://{empty}")]).fails(5, "no backup lies at the target");
 }
 
+/// One log, or one tenant, comes back beside the site that goes on, and knows nobody who could take it for that site.
+#[test]
+fn a_part_of_a_site_is_restored_beside_it() {
+    let world = World::default();
+    let (near, target) = site_with_target(&world);
+    let far = Site::start(world.root(), "far", &["--cores", "0"]);
+    near.join(&far);
+    let mut objects = Objects::new();
+    for number in 0..4 {
+        world.put(&near, &mut objects, &format!("object-{number}"), bytes(number, 10 << (5 * number)));
+    }
+    let file = world.text("in");
+    near.farside(&["log", "create", "acme/more"]).ok();
+    near.farside(&["put", "acme/more", "another", &file]).ok();
+    near.make_log(&world.kms, "other/data");
+    near.farside(&["put", "other/data", "secret", &file]).ok();
+    near.farside(&["backup", "now", "vault"]).ok();
+    let shares = world.shares(&near);
+    let covered = objects.clone();
+    world.put(&near, &mut objects, "object-0", bytes(9, 1000));
+
+    let target = ["--target", &target];
+    for (part, code, why) in [
+        (["--log", "acme/none"], 5, "no log of acme/none"),
+        (["--tenant", "nobody"], 5, "no log of nobody"),
+        (["--log", "acme"], 2, "TENANT/LOG"),
+    ] {
+        let (arguments, site) = world.restore(&target, &shares[..3], "part", &part);
+        world.run(&arguments).fails(code, why);
+        assert!(!site.directory.exists(), "a restore that was refused leaves something behind");
+    }
+    let names = |site: &Site, arguments: &[&str]| {
+        let listed = site.farside(&[arguments, &["--json"]].concat()).ok();
+        let name = |line: &str| {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            line["name"].as_str().expect("a name").to_owned()
+        };
+        listed.lines().map(name).collect::<Vec<String>>()
+    };
+    let (told, mut one) = world.restored(&target, &shares[..3], "one", &["--log", "acme/data"]);
+    assert_eq!(told["part"], "acme/data", "{told}");
+    assert_eq!(
+        (names(&one, &["log", "list"]), names(&one, &["tenant", "list"])),
+        (vec!["acme/data".into()], vec!["acme".into()])
+    );
+    assert_eq!(
+        (names(&one, &["peer", "list"]), one.farside(&["backup", "target", "list"]).ok()),
+        (vec![], String::new())
+    );
+    world.check(&one, &covered);
+    // It is a site like any other, and starts again.
+    let mut mine = covered.clone();
+    world.put(&one, &mut mine, "new", bytes(20, 300_000));
+    one.stop();
+    one.run();
+    world.check(&one, &mine);
+    let (_, tenant) = world.restored(&target, &shares[..3], "tenant", &["--tenant", "acme"]);
+    let mut logs = names(&tenant, &["log", "list"]);
+    logs.sort();
+    assert_eq!(logs, ["acme/data", "acme/more"]);
+    world.check(&tenant, &covered);
+    // Nobody mistakes either for the site, which goes on: with its peer, and with its backups.
+    world.check(&near, &objects);
+    near.wait_caught_up();
+    near.farside(&["backup", "now", "vault"]).ok();
+}
+
 #[test]
 fn a_site_goes_back_to_any_moment() {
     let world = World::default();

@@ -98,6 +98,59 @@ fn a_tree_comes_back_identical() {
     site.farside(&["get", "acme/tree", "empty"]).fails(5, "there is no empty");
 }
 
+/// After a key has become known: a tree of everything is sealed anew under another key, and is all there with the old one gone.
+#[test]
+fn a_log_is_sealed_anew_and_needs_the_old_key_no_more() {
+    let root = tempfile::tempdir().expect("a directory");
+    let site = Site::start(root.path(), "near", &[]);
+    let kms = root.path().join("kms");
+    site.make_log(&kms, "acme/old");
+    let tree = root.path().join("tree");
+    std::fs::create_dir(&tree).expect("made");
+    build(&tree);
+    let expected = entries(&tree);
+    site.farside(&["put", "-r", "acme/old", &tree.display().to_string()]).ok();
+
+    let reseal = |new: &str| site.farside(&["tenant", "reseal", "acme/old", new, "--json"]);
+    reseal("new").fails(3, "farside tenant rotate acme");
+    site.farside(&["log", "show", "acme/new"]).fails(5, "acme/new");
+    reseal("old").fails(2, "into itself");
+    reseal("a/b").fails(2, "a/b");
+    site.farside(&["tenant", "reseal", "acme/none", "new"]).fails(5, "acme/none");
+    site.farside(&["log", "policy", "acme/old", "--history", "3d"]).ok();
+    site.farside(&["tenant", "rotate", "acme"]).ok();
+    let done = reseal("new").json();
+    assert_eq!(done["objects"], expected.len(), "{done}");
+    assert_eq!(site.farside(&["log", "show", "acme/new", "--json"]).json()["history_seconds"], 3 * 86_400);
+    // Nothing is done twice.
+    let again = reseal("new").json();
+    assert_eq!((&again["objects"], &again["there"]), (&0.into(), &expected.len().into()), "{again}");
+    let whole = root.path().join("whole");
+    site.farside(&["get", "-r", "acme/new", &whole.display().to_string()]).ok();
+    assert_eq!(entries(&whole), expected);
+
+    // Somebody uses the new one already; others still write to the old one.
+    let put = |log: &str, name: &str, contents: &str| {
+        let path = root.path().join("in");
+        std::fs::write(&path, contents).expect("written");
+        site.farside(&["put", log, name, &path.display().to_string()]).ok();
+    };
+    put("acme/new", "sixteen-k", "newer words");
+    put("acme/old", "two-chunks", "late words");
+    site.farside(&["rm", "acme/old", "empty"]).ok();
+    let last = reseal("new").json();
+    assert_eq!((&last["objects"], &last["removed"]), (&1.into(), &1.into()), "{last}");
+
+    // The key that became known is destroyed: the new log is all there, the old one can't be read any more.
+    std::fs::remove_file(kms.join("acme.v1.key")).expect("it was there");
+    let get = |log: &str, name: &str| site.farside(&["get", log, name]);
+    assert_eq!(get("acme/new", "sixteen-k").stdout, b"newer words");
+    assert_eq!(get("acme/new", "two-chunks").stdout, b"late words");
+    assert_eq!(get("acme/new", "exactly-one-chunk").stdout, bytes(4, 4 << 20));
+    get("acme/new", "empty").fails(5, "there is no empty");
+    assert_ne!(get("acme/old", "exactly-one-chunk").code, 0, "the old key is gone");
+}
+
 #[test]
 fn a_tree_goes_into_every_log_of_a_node_with_two_shards() {
     if farside_io::cores::available().expect("cores").len() < 2 {

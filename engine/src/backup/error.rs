@@ -20,6 +20,13 @@ pub enum BackupError {
     WrongKey,
     /// Nothing lies there that Farside has written.
     NoBackup,
+    /// A backup holds nothing of the part of a site that was asked for.
+    NoPart {
+        /// `T` or `T/L`.
+        part: String,
+        /// The backup.
+        number: u64,
+    },
     /// There is no backup of this number.
     NoSuchBackup(u64),
     /// The newest backup is older than the moment that is asked for.
@@ -71,7 +78,7 @@ impl BackupError {
             Self::Site(error) | Self::Chunk { error, .. } => error.exit_code(),
             Self::Node(error) => error.exit_code(),
             Self::WrongKey | Self::Superseded { .. } => 3,
-            Self::NoBackup | Self::NoSuchBackup(_) | Self::NotYet { .. } => 5,
+            Self::NoBackup | Self::NoSuchBackup(_) | Self::NotYet { .. } | Self::NoPart { .. } => 5,
             Self::Damaged { .. } | Self::Lost { .. } | Self::State(_) => 6,
             Self::Outrun | Self::Doomed => 1,
         }
@@ -85,7 +92,9 @@ impl BackupError {
             Self::Node(error) => error.hint().map(Into::into),
             Self::WrongKey => Some("use the shares of the site whose backups these are, or another target".into()),
             Self::NoBackup => Some("`farside backup now` makes one; is the prefix right?".into()),
-            Self::NoSuchBackup(_) | Self::NotYet { .. } => Some("`farside backup list` says which there are".into()),
+            Self::NoSuchBackup(_) | Self::NotYet { .. } | Self::NoPart { .. } => {
+                Some("`farside backup list` says which there are".into())
+            }
             Self::Damaged { .. } | Self::Lost { .. } => {
                 Some("`farside backup verify --read-all` says which backups are whole".into())
             }
@@ -107,6 +116,7 @@ impl fmt::Display for BackupError {
             Self::WrongKey => f.write_str("what lies at the target was sealed with another system key"),
             Self::NoBackup => f.write_str("no backup lies at the target"),
             Self::NoSuchBackup(number) => write!(f, "there is no backup {number} at the target"),
+            Self::NoPart { part, number } => write!(f, "backup {number} has no log of {part}"),
             Self::NotYet { newest_ms } => {
                 let newest = crate::times::show_time(farside_codec::ids::Hlc::from_ms(*newest_ms));
                 write!(f, "the newest backup at the target is of {newest}, and that is before the time asked for")

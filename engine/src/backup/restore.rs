@@ -13,7 +13,7 @@ use super::run::{SiteFacts, Tell};
 use super::worker::AtWork;
 use crate::machine::Machine;
 use crate::node::{Filling, NodeError, NodeOptions, RestoringFile, make_restored, restore_done, resume_restored};
-use crate::state::{chunks_in, logs_in, restored_control};
+use crate::state::{Part, chunks_in, logs_in, logs_of_part, restored_control, rows_of_part};
 use farside_codec::backup::{Manifest, Work};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId};
@@ -25,6 +25,12 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use zeroize::Zeroizing;
 
+const PIECE: &str = "a piece of a group's state";
+
+fn state(error: farside_raft::StateError) -> BackupError {
+    BackupError::State(error.to_string())
+}
+
 /// What `restore` is told.
 pub struct RestoreOptions {
     /// The node's directory: new, or one into which a restore was begun.
@@ -35,6 +41,8 @@ pub struct RestoreOptions {
     pub geometry: Option<Geometry>,
     /// The moment to go back to; `None`: everything that the newest backup holds.
     pub at: Option<Hlc>,
+    /// All that is restored; `None`: everything.
+    pub part: Option<Part>,
 }
 
 /// A site that was restored.
@@ -57,20 +65,32 @@ pub async fn restore(
 ) -> Result<Restored, BackupError> {
     repository.require_mark().await?;
     let begun = resume_restored(&options.directory)?;
-    let (found, at) = match &begun {
-        Some(restoring) => (repository.manifest(restoring.number).await?, restoring.at),
-        None => (choose(repository, options.at).await?, options.at),
+    let found = match &begun {
+        Some(restoring) => repository.manifest(restoring.number).await?,
+        None => choose(repository, options.at).await?,
+    };
+    let part = match &begun {
+        Some(RestoringFile { tenant: Some(tenant), log, .. }) => {
+            Some(Part { tenant: tenant.clone(), log: log.clone() })
+        }
+        Some(_) => None,
+        None => options.part.clone(),
     };
     let manifest = found.manifest;
     // Before anything is made for it.
     let index = repository.index(&manifest.indexes).await?;
     let site = facts(&manifest, options.geometry);
     if begun.is_none() {
-        let restoring = RestoringFile { number: manifest.number, at };
+        let (tenant, log) = part.clone().map_or((None, None), |part| (Some(part.tenant), part.log));
+        if let Some(part) = &part {
+            require(repository, &manifest, &index, part).await?;
+        }
+        let restoring = RestoringFile { number: manifest.number, at: options.at, tenant, log };
         make_restored(&options.directory, &options.node, &site, system_key, restoring)?;
     }
     let filling = Filling::open(&options.directory);
-    let known_chunks = fill_from(repository, (&manifest, &index), Machine::real().clock, filling, tell).await?;
+    let clock = Machine::real().clock;
+    let known_chunks = fill_from(repository, (&manifest, &index), part.as_ref(), clock, filling, tell).await?;
     restore_done(&options.directory)?;
     Ok(Restored { manifest, incarnation: site.incarnation, known_chunks })
 }
@@ -92,6 +112,7 @@ pub fn facts(manifest: &Manifest, geometry: Option<Geometry>) -> SiteFacts {
 pub async fn fill_from(
     repository: &Repository,
     (manifest, index): (&Manifest, &Index),
+    part: Option<&Part>,
     clock: Rc<dyn Clock>,
     filling: impl Future<Output = Result<Filling, NodeError>>,
     tell: Tell<'_>,
@@ -99,7 +120,7 @@ pub async fn fill_from(
     // A prune spares what is being restored. Whoever may only read the target goes without.
     let at_work = AtWork::begin(repository, clock, Work::Restore(manifest.number)).await;
     let at_work = at_work.inspect_err(|error| tracing::warn!(%error, "a prune is not told of this restore")).ok();
-    let filled = async { fill(repository, manifest, index, filling.await?, tell).await }.await;
+    let filled = async { fill(repository, (manifest, index), part, filling.await?, tell).await }.await;
     if let Some(at_work) = at_work {
         at_work.end().await;
     }
@@ -127,14 +148,33 @@ pub async fn choose(repository: &Repository, at: Option<Hlc>) -> Result<Found, B
     Ok(found)
 }
 
+/// A part that the backup knows nothing of is found missing before anything is made for it.
+async fn require(repository: &Repository, manifest: &Manifest, index: &Index, part: &Part) -> Result<(), BackupError> {
+    let mut reader = Reader::of_states(repository, index, manifest);
+    for dump in manifest.dumps.iter().filter(|dump| dump.group != GroupId::CONTROL) {
+        for id in &dump.pieces {
+            let rows = reader.read(PIECE, id).await?;
+            let mut is_there = false;
+            let more = logs_of_part(&rows, part, &mut |_| is_there = true).map_err(state)?;
+            if is_there {
+                return Ok(());
+            }
+            if !more {
+                break;
+            }
+        }
+    }
+    Err(BackupError::NoPart { part: part.to_string(), number: manifest.number })
+}
+
 async fn fill(
     repository: &Repository,
-    manifest: &Manifest,
-    index: &Index,
+    (manifest, index): (&Manifest, &Index),
+    part: Option<&Part>,
     filling: Filling,
     tell: Tell<'_>,
 ) -> Result<u64, BackupError> {
-    let chunks = fill_states(repository, manifest, index, &filling).await?;
+    let chunks = fill_states(repository, (manifest, index), part, &filling).await?;
     let all: Vec<ChunkId> = chunks.into_iter().collect();
     let mut missing = Vec::new();
     for asked in all.chunks(MAX_CHUNKS_PER_QUESTION) {
@@ -162,21 +202,27 @@ async fn fill(
 /// Hands the states over. Answers the chunks that they refer to.
 async fn fill_states(
     repository: &Repository,
-    manifest: &Manifest,
-    index: &Index,
+    (manifest, index): (&Manifest, &Index),
+    part: Option<&Part>,
     filling: &Filling,
 ) -> Result<BTreeSet<ChunkId>, BackupError> {
-    let state = |error: farside_raft::StateError| BackupError::State(error.to_string());
     let mut reader = Reader::of_states(repository, index, manifest);
     let (mut chunks, mut logs) = (BTreeSet::new(), BTreeSet::<LogId>::new());
     let is_control = |group: GroupId| group == GroupId::CONTROL;
     let (control, others): (Vec<_>, Vec<_>) = manifest.dumps.iter().partition(|dump| is_control(dump.group));
     for dump in others.into_iter().chain(control) {
         for id in &dump.pieces {
-            let mut rows = reader.read("a piece of a group's state", id).await?;
+            let mut rows = reader.read(PIECE, id).await?;
             match is_control(dump.group) {
-                true => rows = restored_control(&rows, manifest.incarnation + 1, &logs).map_err(state)?,
+                true => rows = restored_control(&rows, manifest.incarnation + 1, &logs, part).map_err(state)?,
                 false => {
+                    if let Some(part) = part {
+                        let take = &mut |log| {
+                            logs.insert(log);
+                        };
+                        logs_of_part(&rows, part, take).map_err(state)?;
+                        rows = rows_of_part(&rows, &logs).map_err(state)?;
+                    }
                     let named = &mut |chunk: farside_codec::delta::ChunkRef| {
                         chunks.insert(chunk.chunk);
                     };

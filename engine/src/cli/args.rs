@@ -434,6 +434,16 @@ pub(super) enum TenantCommand {
         /// Its name
         name: String,
     },
+    /// Writes a log anew as another log, under the tenant's newest key: for the day when the old one has become known
+    #[command(
+        after_help = "Example: farside tenant rotate --dir near acme && farside tenant reseal --dir near acme/photos photos-2\nRepeat it after an interruption, or once nobody writes to the old log any more: what is newer in the new one stays."
+    )]
+    Reseal {
+        /// TENANT/LOG, at its home
+        log: String,
+        /// The log that it becomes, of the same tenant; it is made if it is not there
+        new: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -14,10 +14,11 @@ use crate::backup::retention::Retention;
 use crate::backup::target::{Target, TargetError, TargetLimits, TargetUrl};
 use crate::backup::verify::{Depth, Report, Verified, verify};
 use crate::backup::{BackupError, Completed, Found, Repository, SiteFacts, run_and_tell};
-use crate::client::{Client, parse_label, unexpected};
+use crate::client::{Client, parse_label, parse_log_name, unexpected};
 use crate::node::LocalOrder;
 use crate::node::directory::{NodeDirectory, SiteFile};
 use crate::node::keys::{SystemKey, key_of_shares, system_key};
+use crate::state::Part;
 use crate::terminal::{Progress, line};
 use farside_codec::audit::{AuditAction, AuditedPrune};
 use farside_codec::backup::Manifest;
@@ -462,6 +463,14 @@ pub(super) async fn restore_site(options: Restore, common: &Common) -> Outcome {
             .ok_or_else(|| CliError::usage(format!("{text} is no geometry: 4+2, 8+3, up to 128 in all")))
     });
     let at = options.at.as_deref().map(|text| parse_time(text).map_err(CliError::usage)).transpose()?;
+    let part = match (&options.tenant, &options.log) {
+        (Some(tenant), _) => Some(Part { tenant: parse_label(tenant)?, log: None }),
+        (None, Some(log)) => {
+            let (tenant, log) = parse_log_name(log)?;
+            Some(Part { tenant, log: Some(log) })
+        }
+        (None, None) => None,
+    };
     let url = parse_url(&options.target, options.endpoint.as_deref())?;
     let key = SiteKey::of_shares(&options.shares)?;
     let repository = key.open(&url, limits(&options.rate))?;
@@ -470,6 +479,7 @@ pub(super) async fn restore_site(options: Restore, common: &Common) -> Outcome {
         node: super::node_options(&options.node),
         geometry: geometry.transpose()?,
         at,
+        part: part.clone(),
     };
     let begun = Instant::now();
     let mut progress = Progress::new();
@@ -484,13 +494,14 @@ pub(super) async fn restore_site(options: Restore, common: &Common) -> Outcome {
     match common.json {
         true => line(json!({
             "site": manifest.name.as_str(), "backup": manifest.number, "cut": show_time(manifest.cut),
-            "at": at.map(show_time), "incarnation": restored.incarnation, "chunks": manifest.chunks,
+            "at": at.map(show_time), "part": part.map(|part| part.to_string()), "incarnation": restored.incarnation, "chunks": manifest.chunks,
             "chunk_bytes": manifest.chunk_bytes, "known_chunks": restored.known_chunks,
             "rpo_seconds": lag, "rto_seconds": seconds,
         })),
         false => {
+            let what = part.map_or_else(String::new, |part| format!("{part} of "));
             line(format!(
-                "site {} restored in {} from backup {}: {} chunks, {}",
+                "{what}site {} restored in {} from backup {}, which has {} chunks, {}",
                 manifest.name,
                 directory.display(),
                 manifest.number,

@@ -180,6 +180,12 @@ pub(super) struct Restore {
     /// Go back to this moment (RFC 3339); what came after it is set aside. The newest backup, whole, unless given
     #[arg(long, value_name = "TIME")]
     pub(super) at: Option<String>,
+    /// Only this tenant, in a site that knows no peers and no targets: the one that was backed up may go on beside it
+    #[arg(long, value_name = "TENANT")]
+    pub(super) tenant: Option<String>,
+    /// Only this log, in the same way
+    #[arg(long, value_name = "TENANT/LOG", conflicts_with = "tenant")]
+    pub(super) log: Option<String>,
     /// Data and parity fragments of a chunk from now on; as before unless given
     #[arg(long)]
     pub(super) geometry: Option<String>,

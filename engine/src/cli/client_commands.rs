@@ -4,9 +4,10 @@
 use super::args::{Common, ContextCommand, LogCommand, TenantCommand};
 use super::objects::Output;
 use super::output::CliError;
-use super::sizes::show_time;
+use super::sizes::{show_bytes, show_time};
 use crate::client::{
-    Client, ClientError, ClientSettings, Context, KeyState, Rotated, Rotation, parse_label, parse_log_name, unexpected,
+    Client, ClientError, ClientSettings, Context, KeyState, Resealed, Rotated, Rotation, parse_label, parse_log_name,
+    unexpected,
 };
 use crate::kms;
 use crate::node::{self, LocalOrder};
@@ -242,6 +243,7 @@ pub(super) async fn tenant(command: TenantCommand, common: &Common) -> Outcome {
             client.close().await?;
             return show_shred(&name, states, common);
         }
+        TenantCommand::Reseal { log, new } => return reseal(&log, &new, common).await,
         TenantCommand::Rotate { name } => {
             let name = parse_label(&name)?;
             let client = connect(common).await?;
@@ -258,6 +260,43 @@ pub(super) async fn tenant(command: TenantCommand, common: &Common) -> Outcome {
         }
     };
     Ok(client.close().await?)
+}
+
+async fn reseal(log: &str, new: &str, common: &Common) -> Outcome {
+    let new = parse_label(new)?;
+    let begun = Instant::now();
+    let client = connect(common).await?;
+    let resealed = async {
+        let old = client.open_log(log).await?;
+        let new = client.log_to_reseal(&old, &new).await?;
+        let mut progress = Progress::new();
+        let mut tell = |objects| progress.show(|| format!("{objects} of at most {} objects", old.info().head.sequence));
+        let resealed = old.reseal(&new, &mut tell).await?;
+        Ok::<_, ClientError>((resealed, new.name()))
+    };
+    let resealed = resealed.await;
+    client.close().await?;
+    let (Resealed { objects, bytes, there, removed, head }, new) = resealed?;
+    let seconds = begun.elapsed().as_secs_f64();
+    match common.json {
+        true => line(json!({
+            "log": log, "new_log": new, "objects": objects, "size_bytes": bytes, "there": there, "removed": removed,
+            "until_seq": head, "seconds": seconds,
+        })),
+        false => {
+            line(format!(
+                "{objects} objects of {log}, {}, are sealed anew in {new}; {there} were there",
+                show_bytes(bytes)
+            ));
+            if removed > 0 {
+                line(format!("{removed} names were removed in {log}, and are removed in {new} now"));
+            }
+            line(format!(
+                "everything up to delta {head} of {log} is in {new}; have its clients use {new}, then run this once more"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn log_json(info: &LogInfo) -> Value {

@@ -9,6 +9,7 @@ use farside_codec::seal::{
     Binding, ChunkKey, ChunkSecret, ObjectKind, ObjectRecord, OpenError, Sealed, TenantDataKey, open_chunk,
     open_payload,
 };
+use futures_util::future::{FutureExt, LocalBoxFuture};
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use std::rc::Rc;
 
@@ -34,6 +35,58 @@ pub struct ObjectInfo {
     pub mode: u32,
     /// Modification time.
     pub modified: (i64, u32),
+}
+
+/// The contents of an object on their way, several chunks at once. They are checked as a whole when they end.
+pub(super) struct Pieces<'a> {
+    object: &'a Object,
+    inline: Option<&'a Bytes>,
+    left: std::slice::Iter<'a, (ChunkSecret, ChunkRef)>,
+    fetches: FuturesOrdered<LocalBoxFuture<'a, Result<Vec<u8>, ClientError>>>,
+    hasher: blake3::Hasher,
+    size_bytes: u64,
+    /// What came and is not handed on yet.
+    waiting: Vec<u8>,
+}
+
+impl Pieces<'_> {
+    /// The next ones as they lie in chunks; `None` at the end.
+    async fn chunk(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
+        while self.fetches.len() < CHUNKS_IN_FLIGHT
+            && let Some((secret, reference)) = self.left.next()
+        {
+            self.fetches.push_back(self.object.fetch(secret, reference).boxed_local());
+        }
+        let plain = match self.inline.take() {
+            Some(inline) => Some(inline.to_vec()),
+            None => self.fetches.next().await.transpose()?,
+        };
+        let Object { log, info, digest, .. } = self.object;
+        if let Some(plain) = plain {
+            self.hasher.update(&plain);
+            self.size_bytes += plain.len() as u64;
+            return Ok(Some(plain));
+        }
+        let whole = info.size_bytes == 0 || self.hasher.finalize().as_bytes() == digest;
+        match self.size_bytes == info.size_bytes && whole {
+            true => Ok(None),
+            false => Err(log.corrupt(&info.name, OpenError::NotAuthentic)),
+        }
+    }
+
+    /// The next `bytes` of them, fewer at the end.
+    pub(super) async fn next(&mut self, bytes: usize) -> Result<Vec<u8>, ClientError> {
+        while self.waiting.len() < bytes
+            && let Some(plain) = self.chunk().await?
+        {
+            match self.waiting.is_empty() {
+                true => self.waiting = plain,
+                false => self.waiting.extend_from_slice(&plain),
+            }
+        }
+        let rest = self.waiting.split_off(bytes.min(self.waiting.len()));
+        Ok(std::mem::replace(&mut self.waiting, rest))
+    }
 }
 
 /// An object that can be read.
@@ -201,31 +254,23 @@ impl Object {
     /// Hands the contents to `write`, in order, and checks them as a whole at the end.
     pub async fn read(&self, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), ClientError> {
         let name = String::from_utf8_lossy(&self.info.name).escape_debug().to_string();
-        let mut hasher = blake3::Hasher::new();
-        let mut size = 0;
-        let mut take = |bytes: &[u8]| {
-            hasher.update(bytes);
-            size += bytes.len() as u64;
-            write(bytes).map_err(|error| ClientError::File(name.clone().into(), error))
-        };
-        if let Some(inline) = &self.inline {
-            take(inline)?;
+        let mut pieces = self.pieces();
+        while let Some(plain) = pieces.chunk().await? {
+            write(&plain).map_err(|error| ClientError::File(name.clone().into(), error))?;
         }
-        let mut left = self.chunks.iter();
-        let mut fetches = FuturesOrdered::new();
-        loop {
-            while fetches.len() < CHUNKS_IN_FLIGHT
-                && let Some((secret, reference)) = left.next()
-            {
-                fetches.push_back(self.fetch(secret, reference));
-            }
-            let Some(plain) = fetches.next().await else { break };
-            take(&plain?)?;
-        }
-        let whole = self.info.size_bytes == 0 || *hasher.finalize().as_bytes() == self.digest;
-        match size == self.info.size_bytes && whole {
-            true => Ok(()),
-            false => Err(self.log.corrupt(&self.info.name, OpenError::NotAuthentic)),
+        Ok(())
+    }
+
+    /// The contents piece by piece.
+    pub(super) fn pieces(&self) -> Pieces<'_> {
+        Pieces {
+            object: self,
+            inline: self.inline.as_ref(),
+            left: self.chunks.iter(),
+            fetches: FuturesOrdered::new(),
+            hasher: blake3::Hasher::new(),
+            size_bytes: 0,
+            waiting: Vec::new(),
         }
     }
 

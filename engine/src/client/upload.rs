@@ -1,5 +1,6 @@
 //! Putting: seal, store the chunks, then propose the delta that names them.
 
+use super::download::{Object, Pieces};
 use super::{ClientError, Log, keys};
 use bytes::Bytes;
 use farside_codec::delta::{ChunkRef, Deduplication, DeltaKind, DeltaReceipt, EpochRecord, Extent, Proposal};
@@ -32,6 +33,8 @@ pub enum UploadBody {
     Bytes(Bytes),
     /// From a reader, which is read once.
     Reader(Box<dyn Read>),
+    /// Those of an object, of this log or another one, which is checked as it is read.
+    Object(Box<Object>),
 }
 
 /// An object to be put.
@@ -120,6 +123,26 @@ struct Sealer {
     digests: Option<DigestKey>,
 }
 
+/// Where contents come from, in pieces of the size of a chunk; the last one is shorter.
+enum Source<'a> {
+    Reader(Box<dyn Read>),
+    Object(Pieces<'a>),
+}
+
+impl Source<'_> {
+    async fn next(&mut self, name: &[u8]) -> Result<Vec<u8>, ClientError> {
+        match self {
+            Self::Reader(reader) => {
+                let fail = |error| ClientError::File(String::from_utf8_lossy(name).into_owned().into(), error);
+                let mut plain = Vec::with_capacity(DEFAULT_CHUNK_PLAIN_BYTES.min(1 << 16));
+                reader.by_ref().take(DEFAULT_CHUNK_PLAIN_BYTES as u64).read_to_end(&mut plain).map_err(fail)?;
+                Ok(plain)
+            }
+            Self::Object(pieces) => pieces.next(DEFAULT_CHUNK_PLAIN_BYTES).await,
+        }
+    }
+}
+
 impl Log {
     async fn sealer(&self) -> Result<Sealer, ClientError> {
         let descriptor = &self.info.descriptor;
@@ -155,9 +178,10 @@ impl Log {
         let contents = match upload.body {
             UploadBody::None => Contents::default(),
             UploadBody::Bytes(bytes) => {
-                self.store(&sealer, Box::new(std::io::Cursor::new(bytes)), &upload.name).await?
+                self.store(&sealer, Source::Reader(Box::new(std::io::Cursor::new(bytes))), &upload.name).await?
             }
-            UploadBody::Reader(reader) => self.store(&sealer, reader, &upload.name).await?,
+            UploadBody::Reader(reader) => self.store(&sealer, Source::Reader(reader), &upload.name).await?,
+            UploadBody::Object(object) => self.store(&sealer, Source::Object(object.pieces()), &upload.name).await?,
         };
         let record = ObjectRecord {
             name: upload.name,
@@ -216,14 +240,12 @@ impl Log {
     }
 
     /// Reads the contents; small ones come back inline, others are stored as chunks.
-    async fn store(&self, sealer: &Sealer, mut reader: Box<dyn Read>, name: &[u8]) -> Result<Contents, ClientError> {
-        let fail = |error| ClientError::File(String::from_utf8_lossy(name).into_owned().into(), error);
+    async fn store(&self, sealer: &Sealer, mut source: Source<'_>, name: &[u8]) -> Result<Contents, ClientError> {
         let mut contents = Contents::default();
         let mut hasher = blake3::Hasher::new();
         let mut sends = FuturesOrdered::new();
         loop {
-            let mut plain = Vec::with_capacity(DEFAULT_CHUNK_PLAIN_BYTES.min(1 << 16));
-            reader.by_ref().take(DEFAULT_CHUNK_PLAIN_BYTES as u64).read_to_end(&mut plain).map_err(fail)?;
+            let plain = source.next(name).await?;
             hasher.update(&plain);
             contents.size_bytes += plain.len() as u64;
             let ends = plain.len() < DEFAULT_CHUNK_PLAIN_BYTES;

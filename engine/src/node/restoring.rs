@@ -22,7 +22,7 @@ use crate::machine::Machine;
 use crate::store::Store;
 use bytes::Bytes;
 use farside_codec::delta::ChunkRef;
-use farside_codec::ids::{ChunkId, GroupId, Hlc, NodeId};
+use farside_codec::ids::{ChunkId, GroupId, Hlc, Label, NodeId};
 use farside_codec::record;
 use farside_codec::record::wal::{LogPosition, Membership, SnapshotRecord, StoredMembership, Vote, WalRecord};
 use farside_io::disk::Disk;
@@ -46,6 +46,10 @@ record!(
         number: u64,
         /// The moment to go back to.
         at: Option<Hlc>,
+        /// The only tenant that is restored; all of them otherwise.
+        tenant: Option<Label>,
+        /// Its only log that is; all of them otherwise.
+        log: Option<Label>,
     }
 );
 
@@ -159,9 +163,11 @@ impl Filling {
             let (up, is_up) = oneshot::channel();
             let thread = std::thread::Builder::new().name(format!("fill-{}", seed.index()));
             let thread = thread.spawn(move || {
-                let storage = open_storage(&seed);
                 // Whoever waits for it sees that it has ended.
-                let _ = uring::start(run(seed, storage, receiver, up));
+                let _ = uring::start(async {
+                    let storage = open_storage(&seed);
+                    run(seed, storage, receiver, up).await;
+                });
             });
             filling.shards.push(sender);
             filling.threads.push(thread.map_err(failed)?);

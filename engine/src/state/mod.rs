@@ -30,7 +30,7 @@ mod snapshot;
 pub use authorities::{depends as authority_depends, waits as authority_waits};
 pub use control::{ControlState, ControlView};
 pub use database::{Database, Opened};
-pub use dump::{Dump, chunks_in, logs_in, restored_control};
+pub use dump::{Dump, Part, chunks_in, logs_in, logs_of_part, restored_control, rows_of_part};
 pub use log_group::LogGroupState;
 pub use queries::{LogView, PeerLag, StoredDelta};
 pub use rows::Lease;

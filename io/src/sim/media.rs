@@ -14,8 +14,10 @@ use crate::limits::{MAX_UNSYNCED_WRITES, PAGE_BYTES, SECTOR_BYTES};
 /// that power cuts and copies of whole devices are cheap.
 #[derive(Clone, Default)]
 struct Image {
-    blocks: BTreeMap<u64, Rc<[u8; PAGE_BYTES]>>,
+    blocks: BTreeMap<u64, Block>,
 }
+
+type Block = Rc<[u8; PAGE_BYTES]>;
 
 impl Image {
     fn get(&self, offset: u64, out: &mut [u8]) {
@@ -51,12 +53,14 @@ pub(super) struct Write {
     offset: u64,
     data: Vec<u8>,
     arriving: Vec<Range<usize>>,
+    /// Blocks that it covers, by their places in the data, once they were made: what reads see and what is durable share them.
+    whole: BTreeMap<usize, Block>,
 }
 
 impl Write {
     pub(super) fn new(offset: u64, data: Vec<u8>) -> Self {
         let arriving = std::iter::once(0..data.len()).collect();
-        Self { offset, data, arriving }
+        Self { offset, data, arriving, whole: BTreeMap::new() }
     }
 
     /// Leaves a random part of the write: a prefix, or any of its sectors or blocks.
@@ -70,11 +74,22 @@ impl Write {
         };
     }
 
-    fn apply(&self, image: &mut Image, device_bytes: u64) {
-        for range in &self.arriving {
-            let at = self.offset + range.start as u64;
-            let room = usize::try_from(device_bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(range.len());
-            image.put(at, &self.data[range.start..range.start + room]);
+    fn apply(&mut self, image: &mut Image, device_bytes: u64) {
+        let Self { offset, data, arriving, whole } = self;
+        for part in arriving {
+            let at = *offset + part.start as u64;
+            let room = usize::try_from(device_bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(part.len());
+            for_blocks(at, room, |block, within, range| {
+                let place = part.start + range.start;
+                let bytes = &data[place..part.start + range.end];
+                match <&[u8; PAGE_BYTES]>::try_from(bytes) {
+                    Ok(bytes) => {
+                        let shared = whole.entry(place).or_insert_with(|| Rc::new(*bytes));
+                        image.blocks.insert(block, shared.clone());
+                    }
+                    Err(_) => image.put(block * PAGE_BYTES as u64 + within.start as u64, bytes),
+                }
+            });
         }
     }
 }
@@ -132,7 +147,7 @@ impl Media {
 
     /// Makes a write in flight visible.
     pub(super) fn land(&mut self, number: u64) {
-        let Some(write) = self.in_flight.remove(&number) else { return };
+        let Some(mut write) = self.in_flight.remove(&number) else { return };
         write.apply(&mut self.live, self.bytes);
         let landing = self.number();
         self.landed.push_back((landing, write));
@@ -149,7 +164,7 @@ impl Media {
 
     /// Makes durable what had landed when the mark was drawn.
     pub(super) fn harden_before(&mut self, mark: u64) {
-        while let Some((number, write)) = self.landed.pop_front() {
+        while let Some((number, mut write)) = self.landed.pop_front() {
             if number >= mark {
                 self.landed.push_front((number, write));
                 return;
@@ -201,6 +216,7 @@ impl Media {
             let to = end.min(write.offset + write.data.len() as u64);
             if from < to {
                 let source = (from - offset) as usize..(to - offset) as usize;
+                write.whole.clear();
                 write.data[(from - write.offset) as usize..(to - write.offset) as usize].copy_from_slice(&data[source]);
             }
         }

@@ -212,6 +212,6 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         ("authorities", of(13, &values::authorities().to_bytes())),
         ("devices", of(14, &DevicesFile { leaving, unbalanced: true, paused: false }.to_bytes())),
         ("restored", of(9, &(1u64, Some(Hlc(9))).to_bytes())),
-        ("restoring", of(10, &RestoringFile { number: 3, at: Some(Hlc(9)) }.to_bytes())),
+        ("restoring", of(10, &RestoringFile { number: 3, at: Some(Hlc(9)), tenant: None, log: None }.to_bytes())),
     ]
 }

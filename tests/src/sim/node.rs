@@ -189,7 +189,7 @@ impl SimNode {
         let facts = restore::facts(&manifest, Some(geometry));
         let index = repository.index(&manifest.indexes).await.map_err(|error| error.to_string())?;
         let beginning = Beginning::new(root, &plan, &host, seed).map_err(failed)?;
-        let restoring = RestoringFile { number: manifest.number, at };
+        let restoring = RestoringFile { number: manifest.number, at, tenant: None, log: None };
         let (directory, machine) = (NodeDirectory::new(root), host.machine());
         let config = &beginning.config;
         let file = node::found_restored(&directory, config, &facts, key, &restoring, &machine).map_err(failed)?;
@@ -197,7 +197,7 @@ impl SimNode {
         let (shards, _stopper) = node.shards().map_err(failed)?;
         let filling = Filling::here(shards);
         let nobody = &mut |_, _| ();
-        let filled = restore::fill_from(repository, (&manifest, &index), machine.clock, filling, nobody);
+        let filled = restore::fill_from(repository, (&manifest, &index), None, machine.clock, filling, nobody);
         filled.await.map_err(|error| error.to_string())?;
         node::restore_done(root).map_err(failed)?;
         // What it was told is there must be durable.
