@@ -156,6 +156,10 @@ fn a_part_of_a_site_is_restored_beside_it() {
     assert_eq!(logs, ["acme/data", "acme/more"]);
     world.check(&tenant, &covered);
     // Nobody mistakes either for the site, which goes on: with its peer, and with its backups.
+    let peer = far.farside(&["peer", "token"]).ok();
+    one.farside(&["peer", "add", "far", peer.trim()]).fails(3, "a part of a site");
+    let place = target[1];
+    one.farside(&["backup", "target", "add", "vault", place]).fails(3, "a part of a site");
     world.check(&near, &objects);
     near.wait_caught_up();
     near.farside(&["backup", "now", "vault"]).ok();

@@ -20,7 +20,7 @@ const FOUND: [(&str, u64); 6] = [
     ("core", 4576),
 ];
 /// Seeds of each scenario.
-const OF_EACH: u64 = 4;
+const OF_EACH: u64 = 2;
 
 fn check(report: &Report, scenario: &Scenario) {
     let last: Vec<String> = report.lines.iter().rev().take(60).rev().cloned().collect();

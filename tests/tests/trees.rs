@@ -1,6 +1,7 @@
 //! A tree as it is: odd names, empty things, links, times, modes; unreadable and special files told; back identical.
 
 use farside_tests::{Site, bytes, farside, farside_within, skip};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::Permissions;
@@ -102,7 +103,7 @@ fn a_tree_comes_back_identical() {
 #[test]
 fn a_log_is_sealed_anew_and_needs_the_old_key_no_more() {
     let root = tempfile::tempdir().expect("a directory");
-    let site = Site::start(root.path(), "near", &[]);
+    let site = Site::start(root.path(), "near", &["--device-size", "256MiB"]);
     let kms = root.path().join("kms");
     site.make_log(&kms, "acme/old");
     let tree = root.path().join("tree");
@@ -130,24 +131,40 @@ fn a_log_is_sealed_anew_and_needs_the_old_key_no_more() {
     assert_eq!(entries(&whole), expected);
 
     // Somebody uses the new one already; others still write to the old one.
-    let put = |log: &str, name: &str, contents: &str| {
+    let put = |log: &str, name: &str, contents: &[u8]| {
         let path = root.path().join("in");
         std::fs::write(&path, contents).expect("written");
         site.farside(&["put", log, name, &path.display().to_string()]).ok();
     };
-    put("acme/new", "sixteen-k", "newer words");
-    put("acme/old", "two-chunks", "late words");
+    put("acme/new", "sixteen-k", b"newer words");
+    put("acme/old", "sixteen-k", b"later words");
+    put("acme/old", "two-chunks", b"late words");
+    let many = bytes(5, 60 << 20);
+    put("acme/old", "many-chunks", &many);
+    site.farside(&["rm", "acme/new", "a.b/c.d"]).ok();
     site.farside(&["rm", "acme/old", "empty"]).ok();
-    let last = reseal("new").json();
-    assert_eq!((&last["objects"], &last["removed"]), (&1.into(), &1.into()), "{last}");
+    let counts =
+        |told: &Value| ["objects", "others", "removed", "failed"].map(|what| told[what].as_u64().expect("a figure"));
+    assert_eq!(counts(&reseal("new").json()), [2, 2, 1, 0]);
+    // What was removed comes back, and what was copied is replaced once more.
+    put("acme/old", "empty", b"no more");
+    put("acme/old", "two-chunks", b"latest words");
+    assert_eq!(counts(&reseal("new").json()), [2, 2, 0, 0]);
+    assert_eq!(counts(&reseal("new").json()), [0, 2, 0, 0]);
+    // A log that holds other things is not mixed with it.
+    site.farside(&["log", "create", "acme/other"]).ok();
+    put("acme/other", "mine", b"mine");
+    reseal("other").fails(3, "not from acme/old");
 
     // The key that became known is destroyed: the new log is all there, the old one can't be read any more.
     std::fs::remove_file(kms.join("acme.v1.key")).expect("it was there");
     let get = |log: &str, name: &str| site.farside(&["get", log, name]);
     assert_eq!(get("acme/new", "sixteen-k").stdout, b"newer words");
-    assert_eq!(get("acme/new", "two-chunks").stdout, b"late words");
+    assert_eq!(get("acme/new", "two-chunks").stdout, b"latest words");
     assert_eq!(get("acme/new", "exactly-one-chunk").stdout, bytes(4, 4 << 20));
-    get("acme/new", "empty").fails(5, "there is no empty");
+    assert!(get("acme/new", "many-chunks").stdout == many, "it differs");
+    assert_eq!(get("acme/new", "empty").stdout, b"no more");
+    get("acme/new", "a.b/c.d").fails(5, "there is no a.b/c.d");
     assert_ne!(get("acme/old", "exactly-one-chunk").code, 0, "the old key is gone");
 }
 

@@ -6,6 +6,7 @@ use crate::node::NodeError;
 use farside_codec::backup::BackupError as FormatError;
 use farside_codec::ids::{ChunkId, hex};
 use std::fmt;
+use std::path::PathBuf;
 
 /// Why.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum BackupError {
     WrongKey,
     /// Nothing lies there that Farside has written.
     NoBackup,
+    /// Another restore was begun into this directory, and has not ended.
+    OtherRestore(PathBuf),
     /// A backup holds nothing of the part of a site that was asked for.
     NoPart {
         /// `T` or `T/L`.
@@ -77,7 +80,7 @@ impl BackupError {
             Self::Target(error) => error.exit_code(),
             Self::Site(error) | Self::Chunk { error, .. } => error.exit_code(),
             Self::Node(error) => error.exit_code(),
-            Self::WrongKey | Self::Superseded { .. } => 3,
+            Self::WrongKey | Self::Superseded { .. } | Self::OtherRestore(_) => 3,
             Self::NoBackup | Self::NoSuchBackup(_) | Self::NotYet { .. } | Self::NoPart { .. } => 5,
             Self::Damaged { .. } | Self::Lost { .. } | Self::State(_) => 6,
             Self::Outrun | Self::Doomed => 1,
@@ -92,6 +95,9 @@ impl BackupError {
             Self::Node(error) => error.hint().map(Into::into),
             Self::WrongKey => Some("use the shares of the site whose backups these are, or another target".into()),
             Self::NoBackup => Some("`farside backup now` makes one; is the prefix right?".into()),
+            Self::OtherRestore(_) => {
+                Some("repeat it with the --at, --tenant and --log that it was begun with, or name another --dir".into())
+            }
             Self::NoSuchBackup(_) | Self::NotYet { .. } | Self::NoPart { .. } => {
                 Some("`farside backup list` says which there are".into())
             }
@@ -116,6 +122,7 @@ impl fmt::Display for BackupError {
             Self::WrongKey => f.write_str("what lies at the target was sealed with another system key"),
             Self::NoBackup => f.write_str("no backup lies at the target"),
             Self::NoSuchBackup(number) => write!(f, "there is no backup {number} at the target"),
+            Self::OtherRestore(path) => write!(f, "a restore of something else was begun into {}", path.display()),
             Self::NoPart { part, number } => write!(f, "backup {number} has no log of {part}"),
             Self::NotYet { newest_ms } => {
                 let newest = crate::times::show_time(farside_codec::ids::Hlc::from_ms(*newest_ms));

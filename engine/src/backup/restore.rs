@@ -69,28 +69,26 @@ pub async fn restore(
         Some(restoring) => repository.manifest(restoring.number).await?,
         None => choose(repository, options.at).await?,
     };
-    let part = match &begun {
-        Some(RestoringFile { tenant: Some(tenant), log, .. }) => {
-            Some(Part { tenant: tenant.clone(), log: log.clone() })
-        }
-        Some(_) => None,
-        None => options.part.clone(),
-    };
-    let manifest = found.manifest;
+    let part = options.part.as_ref();
+    let (tenant, log) = part.cloned().map_or((None, None), |part| (Some(part.tenant), part.log));
+    let restoring = RestoringFile { number: found.manifest.number, at: options.at, tenant, log };
+    // What was begun goes on as it was begun, and not as something else.
+    if begun.as_ref().is_some_and(|begun| *begun != restoring) {
+        return Err(BackupError::OtherRestore(options.directory.clone()));
+    }
+    let (is_new, manifest) = (begun.is_none(), found.manifest);
     // Before anything is made for it.
     let index = repository.index(&manifest.indexes).await?;
     let site = facts(&manifest, options.geometry);
-    if begun.is_none() {
-        let (tenant, log) = part.clone().map_or((None, None), |part| (Some(part.tenant), part.log));
-        if let Some(part) = &part {
+    if is_new {
+        if let Some(part) = part {
             require(repository, &manifest, &index, part).await?;
         }
-        let restoring = RestoringFile { number: manifest.number, at: options.at, tenant, log };
         make_restored(&options.directory, &options.node, &site, system_key, restoring)?;
     }
     let filling = Filling::open(&options.directory);
     let clock = Machine::real().clock;
-    let known_chunks = fill_from(repository, (&manifest, &index), part.as_ref(), clock, filling, tell).await?;
+    let known_chunks = fill_from(repository, (&manifest, &index), part, clock, filling, tell).await?;
     restore_done(&options.directory)?;
     Ok(Restored { manifest, incarnation: site.incarnation, known_chunks })
 }

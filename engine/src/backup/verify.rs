@@ -81,12 +81,14 @@ fn passes(error: BackupError) -> Result<BackupError, BackupError> {
 pub async fn verify(repository: &Repository, depth: Depth, tell: Tell<'_>) -> Result<Report, BackupError> {
     repository.require_mark().await?;
     let mut report = Report::default();
+    let numbers = repository.numbers().await?;
+    // Whatever a backup needs was there before its manifest was.
     let lengths = repository.packs().await?;
     // Which backups need what of each pack.
     let mut needs: BTreeMap<[u8; 16], BTreeSet<u64>> = BTreeMap::new();
     let mut states = States::default();
     let mut before: Option<(u64, [u8; 32])> = None;
-    for number in repository.numbers().await? {
+    for number in numbers {
         let mut verified = Verified { number, manifest: None, chunks: 0, faults: Vec::new() };
         match repository.manifest(number).await {
             Ok(Found { manifest, hash }) => {
@@ -104,7 +106,26 @@ pub async fn verify(repository: &Repository, depth: Depth, tell: Tell<'_>) -> Re
     }
     report.packs = needs.len() as u64;
     read_packs(repository, depth, &needs, &mut report, tell).await?;
+    forget_pruned(repository, &needs, &mut report).await?;
     Ok(report)
+}
+
+/// A backup of which something is missing may have been pruned meanwhile, and is none any more.
+async fn forget_pruned(
+    repository: &Repository,
+    needs: &BTreeMap<[u8; 16], BTreeSet<u64>>,
+    report: &mut Report,
+) -> Result<(), BackupError> {
+    if report.is_clean() {
+        return Ok(());
+    }
+    let left: BTreeSet<u64> = repository.numbers().await?.into_iter().collect();
+    report.backups.retain(|backup| backup.faults.is_empty() || left.contains(&backup.number));
+    let is_needed = |name: &String| {
+        needs.iter().any(|(pack, backups)| SealedPack::name(pack) == *name && !backups.is_disjoint(&left))
+    };
+    report.damaged.retain(is_needed);
+    Ok(())
 }
 
 /// Everything about a backup but what is in its packs.

@@ -14,7 +14,7 @@ use crate::backup::retention::Retention;
 use crate::backup::target::{Target, TargetError, TargetLimits, TargetUrl};
 use crate::backup::verify::{Depth, Report, Verified, verify};
 use crate::backup::{BackupError, Completed, Found, Repository, SiteFacts, run_and_tell};
-use crate::client::{Client, parse_label, parse_log_name, unexpected};
+use crate::client::{Client, ClientError, parse_label, parse_log_name, unexpected};
 use crate::node::LocalOrder;
 use crate::node::directory::{NodeDirectory, SiteFile};
 use crate::node::keys::{SystemKey, key_of_shares, system_key};
@@ -25,7 +25,7 @@ use farside_codec::backup::Manifest;
 use farside_codec::dump::{BackupSchedule, BackupTarget, NewestBackup, ScheduleBackup};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{Hlc, Label, SiteId};
-use farside_codec::message::{Reply, Request};
+use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::entropy::SystemEntropy;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -144,6 +144,10 @@ async fn add(name: &str, url: &str, endpoint: Option<&str>, unsealing: &Unsealin
     }
     // Another site's backups, or another key's, are found now and not at the first backup.
     let mark = repository.mark().await?;
+    if mark.is_some() {
+        let refused = |why| ClientError::Refused(Refusal::new(RefusalCode::Unsafe, why));
+        crate::node::refuse_part(&NodeDirectory::new(directory(common)?)).map_err(refused)?;
+    }
     let target = BackupTarget {
         name: name.clone(),
         url: url.to_string(),

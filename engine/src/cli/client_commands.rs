@@ -272,31 +272,44 @@ async fn reseal(log: &str, new: &str, common: &Common) -> Outcome {
         let mut progress = Progress::new();
         let mut tell = |objects| progress.show(|| format!("{objects} of at most {} objects", old.info().head.sequence));
         let resealed = old.reseal(&new, &mut tell).await?;
-        Ok::<_, ClientError>((resealed, new.name()))
+        Ok::<_, ClientError>((resealed, new))
     };
     let resealed = resealed.await;
     client.close().await?;
-    let (Resealed { objects, bytes, there, removed, head }, new) = resealed?;
+    let (Resealed { objects, bytes, there, others, removed, failed, failures, head }, new) = resealed?;
+    let (key_version, new) = (new.key_version(), new.name());
     let seconds = begun.elapsed().as_secs_f64();
     match common.json {
         true => line(json!({
-            "log": log, "new_log": new, "objects": objects, "size_bytes": bytes, "there": there, "removed": removed,
-            "until_seq": head, "seconds": seconds,
+            "log": log, "new_log": new, "key_version": key_version, "objects": objects, "size_bytes": bytes,
+            "there": there, "others": others, "removed": removed, "failed": failed, "until_seq": head,
+            "seconds": seconds,
         })),
         false => {
+            let bytes = show_bytes(bytes);
             line(format!(
-                "{objects} objects of {log}, {}, are sealed anew in {new}; {there} were there",
-                show_bytes(bytes)
+                "{objects} objects of {log}, {bytes}, are sealed anew in {new}, under version {key_version} of the key"
             ));
-            if removed > 0 {
-                line(format!("{removed} names were removed in {log}, and are removed in {new} now"));
+            line(format!("{there} were there; {others} stay as others have written or removed them in {new}"));
+            line(format!("{removed} that were removed in {log} are removed in {new}"));
+            if failed == 0 {
+                line(format!(
+                    "everything up to delta {head} of {log} was looked at; once its clients use {new}, run this again \
+                     (docs/kms.md says what comes before the old key goes)"
+                ));
             }
-            line(format!(
-                "everything up to delta {head} of {log} is in {new}; have its clients use {new}, then run this once more"
-            ));
         }
     }
-    Ok(())
+    for (name, error) in &failures {
+        note(format!("{}: {error}", String::from_utf8_lossy(name).escape_debug()));
+    }
+    match failures.into_iter().next() {
+        Some((_, error)) => {
+            note(format!("{failed} objects of {log} are not in {new}: run this again"));
+            Err(error.into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn log_json(info: &LogInfo) -> Value {

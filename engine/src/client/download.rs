@@ -9,9 +9,11 @@ use farside_codec::seal::{
     Binding, ChunkKey, ChunkSecret, ObjectKind, ObjectRecord, OpenError, Sealed, TenantDataKey, open_chunk,
     open_payload,
 };
-use futures_util::future::{FutureExt, LocalBoxFuture};
 use futures_util::stream::{FuturesOrdered, StreamExt};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
+use tokio::task::{JoinError, JoinHandle};
 
 /// Chunks of one object on their way at once.
 const CHUNKS_IN_FLIGHT: usize = 8;
@@ -37,12 +39,28 @@ pub struct ObjectInfo {
     pub modified: (i64, u32),
 }
 
+/// A chunk on its way, as a task that ends with this.
+struct Fetching(JoinHandle<Result<Vec<u8>, ClientError>>);
+
+impl Future for Fetching {
+    type Output = Result<Result<Vec<u8>, ClientError>, JoinError>;
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The contents of an object on their way, several chunks at once. They are checked as a whole when they end.
 pub(super) struct Pieces<'a> {
     object: &'a Object,
     inline: Option<&'a Bytes>,
     left: std::slice::Iter<'a, (ChunkSecret, ChunkRef)>,
-    fetches: FuturesOrdered<LocalBoxFuture<'a, Result<Vec<u8>, ClientError>>>,
+    fetches: FuturesOrdered<Fetching>,
     hasher: blake3::Hasher,
     size_bytes: u64,
     /// What came and is not handed on yet.
@@ -55,11 +73,16 @@ impl Pieces<'_> {
         while self.fetches.len() < CHUNKS_IN_FLIGHT
             && let Some((secret, reference)) = self.left.next()
         {
-            self.fetches.push_back(self.object.fetch(secret, reference).boxed_local());
+            // It comes in whoever is waited for meanwhile: what lay unread would hold up all else on its connection.
+            let fetch = self.object.fetch(secret.clone(), reference.clone());
+            self.fetches.push_back(Fetching(tokio::task::spawn_local(fetch)));
         }
         let plain = match self.inline.take() {
             Some(inline) => Some(inline.to_vec()),
-            None => self.fetches.next().await.transpose()?,
+            None => match self.fetches.next().await {
+                Some(fetched) => Some(fetched.map_err(|error| ClientError::Failed(error.to_string()))??),
+                None => None,
+            },
         };
         let Object { log, info, digest, .. } = self.object;
         if let Some(plain) = plain {
@@ -164,7 +187,7 @@ impl Log {
         if fits { Ok(opened) } else { Err(self.corrupt(&opened.0.name, OpenError::NotAuthentic)) }
     }
 
-    async fn page(&self, at: &Moment, after: Option<BlindName>) -> Result<Versions, ClientError> {
+    pub(super) async fn page(&self, at: &Moment, after: Option<BlindName>) -> Result<Versions, ClientError> {
         let request = Request::List(List { log: self.id(), at: at.clone(), after, limit: LIST_PAGE });
         match self.client.link.call(self.target(), &request).await? {
             Reply::Versions(versions) => Ok(versions),
@@ -285,11 +308,18 @@ impl Object {
         Ok(out)
     }
 
-    async fn fetch(&self, secret: &ChunkSecret, reference: &ChunkRef) -> Result<Vec<u8>, ClientError> {
-        let mut sealed = self.log.client.get_sealed(reference).await?;
-        open_chunk(&ChunkKey::new(&self.key, secret), &mut sealed)
-            .map_err(|error| self.log.corrupt(&self.info.name, error))?;
-        sealed.truncate(secret.plain_bytes as usize);
-        Ok(sealed)
+    fn fetch(
+        &self,
+        secret: ChunkSecret,
+        reference: ChunkRef,
+    ) -> impl Future<Output = Result<Vec<u8>, ClientError>> + use<> {
+        let (log, key, name) = (self.log.clone(), self.key.clone(), self.info.name.clone());
+        async move {
+            let mut sealed = log.client.get_sealed(&reference).await?;
+            let opened = open_chunk(&ChunkKey::new(&key, &secret), &mut sealed);
+            opened.map_err(|error| log.corrupt(&name, error))?;
+            sealed.truncate(secret.plain_bytes as usize);
+            Ok(sealed)
+        }
     }
 }

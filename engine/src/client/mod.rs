@@ -134,6 +134,16 @@ impl Client {
 
     /// Makes a log whose home is this site.
     pub async fn create_log(&self, tenant: &Label, name: &Label) -> Result<LogInfo, ClientError> {
+        self.create_log_with(tenant, name, LogPolicy::default()).await
+    }
+
+    /// The same with a policy of its own from the beginning.
+    pub async fn create_log_with(
+        &self,
+        tenant: &Label,
+        name: &Label,
+        policy: LogPolicy,
+    ) -> Result<LogInfo, ClientError> {
         let owner = self.tenant(tenant).await?;
         let epoch = owner.epochs.last().cloned();
         let first_epoch = epoch.ok_or_else(|| ClientError::Failed(format!("tenant {tenant} has no key epoch")))?;
@@ -145,7 +155,7 @@ impl Client {
             name: name.clone(),
             created: Hlc::default(),
             first_epoch,
-            policy: LogPolicy::default(),
+            policy,
             policy_version: 0,
         };
         match self.control(&Request::CreateLog(descriptor)).await? {

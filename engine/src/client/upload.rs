@@ -51,6 +51,8 @@ pub struct Upload {
     pub body: UploadBody,
     /// Put only if the name's newest delta has this sequence (0: only if there is none).
     pub condition: Option<u64>,
+    /// The id of the put, by which a repetition is known and not done again; `None`: a new one.
+    pub operation: Option<OperationId>,
 }
 
 impl Upload {
@@ -66,7 +68,7 @@ impl Upload {
 
     fn reader_or(name: &[u8], body: UploadBody) -> Self {
         let name = Bytes::copy_from_slice(name);
-        Self { name, kind: ObjectKind::File, mode: 0o644, modified: (0, 0), body, condition: None }
+        Self { name, kind: ObjectKind::File, mode: 0o644, modified: (0, 0), body, condition: None, operation: None }
     }
 }
 
@@ -193,12 +195,27 @@ impl Log {
             digest: contents.digest,
             chunks: Vec::new(),
         };
-        Ok(self.assemble(&sealer, record, contents, upload.condition))
+        Ok(self.assemble(&sealer, record, contents, upload.condition, upload.operation))
     }
 
     /// Makes the deltas of an object: one, or extents and a last one for more chunks than one delta may name.
-    fn assemble(&self, sealer: &Sealer, record: ObjectRecord, contents: Contents, condition: Option<u64>) -> Prepared {
-        let object = OperationId(self.client.random());
+    fn assemble(
+        &self,
+        sealer: &Sealer,
+        record: ObjectRecord,
+        contents: Contents,
+        condition: Option<u64>,
+        operation: Option<OperationId>,
+    ) -> Prepared {
+        let object = operation.unwrap_or_else(|| OperationId(self.client.random()));
+        // A put that is repeated repeats its extents.
+        let of_extent = |index: usize| match operation {
+            Some(object) => {
+                let hash = blake3::hash(&[&object.0[..], &(index as u64).to_le_bytes()].concat());
+                OperationId(std::array::from_fn(|at| hash.as_bytes()[at]))
+            }
+            None => OperationId(self.client.random()),
+        };
         let deduplicated = |stored: &&Stored| stored.deduplicated;
         let deduplicated_bytes =
             contents.stored.iter().filter(deduplicated).map(|stored| u64::from(stored.secret.plain_bytes)).sum();
@@ -210,7 +227,7 @@ impl Log {
         let proposal = |(index, stored): (usize, &&[Stored])| {
             let ends = index == last;
             let chunks: Vec<ChunkRef> = stored.iter().map(|stored| stored.reference.clone()).collect();
-            let operation = if ends { object } else { OperationId(self.client.random()) };
+            let operation = if ends { object } else { of_extent(index) };
             let extent = (last > 0).then_some(Extent { object, index: index as u32 });
             let mut record = record.clone();
             record.chunks = stored.iter().map(|stored| stored.secret.clone()).collect();

@@ -68,6 +68,7 @@ pub use keys::{HeldKey, SystemKey};
 pub(crate) use noting::LocalOrder;
 pub use peers::token_site;
 pub use recovering::{carry_out, read_report, report, write_report};
+pub(crate) use renewing::refuse_part;
 pub use replacing::{AddOptions, ReplaceOptions, add, replace};
 pub use restoring::{Filling, RestoringFile, found_restored, make_restored, restore_done, resume_restored};
 pub use run::run;

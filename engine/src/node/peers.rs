@@ -4,6 +4,8 @@
 //! which the other side may say one thing: who it is. Both then trust one another's CA about one another's site.
 
 use super::auditing::certificate;
+use super::directory::NodeDirectory;
+use super::renewing::refuse_part;
 use super::server::Answered;
 use super::shard::Shard;
 use super::token::{self, Purpose, Token};
@@ -33,6 +35,8 @@ pub fn token_site(text: &str) -> Option<Label> {
 
 /// This site, as a peer should keep it.
 fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
+    let refused = refuse_part(&NodeDirectory::new(&shard.root));
+    refused.map_err(|why| Refusal::new(RefusalCode::Unsafe, why))?;
     token::check_reachable(shard)?;
     Ok(PeerRecord {
         site: shard.site.site,

@@ -28,8 +28,21 @@ record!(
         incarnation: u64,
         /// Everything placed later is set aside. `None`: nothing is.
         at: Option<Hlc>,
+        /// It is a part of the site, restored beside it.
+        is_part: bool,
     }
 );
+
+/// Refuses what would have others take a part of a site, which was restored beside it, for the site.
+pub(crate) fn refuse_part(directory: &NodeDirectory) -> Result<(), String> {
+    match framed::read_record::<RestoredAt>(&directory.restored_at(), FileKind::RestoredAt) {
+        Ok(RestoredAt { is_part: true, .. }) => Err("this is a part of a site that was restored beside it: whoever meets it would take it \
+                                                     for that site. Take from it what was lost, or restore the whole site"
+            .into()),
+        Ok(_) | Err(FramedFileError::Missing(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
 
 /// Renews the logs of this shard's groups that this node leads when it has just started. Harmless where nothing is to be
 /// renewed.

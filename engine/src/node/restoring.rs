@@ -111,7 +111,7 @@ pub fn found_restored(
     };
     let authority = Authority::from_parts(site.site, site.certificate.to_vec(), site.authority_key.clone());
     fill(directory, &file, &config, &authority, &SystemKey::from_bytes(*system_key), machine)?;
-    let restored = RestoredAt { incarnation: site.incarnation, at: restoring.at };
+    let restored = RestoredAt { incarnation: site.incarnation, at: restoring.at, is_part: restoring.tenant.is_some() };
     framed::write_record(&directory.restored_at(), FileKind::RestoredAt, &restored)?;
     framed::write_record(&directory.restoring(), FileKind::Restoring, restoring)?;
     Ok(file)

@@ -235,7 +235,7 @@ async fn prepare(log: &Log, root: &Path, entry: Entry) -> Result<PreparedEntry, 
 
 fn upload(name: Bytes, kind: ObjectKind, metadata: &Metadata, body: UploadBody) -> Upload {
     let modified = (metadata.mtime(), metadata.mtime_nsec() as u32);
-    Upload { name, kind, mode: metadata.mode() & 0o7777, modified, body, condition: None }
+    Upload { name, kind, mode: metadata.mode() & 0o7777, modified, body, condition: None, operation: None }
 }
 
 /// What changes when somebody writes to a file.

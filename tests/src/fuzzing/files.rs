@@ -116,7 +116,7 @@ pub fn framed_file(bytes: &[u8]) {
         FileKind::Scrub => drop(canonical::<ScrubRecord>(payload)),
         FileKind::SealedKey => sealed_key(payload),
         FileKind::KeyExports => drop(canonical::<KeyExports>(payload)),
-        FileKind::RestoredAt => drop(canonical::<(u64, Option<Hlc>)>(payload)),
+        FileKind::RestoredAt => drop(canonical::<((u64, Option<Hlc>), bool)>(payload)),
         FileKind::Restoring => drop(canonical::<RestoringFile>(payload)),
         FileKind::Report => report(payload),
         FileKind::Recovered => drop(canonical::<RecoveredFile>(payload)),

@@ -449,7 +449,7 @@ fn draw(random: &SeededEntropy, kind: Kind, Targets { nodes, victims, clients }:
         Kind::Backup => {
             let order = match pick(5) {
                 0 | 1 => Backup::Now,
-                2 | 3 => Backup::Prune { keep: 1 + pick(3) as usize, grace: Duration::from_secs(1 + pick(20)) },
+                2 | 3 => Backup::Prune { keep: 1 + pick(3) as usize, grace: Duration::from_secs(15 + pick(15)) },
                 _ => Backup::Verify,
             };
             Fault::Backup { site, order, killed: pick(3) == 0 }
@@ -503,7 +503,7 @@ fn trouble(random: &SeededEntropy) -> Trouble {
         0 => Trouble::Away,
         1 => Trouble::Refusing(percent(40)),
         2 => Trouble::Lossy(percent(30)),
-        3 => Trouble::Slow(Duration::from_millis(100 + below(random, 4000))),
+        3 => Trouble::Slow(Duration::from_millis(50 + below(random, 500))),
         _ => Trouble::Lying(percent(10)),
     }
 }

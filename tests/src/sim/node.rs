@@ -20,6 +20,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::task::{JoinHandle, LocalSet};
 
 /// A node that is silent for so long counts as dead.
@@ -31,6 +32,8 @@ const DEVICE_BYTES: u64 = 256 << 20;
 /// A shard's zone where devices are to fill up: the smallest write-ahead log, and some small segments, of
 /// which the engine keeps a part for snapshots.
 const CRAMPED_ZONE_BYTES: u64 = 60 << 20;
+/// Up to so long each operation of a device takes that is filled from a backup.
+const SLOW_FILL: Duration = Duration::from_millis(20);
 /// A shard's arena: several stripes of the largest object of the workload.
 const POOL_BYTES: usize = 24 << 20;
 
@@ -185,7 +188,8 @@ impl SimNode {
         trace: &Trace,
     ) -> Result<(Self, u64), String> {
         let failed = |error: NodeError| error.to_string();
-        let plan = Plan { geometry, nodes: 1, devices: geometry.total(), ..plan };
+        // Whatever the geometry, there is room for all of it.
+        let plan = Plan { geometry, nodes: 1, devices: geometry.total(), cramped: false, ..plan };
         let facts = restore::facts(&manifest, Some(geometry));
         let index = repository.index(&manifest.indexes).await.map_err(|error| error.to_string())?;
         let beginning = Beginning::new(root, &plan, &host, seed).map_err(failed)?;
@@ -197,9 +201,12 @@ impl SimNode {
         let (shards, _stopper) = node.shards().map_err(failed)?;
         let filling = Filling::here(shards);
         let nobody = &mut |_, _| ();
+        // What is only written is there a little later than what is not waited for.
+        node.disks.iter().for_each(|disk| disk.slow_down(SLOW_FILL));
         let filled = restore::fill_from(repository, (&manifest, &index), None, machine.clock, filling, nobody);
         filled.await.map_err(|error| error.to_string())?;
         node::restore_done(root).map_err(failed)?;
+        node.disks.iter().for_each(|disk| disk.slow_down(Duration::ZERO));
         // What it was told is there must be durable.
         node.settle(End::PowerCut);
         Ok((node, facts.incarnation))

@@ -199,8 +199,7 @@ pub const SCENARIOS: &[Scenario] = &[
             (Device, 2),
             (Slow, 1),
             (Clock, 2),
-            (Failover, 2),
-            (Switchover, 1),
+            (Failover, 1),
         ],
         backups: Backups::Always,
         ..PLAIN

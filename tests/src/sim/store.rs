@@ -9,7 +9,7 @@ use farside::backup::target::{Answer, Courier, NoAnswer};
 use farside_io::entropy::SeededEntropy;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -98,18 +98,6 @@ impl Stores {
         self.inside().trouble = trouble;
     }
 
-    /// Names of objects in which one of these texts can be read, or whose names hold it.
-    pub fn that_show(&self, texts: &BTreeSet<String>) -> Vec<String> {
-        let inside = self.inside();
-        let shows = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-        let found = inside.objects.iter().filter(|(name, object)| {
-            // The bucket is named by whoever runs it; what is in it is not.
-            let own = name.split_once('/').map_or("", |(_, own)| own);
-            texts.iter().any(|text| own.contains(text.as_str()) || shows(&object.bytes, text))
-        });
-        found.map(|(name, _)| name.clone()).collect()
-    }
-
     fn fate(&self) -> Fate {
         let inside = self.inside();
         let way = |longest: Duration| Duration::from_micros(500 + inside.below(longest.as_micros() as u64));
@@ -136,11 +124,11 @@ impl Stores {
         let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().trim_start_matches('/').to_owned();
         let query: BTreeMap<String, String> = request.uri().query().map(parse_query).unwrap_or_default();
         let mut inside = self.inside();
-        match request.method() {
-            &Method::GET if query.contains_key("list-type") => list(&inside, &path, &query),
-            &Method::GET => get(&inside, &path, request.headers(), flipped),
-            &Method::PUT => put(&mut inside, path, request),
-            &Method::DELETE => {
+        match *request.method() {
+            Method::GET if query.contains_key("list-type") => list(&inside, &path, &query),
+            Method::GET => get(&inside, &path, request.headers(), flipped),
+            Method::PUT => put(&mut inside, path, request),
+            Method::DELETE => {
                 inside.objects.remove(&path);
                 reply(StatusCode::NO_CONTENT, Bytes::new())
             }
@@ -151,31 +139,34 @@ impl Stores {
 
 impl Courier for Stores {
     fn carry(&self, request: Request<Bytes>) -> Answer {
-        let stores = self.clone();
-        Box::pin(async move {
-            let fate = stores.fate();
-            tokio::time::sleep(fate.there).await;
-            if fate.unreached {
-                return Err(NoAnswer::Unreached);
-            }
-            if fate.lost == Some(true) {
-                return lost(&stores).await;
-            }
-            let answer = match fate.refusal {
-                Some((status, code)) => refusal(status, code),
-                None => stores.answer(&request, fate.flipped),
-            };
-            tokio::time::sleep(fate.back).await;
-            match fate.lost {
-                Some(_) => lost(&stores).await,
-                None => Ok(answer),
-            }
-        })
+        // What is under way arrives, whatever becomes of whoever sent it.
+        let carried = tokio::spawn(carry(self.clone(), request));
+        Box::pin(async move { carried.await.unwrap_or(Err(NoAnswer::Lost)) })
     }
 
     fn draw(&self) -> u128 {
         let inside = self.inside();
         u128::from(inside.random.next_u64()) << 64 | u128::from(inside.random.next_u64())
+    }
+}
+
+async fn carry(stores: Stores, request: Request<Bytes>) -> Result<Response<Bytes>, NoAnswer> {
+    let fate = stores.fate();
+    tokio::time::sleep(fate.there).await;
+    if fate.unreached {
+        return Err(NoAnswer::Unreached);
+    }
+    if fate.lost == Some(true) {
+        return lost(&stores).await;
+    }
+    let answer = match fate.refusal {
+        Some((status, code)) => refusal(status, code),
+        None => stores.answer(&request, fate.flipped),
+    };
+    tokio::time::sleep(fate.back).await;
+    match fate.lost {
+        Some(_) => lost(&stores).await,
+        None => Ok(answer),
     }
 }
 

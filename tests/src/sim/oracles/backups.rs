@@ -2,7 +2,7 @@
 
 use super::super::work::{NAMES, name, read, read_at};
 use super::super::world::{RECOVERY, World};
-use super::{Settled, read_all, wait_until_caught_up};
+use super::{Settled, old_versions_are_readable, read_all, versions_of, wait_until_caught_up};
 use farside::client::{Client, ClientError, Log, Upload};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::Hlc;
@@ -38,7 +38,8 @@ pub(super) async fn backups_are_whole(world: &World, logs: &[(&str, Settled)]) -
             format!("backups of site {site} up to {number}: {faults:?}, {:?}", report.damaged)
         });
     }
-    match world.random().next_u64() % 2 {
+    let draw = world.random().next_u64() % 2;
+    match if world.is_about_backups() { 0 } else { draw } {
         0 => a_site_comes_back(world, world.random().next_u64() as usize % world.sites().len(), logs).await,
         _ => Ok(()),
     }
@@ -51,9 +52,17 @@ async fn a_site_comes_back(world: &World, site: usize, logs: &[(&str, Settled)])
     let is_home = |settled: &Settled| settled.info.home.as_ref() == Some(&here);
     let homes = || logs.iter().filter(|(_, settled)| is_home(settled));
     // Back to a moment only where all that was ever there still is, on one branch.
-    let times: Vec<Hlc> = homes().flat_map(|(_, settled)| settled.kept().map(|delta| delta.time)).collect();
+    let cuts = world.cuts(site).await?;
+    let newest = cuts.last().map_or(Hlc::default(), |(cut, _)| *cut);
+    let times = homes().flat_map(|(_, settled)| settled.kept().map(|delta| delta.time));
+    let times: Vec<Hlc> = times.filter(|time| *time <= newest).collect();
     let is_plain = world.promotions_ordered() == 0 && !world.prunes();
-    let at = (is_plain && !times.is_empty() && draw(2) == 0).then(|| times[draw(times.len())]);
+    let at = (is_plain && !times.is_empty() && draw(4) > 0).then(|| {
+        // Any moment, or the last one before a backup was complete: what came after its cut is in the next one only.
+        let (_, finished) = cuts[draw(cuts.len())];
+        let before = times.iter().copied().filter(|time| *time <= finished).max();
+        before.filter(|_| draw(2) == 0).unwrap_or_else(|| times[draw(times.len())])
+    });
     let mut expected = Vec::new();
     for (log, settled) in logs {
         let is_home = is_home(settled);
@@ -118,6 +127,8 @@ async fn came_back(world: &World, client: &Client, expected: &Expected<'_>, inca
             format!("{log}: name {number} is {found:?} after the restore, and was {version:?}")
         });
     }
+    let versions = versions_of(&opened).await.map_err(|error| format!("{log} after the restore: {error}"))?;
+    old_versions_are_readable(world, &opened, client, &deltas, &versions).await?;
     if expected.is_home {
         takes_writes(world, &opened).await;
     }

@@ -106,7 +106,15 @@ impl World {
         made.map(|made| made.manifest.number).map_err(|error| error.to_string())
     }
 
+    /// Twice: what was found to be needed by nothing goes with the second one.
     async fn prune(&self, site: usize, keep: usize, grace: Duration) -> Result<String, String> {
+        let first = self.prune_once(site, keep, grace).await?;
+        tokio::time::sleep(grace).await;
+        let second = self.prune_once(site, keep, grace).await?;
+        Ok(format!("{first}; {second}"))
+    }
+
+    async fn prune_once(&self, site: usize, keep: usize, grace: Duration) -> Result<String, String> {
         let (repository, ..) = self.repository(site)?;
         let now = Hlc::from_ms(self.0.operator.clock.wall_ms());
         let retention = Retention { last: keep, ..Retention::default() };
@@ -130,6 +138,22 @@ impl World {
             Err(error) => error.to_string(),
         };
         self.trace().line(format!("the tenant's key is rotated at site {site}: {text}"));
+    }
+
+    /// Whether what the sites do by themselves about backups is waited for, and each site may be destroyed.
+    pub fn is_about_backups(&self) -> bool {
+        self.0.backing.is_some_and(|backing| backing.is_patient)
+    }
+
+    /// When each of a site's backups was cut, and when it was complete.
+    pub async fn cuts(&self, site: usize) -> Result<Vec<(Hlc, Hlc)>, String> {
+        let (repository, ..) = self.repository(site)?;
+        let mut cuts = Vec::new();
+        for number in repository.numbers().await.map_err(|error| error.to_string())? {
+            let manifest = repository.manifest(number).await.map_err(|error| error.to_string())?.manifest;
+            cuts.push((manifest.cut, manifest.finished));
+        }
+        Ok(cuts)
     }
 
     /// Whether the sites have backups made.
