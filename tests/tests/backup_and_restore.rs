@@ -158,6 +158,7 @@ fn a_part_of_a_site_is_restored_beside_it() {
     // Nobody mistakes either for the site, which goes on: with its peer, and with its backups.
     let peer = far.farside(&["peer", "token"]).ok();
     one.farside(&["peer", "add", "far", peer.trim()]).fails(3, "a part of a site");
+    one.farside(&["peer", "token"]).fails(3, "a part of a site");
     let place = target[1];
     one.farside(&["backup", "target", "add", "vault", place]).fails(3, "a part of a site");
     world.check(&near, &objects);

@@ -154,7 +154,7 @@ fn a_log_is_sealed_anew_and_needs_the_old_key_no_more() {
     // A log that holds other things is not mixed with it.
     site.farside(&["log", "create", "acme/other"]).ok();
     put("acme/other", "mine", b"mine");
-    reseal("other").fails(3, "not from acme/old");
+    reseal("other").fails(3, "a log of its own");
 
     // The key that became known is destroyed: the new log is all there, the old one can't be read any more.
     std::fs::remove_file(kms.join("acme.v1.key")).expect("it was there");

@@ -25,7 +25,7 @@ use farside_codec::backup::Manifest;
 use farside_codec::dump::{BackupSchedule, BackupTarget, NewestBackup, ScheduleBackup};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{Hlc, Label, SiteId};
-use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
+use farside_codec::message::{Reply, Request};
 use farside_io::entropy::SystemEntropy;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -145,8 +145,7 @@ async fn add(name: &str, url: &str, endpoint: Option<&str>, unsealing: &Unsealin
     // Another site's backups, or another key's, are found now and not at the first backup.
     let mark = repository.mark().await?;
     if mark.is_some() {
-        let refused = |why| ClientError::Refused(Refusal::new(RefusalCode::Unsafe, why));
-        crate::node::refuse_part(&NodeDirectory::new(directory(common)?)).map_err(refused)?;
+        crate::node::refuse_part(directory(common)?).map_err(ClientError::Refused)?;
     }
     let target = BackupTarget {
         name: name.clone(),

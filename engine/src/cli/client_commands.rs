@@ -18,6 +18,7 @@ use farside_codec::delta::{Deduplication, EpochRecord, LogPolicy};
 use farside_codec::ids::Label;
 use farside_codec::message::{LogInfo, Reply, Request, SetPolicy};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -305,11 +306,19 @@ async fn reseal(log: &str, new: &str, common: &Common) -> Outcome {
     }
     match failures.into_iter().next() {
         Some((_, error)) => {
-            note(format!("{failed} objects of {log} are not in {new}: run this again"));
+            note(format!(
+                "{failed} could not be sealed anew, or not be removed: {new} is not what {log} is; run this again"
+            ));
             Err(error.into())
         }
         None => Ok(()),
     }
+}
+
+/// Versions of the tenant's key in its KMS under which something in the log may be sealed.
+fn key_versions(info: &LogInfo) -> Vec<u32> {
+    let epochs = info.epochs.iter().chain([&info.descriptor.first_epoch]);
+    epochs.map(|epoch| epoch.key_version).collect::<BTreeSet<u32>>().into_iter().collect()
 }
 
 fn log_json(info: &LogInfo) -> Value {
@@ -332,6 +341,7 @@ fn log_json(info: &LogInfo) -> Value {
         "head_hash": info.head.hash.to_string(),
         "head_time": show_time(info.head_time),
         "lineage": info.lineage.iter().map(branch).collect::<Vec<_>>(),
+        "key_versions": key_versions(info),
         "history_seconds": info.descriptor.policy.history_seconds,
         "lag_bound_seconds": info.descriptor.policy.lag_bound_seconds,
         "lag_stops_writers": info.descriptor.policy.lag_stops_writers,

@@ -134,12 +134,13 @@ impl Client {
 
     /// Makes a log whose home is this site.
     pub async fn create_log(&self, tenant: &Label, name: &Label) -> Result<LogInfo, ClientError> {
-        self.create_log_with(tenant, name, LogPolicy::default()).await
+        self.create_log_as(LogId(self.random()), tenant, name, LogPolicy::default()).await
     }
 
-    /// The same with a policy of its own from the beginning.
-    pub async fn create_log_with(
+    /// The same with an id and a policy of its own from the beginning.
+    pub(crate) async fn create_log_as(
         &self,
+        log: LogId,
         tenant: &Label,
         name: &Label,
         policy: LogPolicy,
@@ -149,7 +150,7 @@ impl Client {
         let first_epoch = epoch.ok_or_else(|| ClientError::Failed(format!("tenant {tenant} has no key epoch")))?;
         keys::check(self, tenant, owner.tenant, &first_epoch).await?;
         let descriptor = LogDescriptor {
-            log: LogId(self.random()),
+            log,
             tenant: owner.tenant,
             tenant_name: tenant.clone(),
             name: name.clone(),

@@ -2,28 +2,29 @@
 //! from the old ones, in a log of their own. For the day when a key has become known to somebody.
 //!
 //! It may be interrupted and asked for again at any time, and clients may go over to the new log while it is filled. What
-//! is a copy is told from what somebody else has written by its operation's id, which follows from the two logs and from
-//! what it is a copy of. So a later call replaces a copy of what has been replaced in the old log since, and removes
-//! one of what has been removed there, however clocks go; what anybody else has written to the new log, or removed in it,
-//! it leaves alone.
+//! is a copy is told from what somebody else has written by its operation's id, which follows from a secret of the new log,
+//! from what it is a copy of, and from what it is put on top of. So a later call replaces a copy of what has been replaced
+//! in the old log since, and removes one of what has been removed there, however clocks go; what anybody else has written to
+//! the new log, or removed in it, it leaves alone. That the new log is the one into which the old one is sealed
+//! anew follows from its own id.
 
 use super::download::Object;
 use super::upload::{Upload, UploadBody};
 use super::{Client, ClientError, Log, unexpected};
+use crate::kms::KmsError;
 use bytes::Bytes;
 use farside_codec::delta::{Delta, DeltaKind, EpochRecord, LogPolicy, Proposal};
-use farside_codec::ids::{BlindName, DeltaHash, Label, LogId, OperationId};
-use farside_codec::message::{History, LogInfo, Moment, ReadDeltas, Refusal, RefusalCode, Reply, Request, Version};
+use farside_codec::ids::{BlindName, DeltaHash, EpochId, Label, LogId, OperationId, SiteId};
+use farside_codec::message::{History, LogInfo, Moment, Refusal, RefusalCode, Reply, Request, Version};
 use tokio::task::JoinSet;
 
 /// Objects on their way at once. Each of them is a task: its chunks must come and go while others are waited for.
 const OBJECTS_AT_ONCE: usize = 8;
-/// The first deltas of a log, among which there is a copy if it was filled by this.
-const FIRST_DELTAS: u32 = 64;
 /// Failures that are told one by one.
 const FAILURES_TOLD: usize = 16;
-/// Bytes of an operation's id that say that it is a copy out of one log in another; the others say of what.
+/// Bytes of an operation's id that say that this made it, and bytes that say for which version: of one name, so few will do.
 const MARK_BYTES: usize = 6;
+const VERSION_BYTES: usize = 6;
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -53,36 +54,54 @@ fn refused(detail: String) -> ClientError {
     ClientError::Refused(Refusal::new(RefusalCode::Unsafe, detail))
 }
 
-/// Ids of operations by which copies out of one log are known in another.
+/// Ids of operations by which copies out of one log are known in another. Whoever has both logs and not the new one's key
+/// can't tell from them which is a copy of what.
 #[derive(Clone, Copy)]
-struct Marks([u8; 32]);
+struct Marks {
+    secret: [u8; 32],
+    /// The key that copies are sealed under: an object is not made of parts under several.
+    epoch: EpochId,
+}
 
 impl Marks {
-    fn new(old: LogId, new: LogId) -> Self {
-        Self(blake3::derive_key("farside 2026-11-27 operations of a log that is sealed anew", &[old.0, new.0].concat()))
+    fn new(old: &Log, new: &Log) -> Self {
+        let own = new.blind(&[b"what is sealed anew from ", &old.id().0[..]].concat());
+        let secret = blake3::derive_key("farside 2026-11-27 operations of a log that is sealed anew", &own.0);
+        let newest = new.info().epochs.iter().max_by_key(|epoch| epoch.key_version);
+        Self { secret, epoch: newest.unwrap_or(&new.info().descriptor.first_epoch).epoch }
     }
 
-    fn operation(&self, what: u8, of: &[u8]) -> OperationId {
-        let hash = blake3::keyed_hash(&self.0, &[&[what], of].concat());
+    /// For a version with this hash, or the removal of a copy of it, where the name's newest delta is `below`.
+    fn operation(&self, kind: u8, version: &[u8], below: Option<OperationId>) -> OperationId {
+        let hash = |parts: &[&[u8]]| *blake3::keyed_hash(&self.secret, &parts.concat()).as_bytes();
+        let version = hash(&[&[kind], version]);
+        let place = hash(&[&version, &below.unwrap_or(OperationId([0; 16])).0, &self.epoch.0]);
         let mut id = [0; 16];
-        id[..MARK_BYTES].copy_from_slice(&self.0[..MARK_BYTES]);
-        id[MARK_BYTES..].copy_from_slice(&hash.as_bytes()[..16 - MARK_BYTES]);
+        id[..MARK_BYTES].copy_from_slice(&hash(&[b"mark"])[..MARK_BYTES]);
+        id[MARK_BYTES..MARK_BYTES + VERSION_BYTES].copy_from_slice(&version[..VERSION_BYTES]);
+        id[MARK_BYTES + VERSION_BYTES..].copy_from_slice(&place[..16 - MARK_BYTES - VERSION_BYTES]);
         OperationId(id)
     }
 
-    /// Of the copy of a version with this hash.
-    fn copy(&self, version: &DeltaHash) -> OperationId {
-        self.operation(0, &version.0)
-    }
-
-    /// Of the removal of a copy.
-    fn removal(&self, copy: OperationId) -> OperationId {
-        self.operation(1, &copy.0)
-    }
-
     fn is_ours(&self, operation: OperationId) -> bool {
-        operation.0[..MARK_BYTES] == self.0[..MARK_BYTES]
+        self.begins_alike(operation, self.operation(0, &[], None), MARK_BYTES)
     }
+
+    /// Whether both are for the same version.
+    fn is_same(&self, one: OperationId, other: OperationId) -> bool {
+        self.begins_alike(one, other, MARK_BYTES + VERSION_BYTES)
+    }
+
+    fn begins_alike(&self, one: OperationId, other: OperationId, bytes: usize) -> bool {
+        one.0[..bytes] == other.0[..bytes]
+    }
+}
+
+/// The log of this name into which another one is sealed anew.
+fn log_of(old: LogId, name: &Label) -> LogId {
+    let key = [&old.0[..], name.as_str().as_bytes()].concat();
+    let hash = blake3::derive_key("farside 2026-11-27 log in which another one is sealed anew", &key);
+    LogId(std::array::from_fn(|at| hash[at]))
 }
 
 impl Client {
@@ -91,10 +110,7 @@ impl Client {
     pub async fn log_to_reseal(&self, old: &Log, name: &Label) -> Result<Log, ClientError> {
         let descriptor = &old.info().descriptor;
         let site = self.link.site();
-        if old.info().lineage.last().is_none_or(|last| last.generation.site != site) {
-            let home = old.info().home.as_ref().map_or_else(|| "another site".to_owned(), ToString::to_string);
-            return Err(refused(format!("{} has its home at {home}: reseal it there", old.name())));
-        }
+        refuse_elsewhere(old.info(), site, &old.name())?;
         if *name == descriptor.name {
             return Err(ClientError::Usage(format!(
                 "{} can't be sealed anew into itself: name another log",
@@ -104,10 +120,13 @@ impl Client {
         let full = format!("{}/{name}", descriptor.tenant_name);
         match self.resolve(&full).await {
             Ok(found) => {
+                if found.descriptor.log != log_of(old.id(), name) {
+                    let detail = format!("{full} is a log of its own: name one that is not there yet");
+                    return Err(refused(detail));
+                }
                 refuse_same_key(&found.descriptor.first_epoch, old, &full)?;
-                let new = self.open_log(&full).await?;
-                new.refuse_unrelated(Marks::new(old.id(), new.id()), old).await?;
-                return Ok(new);
+                refuse_elsewhere(&found, site, &full)?;
+                return self.open_log(&full).await;
             }
             Err(ClientError::NotFound(_)) => {}
             Err(error) => return Err(error),
@@ -116,9 +135,19 @@ impl Client {
             refuse_same_key(newest, old, &full)?;
         }
         let policy = LogPolicy { home_lease_seconds: 0, ..descriptor.policy.clone() };
-        let made: LogInfo = self.create_log_with(&descriptor.tenant_name, name, policy).await?;
+        let made = self.create_log_as(log_of(old.id(), name), &descriptor.tenant_name, name, policy).await?;
         refuse_same_key(&made.descriptor.first_epoch, old, &full)?;
         self.open_log(&full).await
+    }
+}
+
+fn refuse_elsewhere(log: &LogInfo, site: SiteId, name: &str) -> Result<(), ClientError> {
+    match log.lineage.last().is_none_or(|last| last.generation.site != site) {
+        true => {
+            let home = log.home.as_ref().map_or_else(|| "another site".to_owned(), ToString::to_string);
+            Err(refused(format!("{name} has its home at {home}: reseal it where both are at home")))
+        }
+        false => Ok(()),
     }
 }
 
@@ -145,29 +174,10 @@ impl Log {
         newest.unwrap_or(self.info().descriptor.first_epoch.key_version)
     }
 
-    /// A log that was there before, with other things in it, is not mixed with another one.
-    async fn refuse_unrelated(&self, marks: Marks, old: &Log) -> Result<(), ClientError> {
-        if self.info().head.sequence == 0 {
-            return Ok(());
-        }
-        let request = Request::ReadDeltas(ReadDeltas { log: self.id(), from: 1, limit: FIRST_DELTAS });
-        let deltas = match self.client.link.call(self.target(), &request).await? {
-            Reply::Deltas(deltas) => deltas,
-            reply => return Err(unexpected(&reply)),
-        };
-        for delta in deltas {
-            // What was pruned can't be asked any more.
-            if delta.is_empty() || marks.is_ours(self.parse(delta)?.proposal.operation) {
-                return Ok(());
-            }
-        }
-        Err(refused(format!("{} holds what is not from {}: name a log that is not there yet", self.name(), old.name())))
-    }
-
     /// Seals every object of this log anew into `new`, as [`Client::log_to_reseal`] answers it, and removes there what was
     /// removed here since an earlier call.
     pub async fn reseal(&self, new: &Log, tell: TellReseal<'_>) -> Result<Resealed, ClientError> {
-        let marks = Marks::new(self.id(), new.id());
+        let marks = Marks::new(self, new);
         let head = self.client.resolve(&self.name()).await?.head.sequence;
         let mut under_way = UnderWay { tasks: JoinSet::new(), done: Resealed { head, ..Resealed::default() }, tell };
         if head > 0 {
@@ -194,7 +204,7 @@ impl Log {
                 let delta = new.parse(version.delta.clone())?;
                 after = Some(delta.proposal.name);
                 if marks.is_ours(delta.proposal.operation) {
-                    under_way.begin(remove(self.clone(), head, new.clone(), version, delta, marks)).await?;
+                    under_way.begin(remove(self.clone(), new.clone(), version, delta, marks)).await?;
                 }
             }
             if !page.more || after.is_none() {
@@ -216,6 +226,19 @@ impl Log {
             Err(ClientError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Whether others would fail in the same way.
+fn concerns_all(error: &ClientError) -> bool {
+    match error {
+        // A key that is gone leaves what is under others.
+        ClientError::Kms(error) => !matches!(error, KmsError::NoKey { .. } | KmsError::Revoked { .. }),
+        ClientError::Refused(refusal) => {
+            matches!(refusal.code, RefusalCode::Full | RefusalCode::NotHome | RefusalCode::Forbidden)
+        }
+        ClientError::Unreachable(_) | ClientError::TurnedAway(..) => true,
+        _ => false,
     }
 }
 
@@ -256,8 +279,7 @@ impl UnderWay<'_> {
                 Ok(Came::Others) => done.others += 1,
                 Ok(Came::Removed) => done.removed += 1,
                 Ok(Came::Nothing) => {}
-                // Nothing goes on where nobody answers, or where the key is not to be had.
-                Err(error @ (ClientError::Unreachable(_) | ClientError::Kms(_))) => return Err(error),
+                Err(error) if concerns_all(&error) => return Err(error),
                 Err(error) => {
                     done.failed += 1;
                     if done.failures.len() < FAILURES_TOLD {
@@ -279,49 +301,69 @@ async fn copy(old: Log, new: Log, version: Version, delta: Delta, marks: Marks) 
         Err(error) => return (format!("the object of delta {}", delta.sequence).into_bytes().into(), Err(error)),
     };
     let name = object.info.name.clone();
-    (name, copy_object(object, &new, marks.copy(&hash), marks).await)
+    (name, copy_object(&old, object, &new, &hash, marks).await)
 }
 
-async fn copy_object(object: Object, new: &Log, operation: OperationId, marks: Marks) -> Result<Came, ClientError> {
+async fn copy_object(
+    old: &Log,
+    object: Object,
+    new: &Log,
+    hash: &DeltaHash,
+    marks: Marks,
+) -> Result<Came, ClientError> {
     let info = object.info.clone();
-    let newest = new.newest(new.blind(&info.name)).await?.map(|delta| (delta.sequence, delta.proposal));
-    let condition = match &newest {
-        Some((_, proposal)) if proposal.operation == operation => return Ok(Came::There),
-        Some((_, proposal)) if !marks.is_ours(proposal.operation) => return Ok(Came::Others),
-        Some((sequence, proposal)) if proposal.kind != DeltaKind::Remove => *sequence,
-        _ => 0,
-    };
+    let newest = new.newest(new.blind(&info.name)).await?;
+    let below = newest.as_ref().map(|delta| delta.proposal.operation);
+    let operation = marks.operation(0, &hash.0, below);
+    match below {
+        Some(below) if marks.is_same(below, operation) => return Ok(Came::There),
+        Some(below) if !marks.is_ours(below) => return Ok(Came::Others),
+        _ => {}
+    }
+    // Another call, which began later, may have copied what has replaced it. Asked in this order, that call's copy is what
+    // the condition speaks of, or this is not the newest version any more.
+    let now = old.version(&info.name, &Moment::Latest).await?;
+    if now.is_none_or(|now| Delta::hash(&now.delta) != *hash) {
+        return Ok(Came::Nothing);
+    }
     let Some(kind) = info.kind else { return Ok(Came::Nothing) };
+    let condition = newest.filter(|newest| newest.proposal.kind != DeltaKind::Remove);
     let upload = Upload {
-        name: info.name,
+        name: info.name.clone(),
         kind,
         mode: info.mode,
         modified: info.modified,
         body: UploadBody::Object(Box::new(object)),
-        condition: Some(condition),
+        condition: Some(condition.map_or(0, |newest| newest.sequence)),
         operation: Some(operation),
     };
     match new.put(upload).await {
-        // It was there once, somebody has removed it, and that was pruned.
-        Ok(receipt) if receipt.receipt.replayed => Ok(Came::Others),
+        // Placed by this call, whose first try was not answered; or once, and somebody has removed it since, which was pruned.
+        Ok(receipt) if receipt.receipt.replayed => {
+            match new.newest(new.blind(&info.name)).await?.map(|newest| newest.proposal.operation) {
+                Some(newest) if newest == operation => Ok(Came::Copied(receipt.size_bytes)),
+                _ => Ok(Came::Others),
+            }
+        }
         Ok(receipt) => Ok(Came::Copied(receipt.size_bytes)),
         // Somebody has just written it there.
-        Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::ConditionFailed => Ok(Came::Others),
+        Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::ConditionFailed => Ok(Came::Nothing),
         Err(error) => Err(error),
     }
 }
 
 /// Removes a copy of what was removed.
-async fn remove(old: Log, head: u64, new: Log, version: Version, delta: Delta, marks: Marks) -> Outcome {
+async fn remove(old: Log, new: Log, version: Version, delta: Delta, marks: Marks) -> Outcome {
     let name = match new.open(version).await {
         Ok(object) => object.info.name,
         Err(error) => return (format!("the copy of delta {}", delta.sequence).into_bytes().into(), Err(error)),
     };
     let removed = async {
-        if head > 0 && old.version(&name, &Moment::Sequence(head)).await?.is_some() {
+        if old.version(&name, &Moment::Latest).await?.is_some() {
             return Ok(Came::Nothing);
         }
-        let (operation, epoch) = (marks.removal(delta.proposal.operation), new.info().descriptor.first_epoch.epoch);
+        let copy = delta.proposal.operation;
+        let (operation, epoch) = (marks.operation(1, &copy.0, Some(copy)), new.info().descriptor.first_epoch.epoch);
         let mut proposal = Proposal::without_chunks(operation, DeltaKind::Remove, delta.proposal.name, epoch);
         proposal.condition = Some(delta.sequence);
         match new.client.propose_one(new.id(), proposal).await {

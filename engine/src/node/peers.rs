@@ -4,12 +4,10 @@
 //! which the other side may say one thing: who it is. Both then trust one another's CA about one another's site.
 
 use super::auditing::certificate;
-use super::directory::NodeDirectory;
-use super::renewing::refuse_part;
 use super::server::Answered;
 use super::shard::Shard;
 use super::token::{self, Purpose, Token};
-use super::{authority, limits, links};
+use super::{authority, limits, links, renewing};
 use bytes::Bytes;
 use farside_codec::cluster::NodeState;
 use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken};
@@ -35,8 +33,7 @@ pub fn token_site(text: &str) -> Option<Label> {
 
 /// This site, as a peer should keep it.
 fn own_record<D: Disk>(shard: &Shard<D>) -> Result<PeerRecord, Refusal> {
-    let refused = refuse_part(&NodeDirectory::new(&shard.root));
-    refused.map_err(|why| Refusal::new(RefusalCode::Unsafe, why))?;
+    renewing::refuse_part(&shard.root)?;
     token::check_reachable(shard)?;
     Ok(PeerRecord {
         site: shard.site.site,
@@ -187,10 +184,11 @@ async fn introduce<D: Disk>(shard: &Rc<Shard<D>>, token: &Token) -> Result<(), R
 
 /// Lets in a site that shows a token's secret.
 pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, join: PeerJoin) -> Answered {
+    let own = own_record(shard)?;
     let redeem =
         RedeemToken { secret_hash: *blake3::hash(&join.secret).as_bytes(), peer: join.peer, time: shard.clock.now() };
     shard.control(&certificate(caller), ControlCommand::RedeemToken(redeem)).await?;
-    Ok(Reply::Peers(vec![own_record(shard)?]).into())
+    Ok(Reply::Peers(vec![own]).into())
 }
 
 /// Waits until no sender speaks to a peer any more: when the command answers, nothing crosses.

@@ -8,12 +8,13 @@ use super::directory::{NodeDirectory, SiteFile};
 use super::error::{NodeError, failed};
 use super::keys::{HeldKey, PassphraseSource};
 use super::recovered;
+use super::renewing::RestoredAt;
 use super::run::{open_storage, take};
 use super::seed::{ShardSeed, Storage, shard_seeds};
 use super::snapshots::ChunkSnapshots;
 use super::start::{check_log, open_wal, seat_devices};
 use crate::cluster::recovery::Plan;
-use crate::framed::{self, FileKind};
+use crate::framed::{self, FileKind, FramedFileError};
 use crate::machine::Machine;
 use crate::state::{ControlState, ControlView, Database, LogGroupState, LogView};
 use crate::store::{DeviceSet, Store};
@@ -292,9 +293,11 @@ fn begin(seed: &ShardSeed<UringDisk>, forced: &ForcedGroup) -> Result<Vec<WalRec
 /// The last step: from here on the node starts, and takes part in the site as it goes on.
 fn finish(directory: &NodeDirectory, site: &mut SiteFile, incarnation: u64) -> Result<(), NodeError> {
     // Logs are renewed from their heads on now, and not at the moment that an earlier restore went back to.
-    match std::fs::remove_file(directory.restored_at()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+    let path = directory.restored_at();
+    match framed::read_record::<RestoredAt>(&path, FileKind::RestoredAt) {
+        Ok(restored) => framed::write_record(&path, FileKind::RestoredAt, &RestoredAt { at: None, ..restored })?,
+        Err(FramedFileError::Missing(_)) => {}
+        Err(error) => return Err(error.into()),
     }
     site.incarnation = incarnation;
     framed::write_record(&directory.site(), FileKind::Site, site)?;

@@ -18,6 +18,7 @@ use farside_codec::message::{Refusal, RefusalCode};
 use farside_codec::record;
 use farside_io::disk::Disk;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,13 +35,13 @@ record!(
 );
 
 /// Refuses what would have others take a part of a site, which was restored beside it, for the site.
-pub(crate) fn refuse_part(directory: &NodeDirectory) -> Result<(), String> {
-    match framed::read_record::<RestoredAt>(&directory.restored_at(), FileKind::RestoredAt) {
-        Ok(RestoredAt { is_part: true, .. }) => Err("this is a part of a site that was restored beside it: whoever meets it would take it \
-                                                     for that site. Take from it what was lost, or restore the whole site"
-            .into()),
+pub(crate) fn refuse_part(root: &Path) -> Result<(), Refusal> {
+    let detail = "this is a part of a site that was restored beside it, and whoever meets it would take it for that site: take from it \
+                  what was lost, or restore the whole site";
+    match framed::read_record::<RestoredAt>(&NodeDirectory::new(root).restored_at(), FileKind::RestoredAt) {
+        Ok(RestoredAt { is_part: true, .. }) => Err(Refusal::new(RefusalCode::Unsafe, detail)),
         Ok(_) | Err(FramedFileError::Missing(_)) => Ok(()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(Refusal::new(RefusalCode::Internal, error.to_string())),
     }
 }
 

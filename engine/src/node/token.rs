@@ -128,6 +128,9 @@ pub(super) async fn make<D: Disk>(
     lets_in: TokenPurpose,
 ) -> Answered {
     check_reachable(shard)?;
+    if lets_in == TokenPurpose::Peer {
+        super::renewing::refuse_part(&shard.root)?;
+    }
     let failed = |error: String| Refusal::new(RefusalCode::Internal, error);
     let entropy = shard.machine.entropy.as_ref();
     let authority = authority::issuing(shard)?.issuing;
