@@ -436,7 +436,7 @@ pub(super) enum TenantCommand {
     },
     /// Writes a log anew as another log, under the tenant's newest key: for the day when the old one has become known
     #[command(
-        after_help = "Example: farside tenant rotate --dir near acme && farside tenant reseal --dir near acme/photos photos-2\nRepeat it after an interruption, or once nobody writes to the old log any more: what is newer in the new one stays."
+        after_help = "Examples: farside tenant rotate --dir near acme\n          farside tenant reseal --dir near acme/photos photos-2\nRepeat the second one after an interruption, or once nobody writes to the old log any more: what others wrote to the new one stays."
     )]
     Reseal {
         /// TENANT/LOG, at its home
