@@ -345,7 +345,8 @@ fn devices_of_a_cluster_are_added_and_evicted() {
     let total: u64 = found.iter().map(fragments).sum();
     let (got, share) = (fragments(&device(&found, "more").expect("it is listed")), total as f64 / 9.0);
     println!("the new device holds {got} fragments of {total}; a fair share is {share:.1}");
-    assert!(got as f64 <= 1.1 * share, "{got} fragments for a share of {share}");
+    // Ids are drawn, so how many fall to one device varies as counts do; store/placement.rs is strict, with thousands of chunks.
+    assert!(got as f64 <= 1.1 * share + 3.0 * share.sqrt(), "{got} fragments for a share of {share}");
     tree.check(|arguments| cluster.farside(arguments));
 
     // By any node: the third's first device goes; the two paths that look alike are told apart.
