@@ -73,7 +73,8 @@ const EVERYTHING: &[(Kind, u64)] = &[
     (Rotate, 3),
 ];
 
-/// Every kind there is but for what backups and keys are in for.
+/// Every kind there was before backups and keys came in. It stays as it is, so that the seeds that found something in such
+/// worlds keep what they do.
 const CORE: &[(Kind, u64)] = &[
     (Restart, 24),
     (Blackout, 4),
