@@ -187,7 +187,7 @@ impl Log {
         if fits { Ok(opened) } else { Err(self.corrupt(&opened.0.name, OpenError::NotAuthentic)) }
     }
 
-    pub(super) async fn page(&self, at: &Moment, after: Option<BlindName>) -> Result<Versions, ClientError> {
+    async fn page(&self, at: &Moment, after: Option<BlindName>) -> Result<Versions, ClientError> {
         let request = Request::List(List { log: self.id(), at: at.clone(), after, limit: LIST_PAGE });
         match self.client.link.call(self.target(), &request).await? {
             Reply::Versions(versions) => Ok(versions),
@@ -202,6 +202,14 @@ impl Log {
         F: FnMut(Object) -> R,
         R: Future<Output = Result<(), ClientError>>,
     {
+        self.for_each_version(at, async |version, _| each(self.open(version).await?).await).await
+    }
+
+    /// The same of versions that are not opened, each with its delta.
+    pub(super) async fn for_each_version<F>(&self, at: &Moment, mut each: F) -> Result<(), ClientError>
+    where
+        F: AsyncFnMut(Version, Delta) -> Result<(), ClientError>,
+    {
         let at = match at {
             Moment::Latest => Moment::Sequence(self.client.resolve(&self.name()).await?.head.sequence),
             other => other.clone(),
@@ -210,8 +218,9 @@ impl Log {
         loop {
             let page = self.page(&at, after).await?;
             for version in page.versions {
-                after = Some(self.parse(version.delta.clone())?.proposal.name);
-                each(self.open(version).await?).await?;
+                let delta = self.parse(version.delta.clone())?;
+                after = Some(delta.proposal.name);
+                each(version, delta).await?;
             }
             if !page.more || after.is_none() {
                 return Ok(());

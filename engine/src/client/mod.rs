@@ -40,9 +40,10 @@ pub(crate) use upload::Prepared;
 pub use upload::{PutReceipt, Upload, UploadBody};
 
 use crate::machine::Machine;
+use bytes::Bytes;
 use farside_codec::delta::{DeltaKind, DeltaReceipt, EpochRecord, LogDescriptor, LogPolicy, Proposal};
 use farside_codec::ids::{BlindName, EpochId, Hlc, Label, LogId, OperationId};
-use farside_codec::message::{LogInfo, Propose, Refusal, Reply, Request, ResolveLog};
+use farside_codec::message::{History, LogInfo, Propose, Refusal, Reply, Request, ResolveLog};
 use farside_codec::seal::BlindKey;
 use farside_io::entropy::random;
 use std::cell::{Cell, RefCell};
@@ -209,6 +210,17 @@ impl Client {
     }
 
     /// Proposes one delta, and remembers the head that its receipt shows.
+    /// A name's newest delta in a log, a removal too, as the log's home shows it.
+    async fn newest_delta(&self, log: LogId, name: BlindName) -> Result<Option<Bytes>, ClientError> {
+        let question = Request::History(History { log, name, before: u64::MAX, limit: 1 });
+        match self.link.call(Target::Log(log), &question).await {
+            Ok(Reply::Versions(found)) => Ok(found.versions.into_iter().next().map(|newest| newest.delta)),
+            Ok(reply) => Err(unexpected(&reply)),
+            Err(ClientError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn propose_one(&self, log: LogId, proposal: Proposal) -> Result<DeltaReceipt, ClientError> {
         let receipt = self.propose(log, vec![proposal]).await?.into_iter().next();
         let receipt = receipt.ok_or_else(|| ClientError::Failed("no receipt came back".into()))??;

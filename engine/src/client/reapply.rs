@@ -4,12 +4,12 @@
 //! meanwhile, or that an earlier run applied, is not applied twice. What others have changed since is left alone.
 
 use super::aside::Pages;
-use super::{Client, ClientError, Target, unexpected};
+use super::{Client, ClientError};
 use bytes::Bytes;
 use farside_codec::aside::AsideDelta;
 use farside_codec::delta::{ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, Generation, Proposal};
 use farside_codec::ids::{ChunkId, LogId, OperationId};
-use farside_codec::message::{History, LogInfo, Refusal, RefusalCode, Reply, Request};
+use farside_codec::message::{LogInfo, Refusal, RefusalCode};
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -251,14 +251,8 @@ impl Reapply<'_> {
 
     /// The name's newest delta at the home, a removal too.
     async fn newest(&self, proposal: &Proposal) -> Result<Option<Delta>, ClientError> {
-        let log = self.id();
-        let question = History { log, name: proposal.name, before: u64::MAX, limit: 1 };
-        match self.home.link.call(Target::Log(log), &Request::History(question)).await {
-            Ok(Reply::Versions(found)) => found.versions.first().map(|newest| parse(&newest.delta)).transpose(),
-            Ok(reply) => Err(unexpected(&reply)),
-            Err(ClientError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let newest = self.home.newest_delta(self.id(), proposal.name).await?;
+        newest.map(|delta| parse(&delta)).transpose()
     }
 
     /// Places an object's deltas, one after the other: they may be larger than a request.

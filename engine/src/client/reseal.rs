@@ -10,12 +10,12 @@
 
 use super::download::Object;
 use super::upload::{Upload, UploadBody};
-use super::{Client, ClientError, Log, unexpected};
+use super::{Client, ClientError, Log};
 use crate::kms::KmsError;
 use bytes::Bytes;
 use farside_codec::delta::{Delta, DeltaKind, EpochRecord, LogPolicy, Proposal};
 use farside_codec::ids::{BlindName, DeltaHash, EpochId, Label, LogId, OperationId, SiteId};
-use farside_codec::message::{History, LogInfo, Moment, Refusal, RefusalCode, Reply, Request, Version};
+use farside_codec::message::{LogInfo, Moment, Refusal, RefusalCode, Version};
 use tokio::task::JoinSet;
 
 /// Objects on their way at once. Each of them is a task: its chunks must come and go while others are waited for.
@@ -84,17 +84,17 @@ impl Marks {
     }
 
     fn is_ours(&self, operation: OperationId) -> bool {
-        self.begins_alike(operation, self.operation(0, &[], None), MARK_BYTES)
+        begin_alike(operation, self.operation(0, &[], None), MARK_BYTES)
     }
 
     /// Whether both are for the same version.
     fn is_same(&self, one: OperationId, other: OperationId) -> bool {
-        self.begins_alike(one, other, MARK_BYTES + VERSION_BYTES)
+        begin_alike(one, other, MARK_BYTES + VERSION_BYTES)
     }
+}
 
-    fn begins_alike(&self, one: OperationId, other: OperationId, bytes: usize) -> bool {
-        one.0[..bytes] == other.0[..bytes]
-    }
+fn begin_alike(one: OperationId, other: OperationId, bytes: usize) -> bool {
+    one.0[..bytes] == other.0[..bytes]
 }
 
 /// The log of this name into which another one is sealed anew.
@@ -180,52 +180,22 @@ impl Log {
         let marks = Marks::new(self, new);
         let head = self.client.resolve(&self.name()).await?.head.sequence;
         let mut under_way = UnderWay { tasks: JoinSet::new(), done: Resealed { head, ..Resealed::default() }, tell };
-        if head > 0 {
-            let at = Moment::Sequence(head);
-            let mut after = None;
-            loop {
-                let page = self.page(&at, after).await?;
-                for version in page.versions {
-                    let delta = self.parse(version.delta.clone())?;
-                    after = Some(delta.proposal.name);
-                    under_way.begin(copy(self.clone(), new.clone(), version, delta, marks)).await?;
-                }
-                if !page.more || after.is_none() {
-                    break;
-                }
-            }
-            under_way.end(0).await?;
-        }
-        let at = Moment::Sequence(new.client.resolve(&new.name()).await?.head.sequence);
-        let mut after = None;
-        while at != Moment::Sequence(0) {
-            let page = new.page(&at, after).await?;
-            for version in page.versions {
-                let delta = new.parse(version.delta.clone())?;
-                after = Some(delta.proposal.name);
-                if marks.is_ours(delta.proposal.operation) {
-                    under_way.begin(remove(self.clone(), new.clone(), version, delta, marks)).await?;
-                }
-            }
-            if !page.more || after.is_none() {
-                break;
-            }
-        }
+        let each = async |version, delta| under_way.begin(copy(self.clone(), new.clone(), version, delta, marks)).await;
+        self.for_each_version(&Moment::Sequence(head), each).await?;
+        under_way.end(0).await?;
+        let each = async |version, delta: Delta| match marks.is_ours(delta.proposal.operation) {
+            true => under_way.begin(remove(self.clone(), new.clone(), version, delta, marks)).await,
+            false => Ok(()),
+        };
+        new.for_each_version(&Moment::Latest, each).await?;
         under_way.end(0).await?;
         Ok(under_way.done)
     }
 
     /// A name's newest delta, be it a removal.
     async fn newest(&self, name: BlindName) -> Result<Option<Delta>, ClientError> {
-        let request = Request::History(History { log: self.id(), name, before: u64::MAX, limit: 1 });
-        match self.client.link.call(self.target(), &request).await {
-            Ok(Reply::Versions(found)) => {
-                found.versions.into_iter().next().map(|newest| self.parse(newest.delta)).transpose()
-            }
-            Ok(reply) => Err(unexpected(&reply)),
-            Err(ClientError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let newest = self.client.newest_delta(self.id(), name).await?;
+        newest.map(|delta| self.parse(delta)).transpose()
     }
 }
 

@@ -94,12 +94,10 @@ fn begin<D: Disk>(shard: &Rc<Shard<D>>, target: BackupTarget, due: Due) {
     tokio::task::spawn_local(async move {
         let made = match job {
             Err(error) => Err(error),
-            Ok(job) => match &shard.machine {
-                machine if machine.courier.is_some() => {
-                    job.make(machine.clone()).await.map_err(|error| error.to_string())
-                }
-                _ => job.on_a_thread().await,
-            },
+            Ok(job) if shard.machine.courier.is_some() => {
+                job.make(shard.machine.clone()).await.map_err(|error| error.to_string())
+            }
+            Ok(job) => job.on_a_thread().await,
         };
         if let Err(reason) = &made {
             tracing::error!(target = %name, reason, "a backup was not made");

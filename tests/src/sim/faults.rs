@@ -151,11 +151,8 @@ pub enum Fault {
         /// The command is killed when its time is over.
         killed: bool,
     },
-    /// The tenant's key is replaced by another one.
-    Rotate {
-        /// Ordered at this site.
-        site: usize,
-    },
+    /// The tenant's key is replaced by another one, as is ordered at this site.
+    Rotate(usize),
     /// A peer is paused, or removed, and is back later.
     Peer {
         /// At this site.
@@ -454,7 +451,7 @@ fn draw(random: &SeededEntropy, kind: Kind, Targets { nodes, victims, clients }:
             };
             Fault::Backup { site, order, killed: pick(3) == 0 }
         }
-        Kind::Rotate => Fault::Rotate { site },
+        Kind::Rotate => Fault::Rotate(site),
         Kind::Peer => Fault::Peer { site, removed: pick(3) == 0 },
         Kind::Order => {
             let order = match pick(6) {

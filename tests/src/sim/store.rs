@@ -239,7 +239,7 @@ fn get(inside: &Inside, path: &str, headers: &HeaderMap, flipped: Option<u64>) -
     let mut response = match range(headers, length) {
         Some((first, _)) if first >= length => return refusal(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange"),
         Some((first, last)) => {
-            let part = with(reply(StatusCode::PARTIAL_CONTENT, bytes.slice(first..=last)), &[]);
+            let part = reply(StatusCode::PARTIAL_CONTENT, bytes.slice(first..=last));
             with(part, &[("content-range", format!("bytes {first}-{last}/{length}"))])
         }
         None => reply(StatusCode::OK, bytes),

@@ -511,17 +511,9 @@ impl World {
                 tokio::time::sleep(lasts).await;
                 self.mend_kms();
             }
-            Fault::Store(trouble) => {
-                self.0.store_troubles.set(self.0.store_troubles.get() + 1);
-                self.0.network.stores().set_trouble(trouble);
-                tokio::time::sleep(lasts).await;
-                self.0.store_troubles.set(self.0.store_troubles.get() - 1);
-                if self.0.store_troubles.get() == 0 {
-                    self.0.network.stores().set_trouble(Trouble::None);
-                }
-            }
+            Fault::Store(trouble) => self.trouble_stores(trouble, lasts).await,
             Fault::Backup { site, order, killed } => self.back_up(site, order, killed, lasts).await,
-            Fault::Rotate { site } => self.rotate(site).await,
+            Fault::Rotate(site) => self.rotate(site).await,
             Fault::Order { site, order } => self.order(site, order).await,
             Fault::Upkeep { site, order } => self.upkeep(site, order, lasts).await,
             Fault::Evict { place, device, back } => self.evict(place, device, back, lasts).await,

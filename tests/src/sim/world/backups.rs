@@ -2,6 +2,7 @@
 
 use super::super::faults::{Backup, Place};
 use super::super::node::{End, SimNode};
+use super::super::store::Trouble;
 use super::{RECOVERY, World};
 use farside::backup::prune::{PruneOptions, prune};
 use farside::backup::retention::Retention;
@@ -31,15 +32,11 @@ pub(super) struct Backing {
     pub(super) is_patient: bool,
 }
 
-fn vault() -> Option<Label> {
-    Label::parse("vault")
-}
-
 impl World {
     /// Gives each site a place for its backups, and a schedule.
     pub(super) async fn begin_backups(&self) -> Result<(), String> {
         let Some(Backing { every_seconds, continuous, .. }) = self.0.backing else { return Ok(()) };
-        let name = vault().ok_or("no label")?;
+        let name = Label::parse("vault").ok_or("no label")?;
         for site in 0..self.sites().len() {
             let client = self.client(site).await?;
             let target = BackupTarget {
@@ -72,6 +69,18 @@ impl World {
         let machine = self.0.operator.machine();
         let target = machine.target(&url, TargetLimits::default()).map_err(|error| error.to_string())?;
         Ok((Repository::new(target, &key, facts.site, machine.entropy), facts, key))
+    }
+
+    /// Something is wrong with the stores until the last trouble is over.
+    pub(super) async fn trouble_stores(&self, trouble: Trouble, lasts: Duration) {
+        let (troubles, stores) = (&self.0.store_troubles, self.0.network.stores());
+        troubles.set(troubles.get() + 1);
+        stores.set_trouble(trouble);
+        tokio::time::sleep(lasts).await;
+        troubles.set(troubles.get() - 1);
+        if troubles.get() == 0 {
+            stores.set_trouble(Trouble::None);
+        }
     }
 
     /// Does something about backups; some commands are killed.
@@ -129,7 +138,7 @@ impl World {
         verify(&repository, Depth::All, &mut |_, _| ()).await.map_err(|error| error.to_string())
     }
 
-    /// The tenant's key is replaced, and it is asked whether keys are still there.
+    /// The tenant's key is replaced.
     pub(super) async fn rotate(&self, site: usize) {
         let Ok(client) = self.client(site).await else { return };
         // It may be refused, by whatever is in the KMS's place for instance.
@@ -164,7 +173,7 @@ impl World {
     /// At peace: the site makes backups again by itself, where that is waited for, and one is made when it is ordered.
     pub async fn newest_backup(&self, site: usize) -> Result<u64, String> {
         let deadline = Instant::now() + RECOVERY;
-        if self.0.backing.is_some_and(|backing| backing.is_patient) {
+        if self.is_about_backups() {
             let client = self.client(site).await?;
             let number = async || target_of(&client).await.map(|target| target.newest.map(|newest| newest.number));
             let before = number().await?;
