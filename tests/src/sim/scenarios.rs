@@ -73,8 +73,8 @@ const EVERYTHING: &[(Kind, u64)] = &[
     (Rotate, 3),
 ];
 
-/// Every kind there was before backups and keys came in. It stays as it is, so that the seeds that found something in such
-/// worlds keep what they do.
+/// Every kind there was before backups and keys came in. It stays as it is, so that seeds that found something in such worlds
+/// draw the same faults still; when things happen changes with the engine.
 const CORE: &[(Kind, u64)] = &[
     (Restart, 24),
     (Blackout, 4),
