@@ -160,6 +160,8 @@ pub const STEP_PATIENCE: Duration = Duration::from_secs(5);
 pub const TEND: Duration = Duration::from_millis(200);
 /// How often a node that is the only one of its site looks whether it still is.
 pub const ALONE_LOOK: Duration = Duration::from_secs(1);
+/// How long a node leads a group before it hands it over to whoever is to lead it: long enough to have compared clocks.
+pub const LEADS_FIRST: Duration = Duration::from_secs(5);
 /// How long a leader that could not hand over leads on before it tries again.
 pub const HAND_OVER_REST: Duration = Duration::from_secs(10);
 /// How often a sender greets an idle peer, so that the peer knows the head it would fail over to.

@@ -1,7 +1,7 @@
 //! Keeps the members of groups as they should be: every shard starts and stops its groups and, where it leads one, takes
 //! the next step towards the members that the control group wants; the control group's leader says what it wants.
 
-use super::limits::{BEAT, HAND_OVER_REST, HELD_UP, STEP_PATIENCE, TEND};
+use super::limits::{BEAT, HAND_OVER_REST, HELD_UP, LEADS_FIRST, STEP_PATIENCE, TEND};
 use super::links::misanswered;
 use super::recovered;
 use super::routing;
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// Starts and stops the shard's groups, and leads those that it leads where they should be.
 pub(super) async fn keep_groups<D: Disk>(shard: Rc<Shard<D>>) {
-    let mut rested: BTreeMap<GroupId, Duration> = BTreeMap::new();
+    let mut led: BTreeMap<GroupId, Led> = BTreeMap::new();
     loop {
         tokio::time::sleep(shard.pace(TEND)).await;
         if shard.is_alone() || recovered::is_pending(&shard) {
@@ -33,51 +33,62 @@ pub(super) async fn keep_groups<D: Disk>(shard: Rc<Shard<D>>) {
             tracing::error!(%error, "a group can't be started or stopped here");
         }
         let view = shard.view();
+        let leads = |group: &GroupId| shard.group(*group).is_some_and(|group| group.is_leader());
+        led.retain(|group, _| leads(group));
         for group in shard.groups().into_iter().filter(Group::is_leader) {
             let Some(record) = view.groups.get(&group.id()) else { continue };
             let members: BTreeSet<NodeId> = record.members.iter().copied().collect();
-            let leader = wants_leader(&shard, &mut rested, group.id(), record);
+            let now = shard.clock.clock().monotonic();
+            let led = led.entry(group.id()).or_insert(Led { since: now, refused: None });
+            let leader = wants_leader(&shard, led, record);
             match tend(&shard, &group, &members, &BTreeSet::new(), leader).await {
                 Tended::Rests if !record.leaving.is_empty() => {
                     let settled = ControlCommand::SettleGroup((group.id(), record.leaving.clone()));
                     // Said again at the next turn.
                     let _ = shard.control(&shard.by_itself(), settled).await;
                 }
-                Tended::Refused => drop(rested.insert(group.id(), shard.clock.clock().monotonic())),
+                Tended::Refused => led.refused = leader.map(|leader| (leader, shard.clock.clock().monotonic())),
                 _ => {}
             }
         }
         if let Some(control) = shard.control.clone().filter(Group::is_leader) {
             let (voters, listeners) = control_members(&view, &control.status().voters);
             // Whatever came of it, the next turn finds what is left to do.
-            let leader = clocks::objection(&shard).and_then(|_| somebody_else(&shard, voters.iter().copied()));
+            let leader = clocks::objection(&shard).and_then(|_| somebody_else(&shard, &voters, None));
             let _ = tend(&shard, &control, &voters, &listeners, leader).await;
         }
     }
 }
 
-/// Who should lead, unless that was tried in vain a short time ago.
-fn wants_leader<D: Disk>(
-    shard: &Shard<D>,
-    rested: &mut BTreeMap<GroupId, Duration>,
-    group: GroupId,
-    record: &GroupRecord,
-) -> Option<NodeId> {
-    let now = shard.clock.clock().monotonic();
-    rested.retain(|_, since| now.saturating_sub(*since) < HAND_OVER_REST);
-    if rested.contains_key(&group) {
-        return None;
-    }
-    match clocks::objection(shard) {
-        Some(_) => somebody_else(shard, record.members.iter().copied()),
-        None => Some(record.leader).filter(|leader| !shard.clocks.is_wrong(leader.node())),
-    }
+/// What a shard remembers of a group for as long as it leads it.
+struct Led {
+    since: Duration,
+    /// To whom it could not hand over, and when.
+    refused: Option<(NodeId, Duration)>,
 }
 
-/// Another member that answers, and whose clock is not known to be wrong.
-fn somebody_else<D: Disk>(shard: &Shard<D>, mut members: impl Iterator<Item = NodeId>) -> Option<NodeId> {
+/// Who should lead.
+fn wants_leader<D: Disk>(shard: &Shard<D>, led: &Led, record: &GroupRecord) -> Option<NodeId> {
+    if clocks::objection(shard).is_some() {
+        // Nobody can write until somebody else leads: another member is tried at once.
+        return somebody_else(shard, &record.members, led.refused.map(|(node, _)| node));
+    }
+    let now = shard.clock.clock().monotonic();
+    let passed = |since: Duration, rest: Duration| now.saturating_sub(since) >= rest;
+    // Whoever has just handed over has a reason, such as a clock that this node has not looked at yet.
+    let may = passed(led.since, LEADS_FIRST) && led.refused.is_none_or(|(_, at)| passed(at, HAND_OVER_REST));
+    Some(record.leader).filter(|leader| may && !shard.clocks.is_wrong(leader.node()))
+}
+
+/// Another member that answers, and whose clock is not known to be wrong; one that has just refused only if there is no other.
+fn somebody_else<'a, D: Disk>(
+    shard: &Shard<D>,
+    members: impl IntoIterator<Item = &'a NodeId>,
+    refused: Option<NodeId>,
+) -> Option<NodeId> {
     let fits = |node: NodeId| node != shard.site.node && shard.nodes.answers(node) && !shard.clocks.is_wrong(node);
-    members.find(|member| fits(member.node()))
+    let fitting = members.into_iter().copied().filter(|member| fits(member.node()));
+    fitting.min_by_key(|member| Some(*member) == refused)
 }
 
 /// Voters of the control group, and those who listen: everybody else, because everybody needs to know.
