@@ -218,6 +218,8 @@ record!(
     GetFragment {
         /// The chunk.
         chunk: ChunkId,
+        /// Of which of its stripes.
+        geometry: Geometry,
         /// Which fragment.
         fragment: u8,
         /// First byte.
@@ -231,8 +233,20 @@ record!(
     DropFragments {
         /// The chunk.
         chunk: ChunkId,
+        /// Of which of its stripes.
+        geometry: Geometry,
         /// Which fragments.
         fragments: Vec<u8>,
+    }
+);
+record!(
+    /// Drops what a node has of stripes that were cut another way than the site's chunks are now, and whose chunks are
+    /// whole without them. Only where the node and the control group both go by this placement epoch.
+    DropStripes {
+        /// The placement epoch.
+        placement_epoch: u64,
+        /// Chunks, each with how the stripe is cut.
+        stripes: Vec<(ChunkId, Geometry)>,
     }
 );
 record!(
@@ -242,6 +256,8 @@ record!(
         chunks: Vec<ChunkId>,
         /// They are needed: they count as touched.
         touch: bool,
+        /// Only a node that goes by this placement epoch is to answer; 0: any.
+        placement_epoch: u64,
     }
 );
 record!(
@@ -303,5 +319,7 @@ record!(
         rate_bytes_per_second: u64,
         /// Placement epoch as of which everything that this node looks after was looked at last; 0: never.
         swept_epoch: u64,
+        /// Chunks that are cut another way than new ones are, and will be cut again.
+        other_geometry_chunks: u64,
     }
 );

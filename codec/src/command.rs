@@ -6,6 +6,7 @@ use crate::authority::{DropAuthority, IntroduceAuthority, NodeStanding, PeerAuth
 use crate::cluster::{GroupRecord, NodeBeat, NodeJoin, NodeState};
 use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal};
 use crate::dump::{BackupTarget, HeldBackup, ScheduleBackup};
+use crate::erasure::Geometry;
 use crate::identity::{PutIdentity, RevokeIdentity};
 use crate::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId};
 use crate::message::{PeerAction, PeerEndpoints, PeerRecord, Refusal, Tenant};
@@ -270,6 +271,8 @@ choice!(
         PutBackupTarget(BackupTarget) = 15,
         /// Forgets one.
         ForgetBackupTarget(Label) = 16,
+        /// Cuts new chunks this way from now on, and those that are there one after the other.
+        SetGeometry(Geometry) = 18,
         /// Goes on without nodes that were lost with the majority of a group.
         Recover(Recovery) = 20,
         /// Has backups made by the site itself, or no more.

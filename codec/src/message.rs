@@ -9,12 +9,13 @@ use crate::audit::{
 };
 use crate::authority::{AuthorityOrder, AuthorityProgress, PeerAuthorities};
 use crate::cluster::{
-    Committed, DropFragments, Forwarded, FragmentQuestion, GetFragment, GroupCall, HeldFragments, NodeBeat, NodeJoin,
-    NodeJoined, NodeRecord, NodeState, PutFragments, RaftCall, ReferencesQuestion, RepairState, SetDevice,
-    WalkFragments, WalkedFragments,
+    Committed, DropFragments, DropStripes, Forwarded, FragmentQuestion, GetFragment, GroupCall, HeldFragments,
+    NodeBeat, NodeJoin, NodeJoined, NodeRecord, NodeState, PutFragments, RaftCall, ReferencesQuestion, RepairState,
+    SetDevice, WalkFragments, WalkedFragments,
 };
 use crate::delta::{ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Lineage, LogDescriptor, LogPolicy, Proposal};
 use crate::dump::{BackupHold, BackupTarget, DumpQuestion, DumpedPieces, ScheduleBackup};
+use crate::erasure::Geometry;
 use crate::frame;
 use crate::identity::{Identities, IdentityQuestion, IdentityRecord, IssueIdentity, IssuedIdentity, RevokeOrder};
 use crate::ids::{BlindName, ChunkId, GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
@@ -413,6 +414,8 @@ choice!(
         SetDevice(SetDevice) = 134,
         /// Has every node move what lies elsewhere than it should, or leave it where it is.
         Rebalance(bool) = 135,
+        /// Has the site's chunks cut another way.
+        SetGeometry(Geometry) = 136,
         /// A node says that it is there.
         NodeBeat(NodeBeat) = 144,
         /// Passes a caller's request on.
@@ -441,6 +444,8 @@ choice!(
         WallClock = 156,
         /// Raft between nodes, for several groups of one shard: heartbeats that are due in one moment.
         RaftBeats(Vec<RaftCall>) = 157,
+        /// Asks whether a node could cut chunks this way.
+        FitsGeometry(Geometry) = 158,
         /// Stores fragments.
         PutFragments(PutFragments) = 160,
         /// Reads part of a fragment.
@@ -451,6 +456,8 @@ choice!(
         DropFragments(DropFragments) = 163,
         /// Asks for everything that a shard holds.
         WalkFragments(WalkFragments) = 164,
+        /// Drops what is left of stripes that are cut another way than chunks are now.
+        DropStripes(DropStripes) = 165,
         /// Issues an identity.
         IssueIdentity(IssueIdentity) = 176,
         /// Lists the identities that the site has issued.

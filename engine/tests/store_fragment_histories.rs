@@ -140,7 +140,8 @@ impl History {
             let known = &self.known.borrow()[number];
             (known.removals, known.promised.contains(&fragment), known.possible.contains(&fragment))
         };
-        let read = store.read_fragment(self.chunks[number].0, usize::from(fragment), range.clone()).await;
+        let read =
+            store.read_fragment(self.chunks[number].0, store.geometry(), usize::from(fragment), range.clone()).await;
         let known = &self.known.borrow()[number];
         match read {
             Ok(bytes) => {
@@ -167,7 +168,7 @@ impl History {
     }
 
     fn drop_some(&self, store: &Store<SimDisk>, number: usize, share: &[u8]) {
-        let dropped = store.drop_fragments(self.chunks[number].0, share);
+        let dropped = store.drop_fragments(self.chunks[number].0, store.geometry(), share);
         note!(self, "drop {number} {share:?}: {dropped}");
         if dropped > 0 {
             self.removed(number, share);
@@ -192,7 +193,7 @@ impl History {
         let mut fragments = 0;
         for (number, (held, known)) in store.fragments(&ids, self.dice.percent(20)).into_iter().zip(&*known).enumerate()
         {
-            let held: BTreeSet<u8> = held.map(|held| held.fragments).unwrap_or_default().into_iter().collect();
+            let held: BTreeSet<u8> = held.into_iter().flat_map(|held| held.fragments).collect();
             fragments += held.len() as u64;
             assert!(held.is_subset(&known.possible), "{number}: {held:?} of {:?}", known.possible);
             let lost: Vec<_> = known.promised.difference(&held).collect();
@@ -295,7 +296,7 @@ impl History {
             let mut lost = 0;
             for fragment in promised {
                 let expected = &self.fragments[number][usize::from(fragment)];
-                match store.read_fragment(*id, usize::from(fragment), 0..expected.len()).await {
+                match store.read_fragment(*id, store.geometry(), usize::from(fragment), 0..expected.len()).await {
                     Ok(bytes) => assert!(bytes[..] == expected[..], "fragment {fragment} of {number} is wrong"),
                     Err(_) => lost += 1,
                 }

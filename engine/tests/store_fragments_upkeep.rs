@@ -66,24 +66,24 @@ fn a_walk_finds_what_is_here_and_dropped_fragments_are_not() {
             match number % 3 {
                 // One that is here, and what is not.
                 0 => {
-                    assert_eq!(store.drop_fragments(*id, &[share[1], 77, 255]), 1);
+                    assert_eq!(store.drop_fragments(*id, store.geometry(), &[share[1], 77, 255]), 1);
                     model.insert(*id, vec![share[0], share[2]]);
                 }
                 1 => {
-                    assert_eq!(store.drop_fragments(*id, &[0, 1, 2, 3, 4, 5]), 3);
+                    assert_eq!(store.drop_fragments(*id, store.geometry(), &[0, 1, 2, 3, 4, 5]), 3);
                     model.remove(id);
-                    assert!(store.fragments(&[*id], true)[0].is_none(), "nothing is known of it");
+                    assert!(store.fragments(&[*id], true)[0].is_empty(), "nothing is known of it");
                 }
-                _ => assert_eq!(store.drop_fragments(*id, &[]), 0),
+                _ => assert_eq!(store.drop_fragments(*id, store.geometry(), &[]), 0),
             }
         }
-        assert_eq!(store.drop_fragments(chunk(99, 9).0, &[0]), 0);
+        assert_eq!(store.drop_fragments(chunk(99, 9).0, store.geometry(), &[0]), 0);
         assert_eq!(walk(&store, 4), model);
         let fragments: usize = model.values().map(Vec::len).sum();
         assert_eq!((store.status().chunks, store.status().fragments), (model.len() as u64, fragments as u64));
         for (id, share) in &model {
             for fragment in 0..6 {
-                let read = store.read_fragment(*id, fragment, 0..1).await;
+                let read = store.read_fragment(*id, store.geometry(), fragment, 0..1).await;
                 assert_eq!(read.is_ok(), share.contains(&(fragment as u8)), "{read:?}");
             }
         }
@@ -110,12 +110,12 @@ fn what_is_being_written_is_neither_dropped_nor_deleted() {
         let writing = store.put_fragments(&stripe, &[0, 3]);
         let others = async {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            assert_eq!(store.drop_fragments(chunk.0, &[0]), 0);
+            assert_eq!(store.drop_fragments(chunk.0, store.geometry(), &[0]), 0);
             assert_eq!((store.delete(&[chunk.0], 99), store.release(&[chunk.0])), (0, 0));
             disks.iter().for_each(SimDisk::release);
         };
         assert_eq!(join(writing, others).await.0, Ok(vec![0, 3]));
-        assert_eq!(store.drop_fragments(chunk.0, &[0]), 1);
+        assert_eq!(store.drop_fragments(chunk.0, store.geometry(), &[0]), 1);
         assert_eq!(held(&store, &chunk.0), [3]);
     });
 }
@@ -135,20 +135,20 @@ fn chunks_of_which_a_part_or_nothing_is_left_are_collected() {
         // Of one both fragments are damaged, of another one is.
         for (id, fragment) in [(ids[0], 1), (ids[0], 4), (ids[1], 4)] {
             node.damage(&id, fragment, 5_000);
-            assert!(store.read_fragment(id, usize::from(fragment), 0..8_000).await.is_err());
+            assert!(store.read_fragment(id, store.geometry(), usize::from(fragment), 0..8_000).await.is_err());
         }
         assert_eq!(store.status().counters.damaged_fragments, 3);
         let left: Vec<Vec<u8>> = ids.iter().map(|id| held(&store, id)).collect();
         assert_eq!(left, [vec![], vec![1], vec![1, 4], vec![1, 4]]);
-        assert!(store.fragments(&ids[..1], false)[0].is_some(), "it is known, although nothing is left");
+        assert!(!store.fragments(&ids[..1], false)[0].is_empty(), "it is known, although nothing is left");
         assert_eq!(walk(&store, 1).len(), 4);
 
         assert!(collectable(&store, 5).is_empty());
         store.set_gc_epoch(6);
         // Asking does not touch, unless it is meant to.
-        assert_eq!(store.fragments(&ids, false)[3].as_ref().map(|held| held.gc_epoch), Some(4));
+        assert_eq!(store.fragments(&ids, false)[3].first().map(|held| held.gc_epoch), Some(4));
         let touched = store.fragments(&[ids[3], ids[0]], true);
-        assert!(touched.iter().all(|held| held.as_ref().is_some_and(|held| held.gc_epoch == 6)));
+        assert!(touched.iter().all(|held| held.first().is_some_and(|held| held.gc_epoch == 6)));
         let mut old = collectable(&store, 6);
         old.sort_unstable();
         let mut expected = vec![ids[1], ids[2]];
@@ -190,9 +190,10 @@ fn compaction_moves_single_fragments_under_reads() {
         let reads = async {
             for _ in 0..6 {
                 for (id, [data, parity]) in &kept {
-                    let read = store.read_fragment(*id, 0, 0..data.len()).await.expect("it is here");
+                    let read = store.read_fragment(*id, store.geometry(), 0, 0..data.len()).await.expect("it is here");
                     assert!(read[..] == data[..]);
-                    let read = store.read_fragment(*id, 5, 100..parity.len()).await.expect("it is here");
+                    let read =
+                        store.read_fragment(*id, store.geometry(), 5, 100..parity.len()).await.expect("it is here");
                     assert!(read[..] == parity[100..]);
                 }
             }
@@ -206,8 +207,14 @@ fn compaction_moves_single_fragments_under_reads() {
         node.crash();
         let store = node.open().await;
         for (id, [data, parity]) in &kept {
-            assert_eq!(store.read_fragment(*id, 0, 0..data.len()).await.expect("it is here")[..], data[..]);
-            assert_eq!(store.read_fragment(*id, 5, 0..parity.len()).await.expect("it is here")[..], parity[..]);
+            assert_eq!(
+                store.read_fragment(*id, store.geometry(), 0, 0..data.len()).await.expect("it is here")[..],
+                data[..]
+            );
+            assert_eq!(
+                store.read_fragment(*id, store.geometry(), 5, 0..parity.len()).await.expect("it is here")[..],
+                parity[..]
+            );
         }
     });
 }
@@ -266,7 +273,7 @@ fn a_chunk_that_is_whole_here_is_read_as_ever() {
         let receipt = store.put_reserved(chunk.0, &chunk.1).await.expect("there is room");
         assert_eq!((receipt.durable_fragments, receipt.deduplicated), (6, false));
         assert_eq!(held(&store, &chunk.0), [0, 1, 2, 3, 4, 5]);
-        assert_eq!(store.drop_fragments(chunk.0, &[0, 4]), 2);
+        assert_eq!(store.drop_fragments(chunk.0, store.geometry(), &[0, 4]), 2);
         assert_eq!(store.get(chunk.0, 7, 40_000).await.expect("four are left").pieces.concat(), chunk.1[7..40_007]);
         assert!(store.have(&[chunk.0])[0].is_none(), "no loss is survived");
         let again = store.put_reserved(chunk.0, &chunk.1).await.expect("there is room");

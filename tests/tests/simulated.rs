@@ -11,13 +11,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Seeds that found a bug of ours. What a seed does changes when the simulator learns something new, so what brings each
 /// of them out is a scenario by now.
-const FOUND: [(&str, u64); 6] = [
+const FOUND: [(&str, u64); 7] = [
     ("decayed-state-file", 13),
     ("decayed-state-file", 14),
     ("promotion-overtaken", 255),
     ("core", 713),
     ("core", 1412),
     ("core", 4576),
+    ("geometry", 11),
 ];
 /// Seeds of each scenario.
 const OF_EACH: u64 = 2;

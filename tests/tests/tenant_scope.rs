@@ -92,6 +92,9 @@ fn may(request: &Request) -> May {
         | Request::GetFragment(_)
         | Request::HaveFragments(_)
         | Request::DropFragments(_)
+        | Request::DropStripes(_)
+        | Request::FitsGeometry(_)
+        | Request::SetGeometry(_)
         | Request::WalkFragments(_)
         | Request::IssueIdentity(_)
         | Request::Identities(_)
@@ -145,6 +148,8 @@ fn requests(tenant: TenantId, log: LogId) -> Vec<Request> {
         Request::FedAudit(Vec::new()),
         Request::NodeToken(None),
         Request::RepairLimit(1),
+        Request::SetGeometry(farside_codec::erasure::Geometry::DEFAULT),
+        Request::FitsGeometry(farside_codec::erasure::Geometry::DEFAULT),
         Request::ScrubStart(1),
         Request::Rebalance(true),
         Request::RebalanceNode(false),

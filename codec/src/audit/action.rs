@@ -4,6 +4,7 @@ use crate::cluster::NodeState;
 use crate::command::TokenPurpose;
 use crate::delta::{Generation, LogPolicy};
 use crate::dump::BackupSchedule;
+use crate::erasure::Geometry;
 use crate::identity::IdentityRole;
 use crate::ids::{DeviceId, EpochId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 use crate::message::PeerAction;
@@ -379,6 +380,8 @@ choice!(
         DropAuthority(bool) = 20,
         /// These are believed of a peer.
         TrustPeer(AuditedTrust) = 21,
+        /// Chunks are cut another way from now on.
+        SiteGeometry(Geometry) = 22,
         /// A failover.
         Failover(AuditedFailover) = 32,
         /// A log was promoted.

@@ -16,7 +16,7 @@ pub enum Code {
 const MAX_NARROW: usize = 32;
 
 /// k data and m parity fragments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Geometry {
     data: u8,
     parity: u8,

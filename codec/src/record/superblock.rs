@@ -40,7 +40,7 @@ record!(
         wal_bytes: u64,
         /// Bytes of a segment.
         segment_bytes: u32,
-        /// How new chunks are cut.
+        /// How chunks were cut when the device was formatted; that says how many mirrors the log has. The control group says how they are cut now.
         geometry: Geometry,
         /// All devices of the node, this one among them, in the order in which they were formatted.
         devices: Vec<DeviceId>,

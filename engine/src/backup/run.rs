@@ -42,14 +42,15 @@ pub struct SiteFacts {
 }
 
 impl SiteFacts {
-    /// As a node of the site knows it, with the certificate and the key of the authority that issues now.
-    pub fn new(site: &SiteFile, (certificate, authority_key): (Bytes, Zeroizing<Vec<u8>>)) -> Self {
+    /// As a node of the site knows it, with how that cuts chunks now, and with the certificate and the key of the authority
+    /// that issues now.
+    pub fn new(site: &SiteFile, geometry: Geometry, (certificate, authority_key): (Bytes, Zeroizing<Vec<u8>>)) -> Self {
         Self {
             site: site.site,
             name: site.name.clone(),
             incarnation: site.incarnation,
             groups: site.groups,
-            geometry: site.geometry,
+            geometry,
             certificate,
             authority_key,
         }

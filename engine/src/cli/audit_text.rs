@@ -134,6 +134,7 @@ pub(super) fn described(action: &AuditAction) -> (&'static str, Value) {
         },
         AuditAction::NodeJoined(node) => ("node.joined", node_about(node)),
         AuditAction::SetNode(node) => ("node.set", node_about(node)),
+        AuditAction::SiteGeometry(geometry) => ("site.geometry", json!({ "geometry": geometry.to_string() })),
         AuditAction::RepairLimit(limit) => ("repair.limit", json!({ "rate_bytes_per_second": limit })),
         AuditAction::BackupTarget(target) => {
             ("backup.target", json!({ "target": target.name.as_str(), "url": target.url }))

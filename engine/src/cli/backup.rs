@@ -228,12 +228,15 @@ async fn now(name: &str, rate: &RateArguments, unsealing: &Unsealing, common: &C
     let root = directory(common)?;
     let (key, site, system_key) = SiteKey::of_directory(root, unsealing)?;
     let authority = crate::node::issuing_parts(&NodeDirectory::new(root), &system_key, &site)?;
-    let facts = SiteFacts::new(&site, authority);
+    let mut facts = SiteFacts::new(&site, site.geometry, authority);
     let begun = Instant::now();
     let client = connect(common).await?;
     let made = async {
         let target = find_target(&client, &name).await?;
         let repository = key.open(&parse_url(&target.url, target.endpoint.as_deref())?, limits(rate))?;
+        // The site may have gone over to another one since this node was made.
+        let document = super::status_document(&client).await?;
+        facts.geometry = document["geometry"].as_str().and_then(Geometry::parse).unwrap_or(facts.geometry);
         let mut progress = Progress::new();
         let mut tell = |done, all| progress.show(|| format!("{done} of {all} chunks are at the target"));
         let made = run_and_tell(&client, &repository, &facts, target, &mut tell).await?;

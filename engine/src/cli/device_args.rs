@@ -60,4 +60,14 @@ pub(super) enum SiteCommand {
         #[arg(long)]
         cancel: bool,
     },
+    /// Says how chunks are cut, or has them cut another way: new ones at once, those that are there at the pace of `repair
+    /// limit`. Giving the old geometry again takes it back
+    #[command(
+        after_help = "Examples: farside site geometry --dir near\n          farside site geometry --dir near 8+3"
+    )]
+    Geometry {
+        /// Data and parity fragments of a chunk
+        #[arg(value_name = "K+M")]
+        geometry: Option<String>,
+    },
 }

@@ -10,6 +10,7 @@ use crate::node::{self, AddOptions, ReplaceOptions};
 use crate::terminal::line;
 use farside_codec::audit::{AuditAction, AuditedDevice};
 use farside_codec::cluster::SetDevice;
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::DeviceId;
 use farside_codec::message::{Reply, Request};
 use serde_json::{Value, json};
@@ -149,7 +150,44 @@ async fn evict(named: &str, node: Option<&str>, cancel: bool, common: &Common) -
     Ok(client.close().await?)
 }
 
-pub(super) async fn site(SiteCommand::Rebalance { cancel }: SiteCommand, common: &Common) -> Outcome {
+pub(super) async fn site(command: SiteCommand, common: &Common) -> Outcome {
+    match command {
+        SiteCommand::Rebalance { cancel } => rebalance(cancel, common).await,
+        SiteCommand::Geometry { geometry: None } => show_geometry(common).await,
+        SiteCommand::Geometry { geometry: Some(geometry) } => set_geometry(&geometry, common).await,
+    }
+}
+
+/// How the site cuts chunks, and how many are cut another way still.
+async fn show_geometry(common: &Common) -> Outcome {
+    let client = connect(common).await?;
+    let document = status_document(&client).await?;
+    let (geometry, left) = (&document["geometry"], &document["repair"]["other_geometry_chunks"]);
+    let shown = geometry.as_str().unwrap_or("?");
+    match (common.json, left.as_u64().unwrap_or(0)) {
+        (true, _) => line(json!({ "geometry": geometry, "other_geometry_chunks": left })),
+        (false, 0) => line(format!("chunks are cut {shown}")),
+        (false, left) => line(format!("chunks are cut {shown}; {left} that are cut another way are to be cut again")),
+    }
+    Ok(client.close().await?)
+}
+
+async fn set_geometry(geometry: &str, common: &Common) -> Outcome {
+    let wanted = Geometry::parse(geometry)
+        .ok_or_else(|| CliError::usage(format!("{geometry} is no geometry: 4+2, 8+3, up to 128 in all")))?;
+    let client = connect(common).await?;
+    client.control(&Request::SetGeometry(wanted)).await?;
+    match common.json {
+        true => line(json!({ "geometry": wanted.to_string() })),
+        false => line(format!(
+            "new chunks are cut {wanted}, and those that are there are cut again one after the other: see `farside repair \
+             status`"
+        )),
+    }
+    Ok(client.close().await?)
+}
+
+async fn rebalance(cancel: bool, common: &Common) -> Outcome {
     let client = connect(common).await?;
     let silent = match client.control(&Request::Rebalance(!cancel)).await? {
         Reply::Rebalancing(silent) => silent,

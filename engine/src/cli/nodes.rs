@@ -104,6 +104,10 @@ async fn show_repair(client: &Client, common: &Common) -> Outcome {
         let (fragments, bytes) = (figure("evicting_fragments"), show_bytes(figure("evicting_bytes")));
         line(format!("on devices that are being evicted: {fragments} fragments, {bytes}"));
     }
+    if figure("other_geometry_chunks") > 0 {
+        let geometry = document["geometry"].as_str().unwrap_or("?");
+        line(format!("to be cut again, {geometry}: {} chunks", figure("other_geometry_chunks")));
+    }
     line(format!("rate: {}/s{left}", show_bytes(rate)));
     if figure("unreadable_chunks") > 0 {
         line(format!("lost: {} chunks have too few fragments left to be read", figure("unreadable_chunks")));

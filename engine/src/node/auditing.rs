@@ -157,6 +157,7 @@ fn written_around(view: &ControlView, request: &Request) -> Option<(AuditScope, 
         | Request::RevokeIdentity(_)
         | Request::Authority(_)
         | Request::RepairLimit(_)
+        | Request::SetGeometry(_)
         | Request::SetNode(_) => None,
         // Questions.
         Request::Hello(_)
@@ -212,6 +213,8 @@ fn written_around(view: &ControlView, request: &Request) -> Option<(AuditScope, 
         | Request::GetFragment(_)
         | Request::HaveFragments(_)
         | Request::DropFragments(_)
+        | Request::DropStripes(_)
+        | Request::FitsGeometry(_)
         | Request::WalkFragments(_) => None,
     }
 }

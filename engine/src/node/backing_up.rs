@@ -121,7 +121,7 @@ fn job<D: Disk>(shard: &Shard<D>, target: BackupTarget, due: Due) -> Result<Job,
     let directory = NodeDirectory::new(&shard.root);
     let key = shard.key.key();
     let authority = issuing_parts(&directory, &key, &shard.site).map_err(|error| error.to_string())?;
-    let facts = SiteFacts::new(&shard.site, authority);
+    let facts = SiteFacts::new(&shard.site, shard.geometry(), authority);
     Ok(Job { root: directory.root().to_owned(), facts, key: Zeroizing::new(*key.bytes()), target, due })
 }
 

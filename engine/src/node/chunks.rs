@@ -94,7 +94,7 @@ impl<D: Disk> Incoming<D> {
     async fn begin(shard: &Rc<Shard<D>>, put: &PutChunk) -> Result<Self, Refusal> {
         let (spreads, length) = (!shard.is_alone(), put.sealed_bytes as usize);
         let writer = match spreads {
-            true => shard.store.begin_stripe(put.chunk, shard.site.geometry, length).await,
+            true => shard.store.begin_stripe(put.chunk, shard.geometry(), length).await,
             false => shard.store.begin(put.chunk, length).await,
         };
         Ok(Self { writer: writer.map_err(store_refusal)?, spreads })
@@ -284,13 +284,14 @@ async fn ask_holder<D: Disk>(
 async fn ask_holders<D: Disk>(
     shard: &Rc<Shard<D>>,
     asked: BTreeMap<NodeId, Vec<ChunkId>>,
-    touch: bool,
+    (touch, placement_epoch): (bool, u64),
     holdings: &mut Holdings,
     is_settled: impl Fn(&Holdings, &BTreeSet<NodeId>) -> bool,
 ) {
     let view = shard.view();
     let mut waited: BTreeSet<NodeId> = asked.keys().copied().collect();
-    let ask = |(node, chunks)| ask_holder(shard.clone(), view.clone(), node, FragmentQuestion { chunks, touch });
+    let question = |chunks| FragmentQuestion { chunks, touch, placement_epoch };
+    let ask = |(node, chunks)| ask_holder(shard.clone(), view.clone(), node, question(chunks));
     let mut answers: FuturesUnordered<_> = asked.into_iter().map(ask).collect();
     let mut last = None;
     while !waited.is_empty() {
@@ -307,7 +308,7 @@ async fn ask_holders<D: Disk>(
             holdings.silent.insert(node);
             continue;
         };
-        let sound = |one: &HeldFragments| !one.fragments.is_empty() && is_sound(one, shard.site.geometry);
+        let sound = |one: &HeldFragments| !one.fragments.is_empty() && is_sound(one);
         for one in held.into_iter().filter(sound) {
             holdings.of.entry(one.chunk).or_default().push((node, one));
         }
@@ -319,11 +320,11 @@ async fn ask_holders<D: Disk>(
     }
 }
 
-/// Asks every node of the site.
-pub(super) async fn ask_all<D: Disk>(shard: &Rc<Shard<D>>, chunks: &[ChunkId]) -> Holdings {
+/// Asks every node of the site, or, with a placement epoch that is not 0, those that go by it.
+pub(super) async fn ask_all<D: Disk>(shard: &Rc<Shard<D>>, chunks: &[ChunkId], epoch: u64) -> Holdings {
     let mut holdings = Holdings::default();
     let asked = everybody(shard).map(|node| (node, chunks.to_vec())).collect();
-    ask_holders(shard, asked, false, &mut holdings, |_, _| false).await;
+    ask_holders(shard, asked, (false, epoch), &mut holdings, |_, _| false).await;
     holdings
 }
 
@@ -350,7 +351,7 @@ async fn locate<D: Disk>(
     seeking: Seeking,
 ) -> Holdings {
     let map = shard.view().map.clone();
-    let geometry = shard.site.geometry;
+    let geometry = shard.geometry();
     let places: Vec<Vec<NodeId>> =
         chunks.iter().map(|chunk| map.nodes(chunk, geometry.total()).into_iter().flatten().collect()).collect();
     let mut asked: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
@@ -364,11 +365,11 @@ async fn locate<D: Disk>(
         Seeking::ToStore => chunks.iter().zip(&places).all(|(chunk, places)| {
             let held = holdings.of.get(chunk);
             let to_come = places.iter().filter(|node| waited.contains(node)).count();
-            is_enough(held, enough) || fragments_of(held).len() + to_come < enough(geometry)
+            is_enough(held, enough) || most_of(held) + to_come < enough(geometry)
         }),
     };
     let mut holdings = Holdings::default();
-    ask_holders(shard, asked.clone(), touch, &mut holdings, is_settled).await;
+    ask_holders(shard, asked.clone(), (touch, 0), &mut holdings, is_settled).await;
     let lacking: Vec<ChunkId> =
         chunks.iter().filter(|chunk| !is_enough(holdings.of.get(chunk), enough)).copied().collect();
     if !lacking.is_empty() {
@@ -378,19 +379,27 @@ async fn locate<D: Disk>(
             (node, rest)
         });
         let more = more.filter(|(_, chunks)| !chunks.is_empty()).collect();
-        ask_holders(shard, more, touch, &mut holdings, |holdings, _| are_found(holdings)).await;
+        ask_holders(shard, more, (touch, 0), &mut holdings, |holdings, _| are_found(holdings)).await;
     }
     holdings
 }
 
-/// The fragments of a chunk that lie anywhere.
-fn fragments_of(held: Option<&Vec<(NodeId, HeldFragments)>>) -> BTreeSet<u8> {
-    held.into_iter().flatten().flat_map(|(_, one)| one.fragments.iter().copied()).collect()
+/// The stripes of a chunk, each with the fragments that lie anywhere.
+fn stripes_of(held: Option<&Vec<(NodeId, HeldFragments)>>) -> BTreeMap<Geometry, BTreeSet<u8>> {
+    let mut stripes: BTreeMap<Geometry, BTreeSet<u8>> = BTreeMap::new();
+    for (_, one) in held.into_iter().flatten() {
+        stripes.entry(one.geometry).or_default().extend(&one.fragments);
+    }
+    stripes
+}
+
+/// Fragments of the stripe of which there are most.
+fn most_of(held: Option<&Vec<(NodeId, HeldFragments)>>) -> usize {
+    stripes_of(held).values().map(BTreeSet::len).max().unwrap_or(0)
 }
 
 fn is_enough(held: Option<&Vec<(NodeId, HeldFragments)>>, enough: fn(Geometry) -> usize) -> bool {
-    let Some((_, first)) = held.and_then(|held| held.first()) else { return false };
-    fragments_of(held).len() >= enough(first.geometry)
+    stripes_of(held).iter().any(|(geometry, fragments)| fragments.len() >= enough(*geometry))
 }
 
 /// Which of these chunks are stored at the site with as many fragments as a put acknowledges, as far as nodes say; those
@@ -419,9 +428,13 @@ async fn have_and_silent<D: Disk>(
     let holdings = locate(shard, &chunks, true, needed_fragments, seeking).await;
     let answer = |chunk: &ChunkId| {
         let held = holdings.of.get(chunk)?;
-        let mut placed = Placed::default();
-        held.iter().for_each(|(node, held)| placed.add(*node, held));
-        placed.receipt(held.first()?.1.geometry, &view.map, view.placement_epoch, true)
+        let receipts = stripes_of(Some(held)).into_keys().filter_map(|geometry| {
+            let mut placed = Placed::default();
+            let alike = held.iter().filter(|(_, one)| one.geometry == geometry);
+            alike.for_each(|(node, held)| placed.add(*node, held));
+            placed.receipt(geometry, &view.map, view.placement_epoch, true)
+        });
+        receipts.max_by_key(|receipt| receipt.durable_fragments - receipt.data_fragments)
     };
     Ok((chunks.iter().map(answer).collect(), holdings.silent))
 }
@@ -502,7 +515,13 @@ async fn gather<D: Disk>(
         false => Refusal::new(RefusalCode::NotFound, format!("chunk {chunk} is not stored here")),
     };
     let held = holdings.of.remove(&chunk).ok_or_else(missing)?;
-    let (geometry, sealed_bytes) = held.first().map(|(_, one)| (one.geometry, one.sealed_bytes)).ok_or_else(missing)?;
+    // While a chunk is cut another way it has two stripes, and the more redundant one is read.
+    let spare = |geometry: &Geometry, fragments: &BTreeSet<u8>| fragments.len() as isize - geometry.data() as isize;
+    let stripes = stripes_of(Some(&held)).into_iter();
+    let best = stripes.max_by_key(|(geometry, fragments)| (spare(geometry, fragments), *geometry == shard.geometry()));
+    let geometry = best.map(|(geometry, _)| geometry).ok_or_else(missing)?;
+    let first = held.iter().find(|(_, one)| one.geometry == geometry);
+    let sealed_bytes = first.map(|(_, one)| one.sealed_bytes).ok_or_else(missing)?;
     let layout = StripeLayout::new(geometry, sealed_bytes as usize);
     let range = range_of(sealed_bytes, offset, length)?;
     let columns = columns(&layout, &range);
@@ -519,18 +538,18 @@ async fn gather<D: Disk>(
     let mut fetching: FuturesUnordered<LocalBoxFuture<'static, Fetched>> = FuturesUnordered::new();
     let mut asked: BTreeSet<u8> = BTreeSet::new();
     // Asks for up to so many more. A fragment is asked for at one node at a time.
-    let mut ask = |more: usize,
-                   asked: &mut BTreeSet<u8>,
-                   fetching: &FuturesUnordered<LocalBoxFuture<'static, Fetched>>| {
-        for _ in 0..more {
-            let Some(at) = order.iter().position(|(fragment, _)| !asked.contains(fragment)) else { return };
-            let (fragment, node) = order.remove(at);
-            asked.insert(fragment);
-            let (shard, columns) = (shard.clone(), columns.clone());
-            fetching
-                .push(Box::pin(async move { (fragment, fetch_from(&shard, chunk, fragment, node, columns).await) }));
-        }
-    };
+    let mut ask =
+        |more: usize, asked: &mut BTreeSet<u8>, fetching: &FuturesUnordered<LocalBoxFuture<'static, Fetched>>| {
+            for _ in 0..more {
+                let Some(at) = order.iter().position(|(fragment, _)| !asked.contains(fragment)) else { return };
+                let (fragment, node) = order.remove(at);
+                asked.insert(fragment);
+                let (shard, columns) = (shard.clone(), columns.clone());
+                fetching.push(Box::pin(async move {
+                    (fragment, fetch_from(&shard, (chunk, geometry), fragment, node, columns).await)
+                }));
+            }
+        };
     ask(wanted.len(), &mut asked, &fetching);
     let mut hedge = Some(Instant::now() + HEDGE);
     let mut degraded = false;

@@ -47,7 +47,8 @@ pub(super) async fn close_time<D: Disk>(shard: Rc<Shard<D>>) {
     }
 }
 
-/// Checkpoints the state file, makes snapshots that are due, passes the store's events on.
+/// Checkpoints the state file, makes snapshots that are due, keeps devices from filling up with what is dead, passes the
+/// store's events on.
 pub(super) async fn keep_house<D: Disk>(shard: Rc<Shard<D>>) {
     let mut checkpointed = shard.clock.clock().monotonic();
     loop {
@@ -60,6 +61,9 @@ pub(super) async fn keep_house<D: Disk>(shard: Rc<Shard<D>>) {
         }
         shard.store.keep_free(room_for_snapshot(&shard));
         shard.cramped.set(is_cramped(&shard.root));
+        if let Err(error) = shard.store.relieve().await {
+            tracing::warn!(%error, "devices run short, and can't be compacted now");
+        }
         for event in shard.store.take_events() {
             tracing::error!(%event, "storage");
         }

@@ -19,14 +19,14 @@ pub(super) fn twins(paths: &[PathBuf]) -> Option<(&Path, &Path)> {
 }
 
 /// Losses of whole devices that everything on a node survives, whichever they are: of `devices`, where `working` work
-/// now. `None`: more are gone already than the geometry carries.
-pub(super) fn losses_survived(geometry: Geometry, devices: usize, working: usize) -> Option<usize> {
+/// now, and the first `mirrors` have the write-ahead log. `None`: more are gone already than the geometry carries.
+pub(super) fn losses_survived(geometry: Geometry, mirrors: usize, devices: usize, working: usize) -> Option<usize> {
     // With fewer devices than a stripe has fragments some hold several of them.
     let most_fragments = most_per_device(geometry.total(), devices);
     let gone = devices.saturating_sub(working);
     let chunks = (geometry.parity() / most_fragments).checked_sub(gone)?;
-    // The write-ahead log has a mirror on each of the first m+1 devices.
-    let mirrors = devices.min(geometry.parity() + 1).checked_sub(gone + 1)?;
+    // As many as the geometry asked for that the site was made with.
+    let mirrors = devices.min(mirrors).checked_sub(gone + 1)?;
     Some(chunks.min(mirrors))
 }
 
@@ -46,10 +46,11 @@ mod tests {
         for (devices, working, survived) in
             [(6, 6, Some(2)), (9, 9, Some(2)), (6, 5, Some(1)), (6, 4, Some(0)), (6, 3, None), (3, 3, Some(1))]
         {
-            assert_eq!(losses_survived(geometry, devices, working), survived, "{working} of {devices}");
+            assert_eq!(losses_survived(geometry, 3, devices, working), survived, "{working} of {devices}");
         }
-        assert_eq!(losses_survived(geometry, 2, 2), Some(0));
-        assert_eq!(losses_survived(geometry, 1, 1), Some(0));
+        assert_eq!(losses_survived(geometry, 3, 2, 2), Some(0));
+        assert_eq!(losses_survived(geometry, 3, 1, 1), Some(0));
+        assert_eq!(losses_survived(geometry, 2, 6, 6), Some(1), "the log is lost with its second mirror");
     }
 
     #[test]

@@ -42,7 +42,7 @@ record!(
         shards: u16,
         /// Log groups of the site.
         groups: u32,
-        /// Geometry of new chunks.
+        /// Geometry of new chunks when the node was made.
         geometry: Geometry,
         /// The site CA's certificate (DER).
         certificate: Bytes,

@@ -2,12 +2,13 @@
 
 use super::limits::FRAGMENT_PATIENCE;
 use super::links::{NodeCallError, misanswered};
+use super::routing;
 use super::server::{Answer, Answered, store_refusal};
 use super::shard::Shard;
 use crate::state::ControlView;
 use crate::store::StoreError;
 use bytes::Bytes;
-use farside_codec::cluster::{DropFragments, FragmentQuestion, GetFragment, HeldFragments, PutFragments};
+use farside_codec::cluster::{DropFragments, DropStripes, FragmentQuestion, GetFragment, HeldFragments, PutFragments};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, NodeId};
 use farside_codec::limits::{MAX_CHUNK_SEALED_BYTES, MAX_CHUNKS_PER_QUESTION, MAX_FRAGMENTS};
@@ -58,21 +59,19 @@ pub(super) async fn send_to<D: Disk>(
     body: Vec<Bytes>,
 ) -> Result<HeldFragments, Refusal> {
     let record = view.nodes.get(&node).ok_or_else(|| Refusal::from(NodeCallError::Silent(node)))?;
-    let (chunk, there) = (put.chunk, record.shard_of_chunk(put.chunk));
+    let (chunk, geometry, there) = (put.chunk, put.geometry, record.shard_of_chunk(put.chunk));
     let request = Request::PutFragments(put);
     let sent = shard.nodes.call(record, there, Class::Bulk, &request, Some(body), FRAGMENT_PATIENCE).await?;
     match sent.0 {
-        Reply::FragmentsStored(held) if held.chunk == chunk && is_sound(&held, shard.site.geometry) => Ok(held),
+        Reply::FragmentsStored(held) if held.chunk == chunk && held.geometry == geometry && is_sound(&held) => Ok(held),
         _ => Err(misanswered()),
     }
 }
 
 /// Whether what another node says that it holds can be so.
-pub(super) fn is_sound(held: &HeldFragments, geometry: Geometry) -> bool {
-    let possible = |fragment: &u8| usize::from(*fragment) < geometry.total();
-    held.geometry == geometry
-        && (1..=MAX_CHUNK_SEALED_BYTES).contains(&(held.sealed_bytes as usize))
-        && held.fragments.iter().all(possible)
+pub(super) fn is_sound(held: &HeldFragments) -> bool {
+    let possible = |fragment: &u8| usize::from(*fragment) < held.geometry.total();
+    (1..=MAX_CHUNK_SEALED_BYTES).contains(&(held.sealed_bytes as usize)) && held.fragments.iter().all(possible)
 }
 
 /// Takes in fragments that another node sends.
@@ -122,7 +121,7 @@ pub(super) async fn keep_fragments<D: Disk>(
     shard.on(owner, move |there| async move { store_fragments(&there, put, pieces).await }).await?
 }
 
-/// Which fragments of these chunks this node holds.
+/// Which fragments of these chunks this node holds. Asked as of a placement epoch, it says nothing as of another one.
 pub(super) async fn held_here<D: Disk>(
     shard: &Rc<Shard<D>>,
     question: FragmentQuestion,
@@ -138,15 +137,28 @@ pub(super) async fn held_here<D: Disk>(
         if asked.is_empty() {
             continue;
         }
-        let touch = question.touch;
+        let (touch, epoch) = (question.touch, question.placement_epoch);
         let held = shard.on(index, move |there| async move {
+            goes_by(&there, epoch)?;
             let held = there.store.fragments(&asked, touch);
-            let known = asked.into_iter().zip(held).filter_map(|(chunk, held)| Some((chunk, held?)));
-            known.map(|(chunk, held)| on_wire(chunk, held)).collect::<Vec<_>>()
+            let known =
+                asked.into_iter().zip(held).flat_map(|(chunk, held)| held.into_iter().map(move |one| (chunk, one)));
+            Ok::<_, Refusal>(known.map(|(chunk, held)| on_wire(chunk, held)).collect::<Vec<_>>())
         });
-        answers.extend(held.await?);
+        answers.extend(held.await??);
     }
     Ok(answers)
+}
+
+/// Refuses where this shard goes by another placement epoch; 0 is any.
+fn goes_by<D: Disk>(shard: &Shard<D>, epoch: u64) -> Result<(), Refusal> {
+    match shard.view().placement_epoch {
+        own if epoch == 0 || own == epoch => Ok(()),
+        own => {
+            let detail = format!("the node goes by placement epoch {own}, not by {epoch}");
+            Err(Refusal::retry(RefusalCode::Unavailable, 200, detail))
+        }
+    }
 }
 
 pub(super) fn on_wire(chunk: ChunkId, held: crate::store::HeldFragments) -> HeldFragments {
@@ -157,7 +169,7 @@ pub(super) fn on_wire(chunk: ChunkId, held: crate::store::HeldFragments) -> Held
 /// Reads part of a fragment from the node that holds it.
 pub(super) async fn fetch_from<D: Disk>(
     shard: &Rc<Shard<D>>,
-    chunk: ChunkId,
+    (chunk, geometry): (ChunkId, Geometry),
     fragment: u8,
     node: NodeId,
     range: Range<usize>,
@@ -165,13 +177,13 @@ pub(super) async fn fetch_from<D: Disk>(
     if node == shard.site.node {
         let owner = chunk.shard(shard.shards());
         let read = shard.on(owner, move |there| async move {
-            there.store.read_fragment(chunk, usize::from(fragment), range).await
+            there.store.read_fragment(chunk, geometry, usize::from(fragment), range).await
         });
         return read.await?.map_err(store_refusal);
     }
     let record = shard.node(node)?;
     let (offset, length) = (range.start as u32, range.len() as u32);
-    let request = Request::GetFragment(GetFragment { chunk, fragment, offset, length });
+    let request = Request::GetFragment(GetFragment { chunk, geometry, fragment, offset, length });
     let there = record.shard_of_chunk(chunk);
     let answered = shard.nodes.call(&record, there, Class::Bulk, &request, None, FRAGMENT_PATIENCE).await?;
     let (Reply::FragmentRange(length), mut stream) = answered else {
@@ -194,7 +206,7 @@ pub(super) async fn get_fragment<D: Disk>(shard: &Rc<Shard<D>>, get: GetFragment
     let end = get.offset.checked_add(get.length).ok_or_else(|| refuse("no fragment is that long"))?;
     let range = get.offset as usize..end as usize;
     let read = shard.on(owner, move |there| async move {
-        there.store.read_fragment(get.chunk, usize::from(get.fragment), range).await
+        there.store.read_fragment(get.chunk, get.geometry, usize::from(get.fragment), range).await
     });
     let bytes = read.await?.map_err(store_refusal)?;
     Ok(Answer { reply: Reply::FragmentRange(bytes.len() as u32), body: vec![bytes] })
@@ -204,12 +216,43 @@ pub(super) async fn get_fragment<D: Disk>(shard: &Rc<Shard<D>>, get: GetFragment
 pub(super) async fn drop_fragments<D: Disk>(shard: &Rc<Shard<D>>, fragments: DropFragments) -> Answered {
     let owner = fragments.chunk.shard(shard.shards());
     // Whoever asks may go by an older map: what belongs here by this node's own is not dropped.
-    let (own, slots) = (shard.site.node, shard.view().map.nodes(&fragments.chunk, shard.site.geometry.total()));
+    let (own, slots) = (shard.site.node, shard.view().map.nodes(&fragments.chunk, fragments.geometry.total()));
     let belongs = |fragment: &u8| slots.get(usize::from(*fragment)) == Some(&Some(own));
     let surplus: Vec<u8> = fragments.fragments.into_iter().filter(|fragment| !belongs(fragment)).collect();
     let dropped = shard.on(owner, move |there| async move {
-        there.store.drop_fragments(fragments.chunk, &surplus);
+        there.store.drop_fragments(fragments.chunk, fragments.geometry, &surplus);
     });
     dropped.await?;
+    Ok(Reply::Done.into())
+}
+
+/// Drops stripes that are cut another way than chunks are now, and without which their chunks are whole.
+///
+/// That they are was seen as of a placement epoch, by a node that may have been cut off since: while it was, the site may
+/// have gone back to cutting chunks the older way, and have dropped the newer stripes. So this node finds out that the
+/// control group is at that epoch now, and nothing that it has said as of a later one is dropped by what was seen before.
+pub(super) async fn drop_stripes<D: Disk>(shard: &Rc<Shard<D>>, drops: DropStripes) -> Answered {
+    if drops.stripes.len() > MAX_CHUNKS_PER_QUESTION || drops.placement_epoch == 0 {
+        return Err(refuse("too many stripes in one order, or as of no placement epoch"));
+    }
+    if !routing::knows_control(shard).await {
+        let detail = "the node can't find out now how the site cuts chunks";
+        return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
+    }
+    let (shards, epoch) = (shard.shards(), drops.placement_epoch);
+    for index in 0..shards {
+        let here: Vec<(ChunkId, Geometry)> =
+            drops.stripes.iter().filter(|(chunk, _)| chunk.shard(shards) == index).copied().collect();
+        let dropped = shard.on(index, move |there| async move {
+            goes_by(&there, epoch)?;
+            let now = there.geometry();
+            let outdated = here.into_iter().filter(|(_, geometry)| *geometry != now);
+            for (chunk, geometry) in outdated {
+                there.store.drop_stripe(chunk, geometry);
+            }
+            Ok::<_, Refusal>(())
+        });
+        dropped.await??;
+    }
     Ok(Reply::Done.into())
 }

@@ -80,7 +80,8 @@ impl InitOptions {
 
     /// Losses of whole devices that the site will survive.
     pub fn losses_survived(&self) -> usize {
-        losses_survived(self.geometry, self.device_total(), self.device_total()).unwrap_or(0)
+        losses_survived(self.geometry, self.geometry.parity() + 1, self.device_total(), self.device_total())
+            .unwrap_or(0)
     }
 
     /// What an operator should know before the site is used.

@@ -48,7 +48,7 @@ pub(super) async fn join<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, join: N
         site_name: site.name.clone(),
         incarnation: site.incarnation,
         groups: site.groups,
-        geometry: site.geometry,
+        geometry: shard.geometry(),
         certificate: Bytes::copy_from_slice(authority.certificate()),
         system_key: *key.bytes(),
         authority_key: Bytes::copy_from_slice(authority.key()),

@@ -162,7 +162,7 @@ fn unsafe_now(detail: String) -> Refusal {
 }
 
 /// The node's devices, all shards together.
-async fn own_devices<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(Vec<DeviceStatus>, u64), Refusal> {
+pub(super) async fn own_devices<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(Vec<DeviceStatus>, u64), Refusal> {
     let mut merged: Vec<DeviceStatus> = Vec::new();
     let mut owed_bytes = 0;
     for index in 0..shard.shards() {
@@ -203,12 +203,13 @@ async fn may_leave<D: Disk>(shard: &Rc<Shard<D>>, device: DeviceId) -> Result<()
         return Err(unsafe_now(detail));
     }
     may_lose_mirror(shard, device, &label, others.len(), &working)?;
-    let geometry = shard.site.geometry;
+    let geometry = shard.geometry();
     if !shard.is_alone() {
         return may_be_taken_in(shard, device, &label).await;
     }
     let left = others.len();
-    let survived = |devices: usize| losses_survived(geometry, devices, devices).unwrap_or(0);
+    let mirrors = shard.devices.borrow().geometry.parity() + 1;
+    let survived = |devices: usize| losses_survived(geometry, mirrors, devices, devices).unwrap_or(0);
     if survived(left) < survived(left + 1) {
         let (after, before) = (survived(left), survived(left + 1));
         return Err(unsafe_now(format!(
@@ -268,6 +269,25 @@ fn has_room(label: &str, rooms: &[Room], live_bytes: u64, most: usize, fragments
 
 /// Refuses where the site has no room for what is stored without a device of this node.
 async fn may_be_taken_in<D: Disk>(shard: &Rc<Shard<D>>, device: DeviceId, label: &str) -> Result<(), Refusal> {
+    let total = shard.geometry().total();
+    let (rooms, live_bytes) = rooms(shard, Some(device)).await?;
+    let most = crate::placement::most_per_domain(total, rooms.len());
+    has_room(label, &rooms, live_bytes, most, total)
+}
+
+/// The room of each failure domain, without one device if one is named, and bytes of what is stored. At a site of one node
+/// each device is a domain.
+pub(super) async fn rooms<D: Disk>(
+    shard: &Rc<Shard<D>>,
+    without: Option<DeviceId>,
+) -> Result<(Vec<Room>, u64), Refusal> {
+    if shard.is_alone() {
+        let (devices, _) = own_devices(shard).await?;
+        let works = |device: &&DeviceStatus| device.state == DeviceState::Ok;
+        let live_bytes = devices.iter().filter(works).map(|device| device.live_bytes).sum();
+        let left = devices.iter().filter(works).filter(|device| !device.leaving && device.id != without);
+        return Ok((left.map(|device| Room { bytes: device.bytes }).collect(), live_bytes));
+    }
     let view = shard.view();
     let mut documents: Vec<(NodeId, Value)> = Vec::new();
     let parse = |bytes: Bytes| serde_json::from_slice::<Value>(&bytes).map_err(|_| misanswered());
@@ -284,20 +304,17 @@ async fn may_be_taken_in<D: Disk>(shard: &Rc<Shard<D>>, device: DeviceId, label:
     }
     let mut rooms: BTreeMap<u32, u64> = BTreeMap::new();
     let mut live_bytes = 0;
-    let gone = device.to_string();
+    let gone = without.map(|device| device.to_string());
     for (node, document) in &documents {
         for found in document["nodes"][0]["devices"].as_array().into_iter().flatten() {
             let figure = |name: &str| found[name].as_u64().unwrap_or(0);
             live_bytes += figure("live_bytes");
-            if found["state"] == "ok" && found["id"] != gone.as_str() {
+            if found["state"] == "ok" && gone.as_deref().is_none_or(|gone| found["id"] != gone) {
                 *rooms.entry(view.map.domain(*node)).or_default() += figure("bytes");
             }
         }
     }
-    let total = shard.site.geometry.total();
-    let rooms: Vec<Room> = rooms.into_values().map(|bytes| Room { bytes }).collect();
-    let most = crate::placement::most_per_domain(total, rooms.len());
-    has_room(label, &rooms, live_bytes, most, total)
+    Ok((rooms.into_values().map(|bytes| Room { bytes }).collect(), live_bytes))
 }
 
 /// Lets go of every device that is to go and that nothing needs any more. On shard 0.

@@ -1,11 +1,13 @@
 //! Makes up for fragments that this node lacks and can make up for alone: all of a site of one node, and the pieces of its
-//! own snapshots elsewhere. What lies on several nodes is `repairing`'s.
+//! own snapshots elsewhere. What is cut another way than new chunks are is cut again by the way. What lies on several nodes is
+//! `repairing`'s.
 
 use super::collecting::unreferenced;
 use super::limits::{MEND_AGAIN, MEND_AGAIN_MOST, MEND_LOOK, MEND_STEP};
 use super::repairing::limit;
 use super::shard::{Shard, add};
 use crate::store::{CollectCursor, DeviceState, StoreError};
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::ChunkId;
 use farside_io::disk::Disk;
 use std::rc::Rc;
@@ -17,6 +19,7 @@ struct Circumstances {
     working: usize,
     damaged: u64,
     writable: bool,
+    geometry: Geometry,
 }
 
 /// Mends for as long as the shard runs.
@@ -27,11 +30,11 @@ pub(super) async fn keep_mended<D: Disk>(shard: Rc<Shard<D>>) {
         let status = shard.store.status();
         let working = status.devices.iter().filter(|device| device.state == DeviceState::Ok).count();
         let (damaged, writable) = (status.counters.damaged_fragments, status.writable);
-        let now = Circumstances { working, damaged, writable };
+        let now = Circumstances { working, damaged, writable, geometry: shard.store.geometry() };
         let changed = seen.as_ref() != Some(&now);
         let waited = shard.clock.clock().monotonic().saturating_sub(looked) >= again;
         // Of several nodes each knows for certain only what it needs for itself, which is little.
-        let owes = !shard.is_alone() || status.owed_fragments > 0;
+        let owes = !shard.is_alone() || status.owed_fragments > 0 || status.cut_otherwise > 0;
         if !owes || (!changed && !waited) {
             continue;
         }

@@ -40,6 +40,7 @@ mod peers;
 mod receiving;
 mod recovered;
 mod recovering;
+mod recut;
 mod refetching;
 mod renewing;
 mod repairing;

@@ -111,7 +111,7 @@ fn belongs_here<D: Disk>(shard: &Shard<D>, chunk: &ChunkId, fragment: u8) -> boo
     if shard.is_alone() || shard.snapshots.needs(chunk) {
         return true;
     }
-    let slots = shard.view().map.nodes(chunk, shard.site.geometry.total());
+    let slots = shard.view().map.nodes(chunk, shard.geometry().total());
     slots.get(usize::from(fragment)) == Some(&Some(shard.site.node))
 }
 

@@ -1,6 +1,7 @@
 //! Repair. Every chunk has a keeper, a node drawn from its id; it finds out which nodes hold which fragments of it, has
 //! those rebuilt that nobody holds, least redundant stripes first, has those moved that lie in the wrong place, and has
-//! dropped what lies in two.
+//! dropped what lies in two. What is cut another way than new chunks are is read whole and cut again; the older stripe goes
+//! once every node has said that the newer one is whole.
 //!
 //! A sweep looks at everything that a shard keeps: after each change of the placement map, when a node is heard again, and
 //! now and then. Chunks of which a put or a read found something missing are looked at at once.
@@ -10,6 +11,7 @@ use super::fragments::{self, on_wire};
 use super::joining;
 use super::limits::{OWED_QUEUE, REPAIR_BATCH, REPAIR_PAUSE, REPAIRS, SWEEP_AGAIN, SWEEP_EVERY, WALK_CHUNKS};
 use super::links::misanswered;
+use super::recut;
 use super::routing;
 use super::server::Answered;
 use super::shard::{Shard, add};
@@ -53,6 +55,7 @@ struct State {
     owed_bytes: u64,
     misplaced_fragments: u64,
     unreadable_chunks: u64,
+    other_geometry_chunks: u64,
     swept_epoch: u64,
     /// Bytes since `rate_since`, for the rate.
     bytes: u64,
@@ -109,7 +112,59 @@ impl Repair {
             unreadable_chunks: state.unreadable_chunks,
             rate_bytes_per_second: if lately { state.rate } else { 0 },
             swept_epoch: state.swept_epoch,
+            other_geometry_chunks: state.other_geometry_chunks,
         }
+    }
+}
+
+/// What nodes hold of a chunk, for each way in which it is cut.
+#[derive(Default)]
+struct Found(Vec<FoundStripe>);
+
+struct FoundStripe {
+    geometry: Geometry,
+    sealed_bytes: u32,
+    held: Held,
+}
+
+impl FoundStripe {
+    /// Distinct fragments above those that are needed to read it; `None`: there are fewer.
+    fn spare(&self) -> Option<usize> {
+        let distinct: BTreeSet<u8> = self.held.values().flatten().copied().collect();
+        distinct.len().checked_sub(self.geometry.data())
+    }
+}
+
+impl Found {
+    fn add(&mut self, node: NodeId, one: HeldFragments) {
+        let HeldFragments { geometry, sealed_bytes, fragments, .. } = one;
+        let alike = |stripe: &FoundStripe| (stripe.geometry, stripe.sealed_bytes) == (geometry, sealed_bytes);
+        let at = self.0.iter().position(alike).unwrap_or_else(|| {
+            self.0.push(FoundStripe { geometry, sealed_bytes, held: Held::new() });
+            self.0.len() - 1
+        });
+        self.0[at].held.entry(node).or_default().extend(fragments);
+    }
+
+    /// The stripe that is cut this way.
+    fn of(&self, geometry: Geometry) -> Option<&FoundStripe> {
+        self.0.iter().find(|stripe| stripe.geometry == geometry)
+    }
+
+    /// The most redundant stripe of those that can be read.
+    fn best(&self) -> Option<&FoundStripe> {
+        self.0.iter().filter(|stripe| stripe.spare().is_some()).max_by_key(|stripe| stripe.spare())
+    }
+
+    /// Stripes that are cut another way.
+    fn others(&self, geometry: Geometry) -> impl Iterator<Item = &FoundStripe> {
+        self.0.iter().filter(move |stripe| stripe.geometry != geometry)
+    }
+
+    /// What is to be done so that the chunk is whole, cut this way.
+    fn mending(&self, view: &ControlView, chunk: &ChunkId, geometry: Geometry, answered: &BTreeSet<NodeId>) -> Mending {
+        let slots = view.map.nodes(chunk, geometry.total());
+        mend(&slots, self.of(geometry).map_or(&Held::new(), |stripe| &stripe.held), answered)
     }
 }
 
@@ -138,7 +193,8 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
         let now = shard.clock.clock().monotonic();
         let current = circumstances(&shard);
         let passed = now.saturating_sub(swept);
-        let due = shard.repair.looked.borrow().as_ref() != Some(&current)
+        let has_changed = shard.repair.looked.borrow().as_ref() != Some(&current);
+        let due = has_changed
             || shard.repair.ordered.take()
             || passed > SWEEP_EVERY
             // What is owed still, or could not be done, is tried again and again.
@@ -153,8 +209,11 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
                 Ok(()) => {
                     swept = now;
                     shard.repair.looked.replace(Some(current));
-                    let finds = shard.repair.finds_unreadable();
-                    patience = if finds { (2 * patience).min(SWEEP_EVERY) } else { SWEEP_AGAIN };
+                    patience = match shard.repair.finds_unreadable() && !has_changed {
+                        true => (2 * patience).min(SWEEP_EVERY),
+                        // After a change there may be something else to find than before.
+                        false => SWEEP_AGAIN,
+                    };
                 }
                 Err(refusal) => {
                     tracing::info!(%refusal, "what this shard keeps can't all be looked at now");
@@ -168,20 +227,17 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
 /// Looks at every chunk that this shard keeps, and repairs those that need it.
 async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     let view = shard.view();
-    let own = shard.site.node;
-    let mut found: BTreeMap<ChunkId, (Geometry, u32, Held)> = BTreeMap::new();
+    let (own, geometry) = (shard.site.node, shard.geometry());
+    let mut found: BTreeMap<ChunkId, Found> = BTreeMap::new();
     let mut answered = BTreeSet::from([own]);
     let mut take = |node: NodeId, held: Vec<HeldFragments>| {
         // By the map that this sweep goes by: who was told of it later would leave out what has a new keeper.
         let mine = |one: &HeldFragments| {
             one.chunk.shard(shard.shards()) == shard.index
                 && view.map.keeper(&one.chunk) == Some(own)
-                && fragments::is_sound(one, shard.site.geometry)
+                && fragments::is_sound(one)
         };
-        for one in held.into_iter().filter(mine) {
-            let entry = found.entry(one.chunk).or_insert((one.geometry, one.sealed_bytes, Held::new()));
-            entry.2.entry(node).or_default().extend(one.fragments);
-        }
+        held.into_iter().filter(mine).for_each(|one| found.entry(one.chunk).or_default().add(node, one));
     };
     if let Some(node) = view.nodes.get(&own) {
         walk_node(shard, node, |held| take(own, held)).await?;
@@ -198,34 +254,37 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     }
     let all_said = answered.len() > shard.others().len();
     let mut work: Vec<(usize, ChunkId)> = Vec::new();
-    let (mut owed, mut owed_bytes, mut misplaced, mut unreadable, mut stays) = (0, 0, 0, 0, 0);
-    for (chunk, (geometry, sealed_bytes, held)) in &found {
-        let mut mending = mend(&view.map.nodes(chunk, geometry.total()), held, &answered);
-        let left = postpone(shard, &view, &mut mending);
-        let fragment_bytes = StripeLayout::new(*geometry, *sealed_bytes as usize).fragment_bytes() as u64;
-        if mending.distinct < geometry.data() {
+    let (mut owed, mut owed_bytes, mut misplaced, mut unreadable, mut stays, mut otherwise) = (0, 0, 0, 0, 0, 0);
+    for (chunk, stripes) in &found {
+        let Some(best) = stripes.best() else {
             // Whoever did not say may hold the rest.
             if all_said {
                 shard.refetches.want(*chunk);
             }
+            let held: Vec<_> = stripes.0.iter().map(|stripe| (stripe.geometry.to_string(), &stripe.held)).collect();
             // A put that was given up, or a loss: nothing can be made of it here.
-            tracing::info!(%chunk, distinct = mending.distinct, ?held, "a chunk has too few fragments to be read");
+            tracing::info!(%chunk, ?held, "a chunk has too few fragments to be read");
             unreadable += 1;
             continue;
-        }
+        };
+        let mut mending = stripes.mending(&view, chunk, geometry, &answered);
+        let left = postpone(shard, &view, &mut mending);
+        let fragment_bytes = StripeLayout::new(geometry, best.sealed_bytes as usize).fragment_bytes() as u64;
+        let is_cut_otherwise = stripes.others(geometry).next().is_some();
+        otherwise += u64::from(is_cut_otherwise);
         owed += mending.owed() as u64;
         owed_bytes += mending.owed() as u64 * fragment_bytes;
         misplaced += (mending.moves.len() + left) as u64;
         stays += left as u64;
-        if !mending.is_done() {
-            work.push((mending.distinct.saturating_sub(geometry.data()), *chunk));
+        if !mending.is_done() || is_cut_otherwise {
+            work.push((best.spare().unwrap_or(0), *chunk));
         }
     }
     drop(found);
     {
         let mut state = shard.repair.state.borrow_mut();
         (state.owed_fragments, state.owed_bytes, state.misplaced_fragments) = (owed, owed_bytes, misplaced);
-        state.unreadable_chunks = unreadable;
+        (state.unreadable_chunks, state.other_geometry_chunks) = (unreadable, otherwise);
     }
     work.sort_unstable();
     for batch in work.chunks(REPAIR_BATCH) {
@@ -236,7 +295,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         }
     }
     let mut state = shard.repair.state.borrow_mut();
-    if state.owed_fragments > 0 || state.misplaced_fragments > stays {
+    if state.owed_fragments > 0 || state.misplaced_fragments > stays || state.other_geometry_chunks > 0 {
         // What was counted and not done could not be done, or is not to be done any more: the chunk has gone, somebody else
         // was faster. Only another look can say.
         shard.repair.sweep_due.set(true);
@@ -287,10 +346,11 @@ pub(super) async fn walk<D: Disk>(shard: &Rc<Shard<D>>, walk: WalkFragments) -> 
 
 /// Finds out who holds what of these chunks now, and mends what has to be: the least redundant first.
 async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
-    let view = shard.view();
-    let holdings = chunks::ask_all(shard, &chunks).await;
+    let (view, geometry) = (shard.view(), shard.geometry());
+    let holdings = chunks::ask_all(shard, &chunks, 0).await;
     let answered: BTreeSet<NodeId> = chunks::everybody(shard).filter(|node| !holdings.silent.contains(node)).collect();
     let mut work: Vec<Job> = Vec::new();
+    let mut cut_otherwise: Vec<ChunkId> = Vec::new();
     let all_said = holdings.silent.is_empty();
     if !all_said {
         // What is to go to a node that did not answer, or is there, is left out here, and nobody else comes back to it.
@@ -298,22 +358,27 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
     }
     let gone = chunks.iter().filter(|chunk| all_said && !holdings.of.contains_key(chunk));
     gone.for_each(|chunk| shard.refetches.want(*chunk));
-    for (chunk, found) in holdings.of {
-        let Some((geometry, sealed_bytes)) = found.first().map(|(_, one)| (one.geometry, one.sealed_bytes)) else {
-            continue;
-        };
-        let alike = found.iter().filter(|(_, one)| (one.geometry, one.sealed_bytes) == (geometry, sealed_bytes));
-        let mut held = Held::new();
-        alike.for_each(|(node, one)| held.entry(*node).or_default().extend(&one.fragments));
-        let mut mending = mend(&view.map.nodes(&chunk, geometry.total()), &held, &answered);
-        postpone(shard, &view, &mut mending);
-        if mending.distinct < geometry.data() && all_said {
+    for (chunk, held) in holdings.of {
+        let mut found = Found::default();
+        held.into_iter().for_each(|(node, one)| found.add(node, one));
+        if found.best().is_none() && all_said {
             shard.refetches.want(chunk);
-        } else if !mending.is_done() && mending.distinct >= geometry.data() {
-            work.push(Job { chunk, geometry, sealed_bytes, held, mending });
+        }
+        let Some(best) = found.best() else { continue };
+        let spare = best.spare().unwrap_or(0);
+        let mut mending = found.mending(&view, &chunk, geometry, &answered);
+        postpone(shard, &view, &mut mending);
+        if found.others(geometry).next().is_some() {
+            cut_otherwise.push(chunk);
+        }
+        if !mending.is_done() {
+            // Single fragments are made of their own stripe where that can be.
+            let from = found.of(geometry).filter(|stripe| stripe.spare().is_some()).unwrap_or(best);
+            let (of, sealed_bytes, held) = (from.geometry, from.sealed_bytes, from.held.clone());
+            work.push(Job { chunk, geometry, of, sealed_bytes, held, mending, spare });
         }
     }
-    work.sort_by_key(|job| job.mending.distinct);
+    work.sort_by_key(|job| job.spare);
     let jobs = work.into_iter().map(|job| async move {
         let chunk = job.chunk;
         if let Err(refusal) = run(shard, job).await {
@@ -322,6 +387,18 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
         }
     });
     stream::iter(jobs).buffer_unordered(REPAIRS).for_each(|()| std::future::ready(())).await;
+    if all_said && !cut_otherwise.is_empty() {
+        match recut::let_go(shard, &view, cut_otherwise).await {
+            Ok(done) => {
+                let mut state = shard.repair.state.borrow_mut();
+                state.other_geometry_chunks = state.other_geometry_chunks.saturating_sub(done);
+            }
+            Err(refusal) => {
+                tracing::info!(%refusal, "chunks that were cut again keep their older stripes for now");
+                shard.repair.sweep_due.set(true);
+            }
+        }
+    }
 }
 
 /// Leaves out moves that were ordered to wait: between nodes that are both counted on. Answers how many. A node that is
@@ -338,10 +415,16 @@ fn postpone<D: Disk>(shard: &Shard<D>, view: &ControlView, mending: &mut Mending
 /// What is to be done about one chunk.
 struct Job {
     chunk: ChunkId,
+    /// How it is to be cut.
     geometry: Geometry,
+    /// How the stripe is cut that it is read from.
+    of: Geometry,
     sealed_bytes: u32,
+    /// What there is of that stripe.
     held: Held,
     mending: Mending,
+    /// Fragments that can be lost before the chunk is.
+    spare: usize,
 }
 
 async fn run<D: Disk>(shard: &Rc<Shard<D>>, job: Job) -> Result<(), Refusal> {
@@ -351,14 +434,15 @@ async fn run<D: Disk>(shard: &Rc<Shard<D>>, job: Job) -> Result<(), Refusal> {
     }
     for (fragment, from, to) in &job.mending.moves {
         limit(shard, 2 * fragment_bytes).await;
-        let bytes = fragments::fetch_from(shard, job.chunk, *fragment, *from, 0..fragment_bytes).await?;
+        let stripe = (job.chunk, job.geometry);
+        let bytes = fragments::fetch_from(shard, stripe, *fragment, *from, 0..fragment_bytes).await?;
         store(shard, &job, *to, vec![*fragment], vec![bytes]).await?;
-        forget(shard, job.chunk, *from, vec![*fragment]).await?;
+        forget(shard, stripe, *from, vec![*fragment]).await?;
         let mut state = shard.repair.state.borrow_mut();
         state.misplaced_fragments = state.misplaced_fragments.saturating_sub(1);
     }
     for (node, fragments) in &job.mending.surplus {
-        forget(shard, job.chunk, *node, fragments.clone()).await?;
+        forget(shard, (job.chunk, job.geometry), *node, fragments.clone()).await?;
     }
     Ok(())
 }
@@ -366,30 +450,39 @@ async fn run<D: Disk>(shard: &Rc<Shard<D>>, job: Job) -> Result<(), Refusal> {
 /// Reads any k fragments, and has those computed and stored that nobody holds.
 async fn rebuild<D: Disk>(shard: &Rc<Shard<D>>, job: &Job, fragment_bytes: usize) -> Result<(), Refusal> {
     let wanted: Vec<u8> = job.mending.rebuild.values().flatten().copied().collect();
-    limit(shard, (job.geometry.data() + wanted.len()) * fragment_bytes).await;
+    let read_bytes = StripeLayout::new(job.of, job.sealed_bytes as usize).fragment_bytes();
+    limit(shard, job.of.data() * read_bytes + wanted.len() * fragment_bytes).await;
     let mut holders: Vec<(u8, NodeId)> =
         job.held.iter().flat_map(|(node, held)| held.iter().map(|fragment| (*fragment, *node))).collect();
     holders.sort_by_key(|(fragment, node)| (*node != shard.site.node, !shard.nodes.answers(*node), *fragment));
     let mut present: Vec<(usize, Bytes)> = Vec::new();
     for (fragment, node) in holders {
-        if present.len() == job.geometry.data() {
+        if present.len() == job.of.data() {
             break;
         }
         if present.iter().any(|(known, _)| *known == usize::from(fragment)) {
             continue;
         }
         // One that can't be read is found missing by the next look.
-        if let Ok(bytes) = fragments::fetch_from(shard, job.chunk, fragment, node, 0..fragment_bytes).await {
+        if let Ok(bytes) = fragments::fetch_from(shard, (job.chunk, job.of), fragment, node, 0..read_bytes).await {
             present.push((usize::from(fragment), bytes));
         }
     }
-    if present.len() < job.geometry.data() {
-        let detail = format!("only {} of {} fragments can be read", present.len(), job.geometry.data());
+    if present.len() < job.of.data() {
+        let detail = format!("only {} of {} fragments can be read", present.len(), job.of.data());
         return Err(Refusal::retry(RefusalCode::Unavailable, 500, detail));
     }
-    let numbers: Vec<usize> = wanted.iter().map(|fragment| usize::from(*fragment)).collect();
-    let rebuilt = shard.store.rebuild(job.chunk, job.geometry, job.sealed_bytes as usize, present, &numbers);
-    let rebuilt: BTreeMap<usize, Bytes> = rebuilt.map_err(super::server::store_refusal)?.into_iter().collect();
+    let rebuilt: BTreeMap<usize, Bytes> = match job.of == job.geometry {
+        true => {
+            let numbers: Vec<usize> = wanted.iter().map(|fragment| usize::from(*fragment)).collect();
+            let rebuilt = shard.store.rebuild(job.chunk, job.geometry, job.sealed_bytes as usize, present, &numbers);
+            rebuilt.map_err(super::server::store_refusal)?.into_iter().collect()
+        }
+        false => {
+            let stripe = recut::cut(shard, job.chunk, (job.of, job.geometry), job.sealed_bytes, present).await?;
+            wanted.iter().map(|fragment| usize::from(*fragment)).map(|at| (at, stripe.fragment(at))).collect()
+        }
+    };
     for (node, fragments) in &job.mending.rebuild {
         let body = fragments.iter().filter_map(|fragment| rebuilt.get(&usize::from(*fragment)).cloned()).collect();
         store(shard, job, *node, fragments.clone(), body).await?;
@@ -425,11 +518,11 @@ async fn store<D: Disk>(
 
 async fn forget<D: Disk>(
     shard: &Rc<Shard<D>>,
-    chunk: ChunkId,
+    (chunk, geometry): (ChunkId, Geometry),
     node: NodeId,
     fragments: Vec<u8>,
 ) -> Result<(), Refusal> {
-    let drops = DropFragments { chunk, fragments };
+    let drops = DropFragments { chunk, geometry, fragments };
     if node == shard.site.node {
         return fragments::drop_fragments(shard, drops).await.map(drop);
     }
@@ -454,16 +547,25 @@ pub(super) async fn limit<D: Disk>(shard: &Rc<Shard<D>>, bytes: usize) {
     }
 }
 
+fn report_of<D: Disk>(shard: &Shard<D>, now: Duration) -> RepairState {
+    let mut report = shard.repair.report(now);
+    if shard.is_alone() {
+        report.other_geometry_chunks = shard.store.status().cut_otherwise;
+    }
+    report
+}
+
 /// How repair is doing on this node, all shards together.
 pub(super) async fn own_state<D: Disk>(shard: &Rc<Shard<D>>) -> Result<RepairState, Refusal> {
     let now = shard.clock.clock().monotonic();
-    let mut sum = shard.repair.report(now);
+    let mut sum = report_of(shard, now);
     for index in (0..shard.shards()).filter(|index| *index != shard.index) {
-        let one = shard.on(index, |there| async move { there.repair.report(there.clock.clock().monotonic()) }).await?;
+        let one = shard.on(index, |there| async move { report_of(&there, there.clock.clock().monotonic()) }).await?;
         sum.owed_fragments += one.owed_fragments;
         sum.owed_bytes += one.owed_bytes;
         sum.misplaced_fragments += one.misplaced_fragments;
         sum.unreadable_chunks += one.unreadable_chunks;
+        sum.other_geometry_chunks += one.other_geometry_chunks;
         sum.rate_bytes_per_second += one.rate_bytes_per_second;
         sum.swept_epoch = sum.swept_epoch.min(one.swept_epoch);
     }

@@ -15,6 +15,7 @@ use crate::framed::{self, FileKind, FramedFileError};
 use crate::store::{CollectCursor, Refused, StoreError};
 use crate::times::show_time;
 use farside_codec::cluster::NodeState;
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, Hlc};
 use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
@@ -181,7 +182,7 @@ pub(super) async fn look<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Resul
     };
     let given_up = match found.refused.first() {
         // One at a time: what can be made up for is, before the next one goes.
-        Some(refused) => give_up(shard, chunk, refused, found.good).await?,
+        Some(refused) => give_up(shard, chunk, refused).await?,
         None => false,
     };
     {
@@ -202,26 +203,21 @@ pub(super) async fn look<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Resul
 
 /// Counts no longer on a fragment that its device will not read, where that costs nothing: where as many others are good,
 /// here or at other nodes, as give it back. Answers whether that was so.
-async fn give_up<D: Disk>(
-    shard: &Rc<Shard<D>>,
-    chunk: ChunkId,
-    refused: &Refused,
-    good: u32,
-) -> Result<bool, StoreError> {
+async fn give_up<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId, refused: &Refused) -> Result<bool, StoreError> {
     let here = shard.is_alone() || shard.snapshots.needs(&chunk);
-    let others = if here { good as usize } else { elsewhere(shard, chunk).await };
-    if others < shard.site.geometry.data() {
+    let others = if here { refused.good_beside() } else { elsewhere(shard, chunk, refused.geometry()).await };
+    if others < refused.geometry().data() {
         return Ok(false);
     }
     tokio::time::sleep(SCRUB_SECOND_LOOK).await;
     shard.store.give_up(chunk, refused).await
 }
 
-/// Distinct fragments of a chunk that other nodes say they hold.
-async fn elsewhere<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> usize {
-    let holdings = chunks::ask_all(shard, &[chunk]).await;
+/// Distinct fragments of a stripe that other nodes say they hold.
+async fn elsewhere<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId, geometry: Geometry) -> usize {
+    let holdings = chunks::ask_all(shard, &[chunk], 0).await;
     let found = holdings.of.into_values().flatten();
-    let others = found.filter(|(node, _)| *node != shard.site.node);
+    let others = found.filter(|(node, held)| *node != shard.site.node && held.geometry == geometry);
     others.flat_map(|(_, held)| held.fragments).collect::<BTreeSet<u8>>().len()
 }
 

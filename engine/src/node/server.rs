@@ -4,8 +4,8 @@ use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
 use super::token::{self, Purpose};
 use super::{
     auditing, authority, beating, certificates, chunks, clocks, collecting, creating, dumping, fragments, identities,
-    joining, leases, leaving, limits, links, membership, moving, peers, receiving, recovered, refetching, renewing,
-    repairing, routing,
+    joining, leases, leaving, limits, links, membership, moving, peers, receiving, recovered, recut, refetching,
+    renewing, repairing, routing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
@@ -146,6 +146,8 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         | Request::GetFragment(_)
         | Request::HaveFragments(_)
         | Request::DropFragments(_)
+        | Request::DropStripes(_)
+        | Request::FitsGeometry(_)
         | Request::WalkFragments(_) => own && is_member(shard, caller),
         Request::FedAuthorities(said) => {
             known_peer().is_some() && caller.role == Role::Peer && said.site == caller.site
@@ -392,6 +394,8 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             shard.control(&auditing::certificate(caller), ControlCommand::LimitRepair(limit)).await?;
             Ok(Reply::Done.into())
         }
+        Request::SetGeometry(geometry) => recut::order(shard, caller, geometry).await,
+        Request::FitsGeometry(geometry) => recut::fits(shard, geometry).await,
         Request::BackupHold(hold) => dumping::hold(shard, hold).await,
         Request::Dump(question) => dumping::dump(shard, question).await,
         Request::BackupTargets => {
@@ -467,6 +471,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             Ok(Reply::FragmentsHeld(fragments::held_here(shard, question).await?).into())
         }
         Request::DropFragments(fragments) => fragments::drop_fragments(shard, fragments).await,
+        Request::DropStripes(drops) => fragments::drop_stripes(shard, drops).await,
         Request::WalkFragments(walk) => repairing::walk(shard, walk).await,
         Request::IssueIdentity(ask) => identities::issue(shard, caller, ask).await,
         Request::Identities(question) => Ok(identities::list(shard, &question).into()),

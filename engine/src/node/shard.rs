@@ -29,6 +29,7 @@ use farside_codec::Field;
 use farside_codec::audit::AuditActor;
 use farside_codec::cluster::{NodeRecord, NodeState};
 use farside_codec::command::{ControlCommand, ControlOutcome, GroupCommand, GroupOutcome};
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, GroupId, LogId, NodeId, SiteId};
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_codec::recovery::Recovery;
@@ -211,6 +212,11 @@ impl<D: Disk> Shard<D> {
     /// What the control group has agreed on, as this shard heard last.
     pub(crate) fn view(&self) -> Arc<ControlView> {
         self.view.borrow().clone()
+    }
+
+    /// How chunks are cut that are written now.
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.view.borrow().geometry.unwrap_or(self.site.geometry)
     }
 
     /// Has a chunk looked at by repair soon.
@@ -447,6 +453,7 @@ impl<D: Disk> Shard<D> {
         self.nodes.keep(&view.nodes);
         identities::cut_off(self, &before, &view);
         self.store.set_placement_epoch(view.placement_epoch.max(1));
+        self.store.set_geometry(self.geometry());
         self.store.set_spread(view.nodes.len() > 1);
     }
 

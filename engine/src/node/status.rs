@@ -153,7 +153,7 @@ fn merge(document: &mut Value, other: &Value) {
     let sum = |into: &mut Value, from: &Value| *into = json!(into.as_u64().unwrap_or(0) + from.as_u64().unwrap_or(0));
     sum(&mut document["chunks"], &other["chunks"]);
     let figures = ["owed_fragments", "owed_bytes", "misplaced_fragments", "rate_bytes_per_second", "unreadable_chunks"];
-    for figure in figures.into_iter().chain(["evicting_fragments", "evicting_bytes"]) {
+    for figure in figures.into_iter().chain(["evicting_fragments", "evicting_bytes", "other_geometry_chunks"]) {
         sum(&mut document["repair"][figure], &other["repair"][figure]);
     }
     sum(&mut document["repair"][SETTLED_GROUPS], &other["repair"][SETTLED_GROUPS]);
@@ -190,6 +190,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         true => json!({
             "owed_fragments": sum(|store| store.owed_fragments),
             "owed_bytes": sum(|store| store.owed_bytes),
+            "other_geometry_chunks": sum(|store| store.cut_otherwise),
             "rate_bytes_per_second": repairing::own_state(shard).await.map_or(0, |state| state.rate_bytes_per_second),
         }),
         false => repair_entry(shard).await,
@@ -207,7 +208,8 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         alerts.push("nothing is moved to where it should lie until `farside site rebalance` is given".into());
     }
     if alone {
-        alerts.extend(device_alerts(shard.site.geometry, &devices, writable));
+        let mirrors = shard.devices.borrow().geometry.parity() + 1;
+        alerts.extend(device_alerts(shard.geometry(), mirrors, &devices, writable));
     } else if !writable {
         alerts.push("the devices are full".into());
     }
@@ -239,6 +241,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
     let document = json!({
         "site": shard.site.name.as_str(),
         "site_id": shard.site.site.to_string(),
+        "geometry": shard.geometry().to_string(),
         "nodes": [{
             "name": node_name(shard, shard.site.node),
             "state": own_state(shard),
@@ -312,6 +315,7 @@ async fn repair_entry<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
             "owed_bytes": state.owed_bytes,
             "misplaced_fragments": state.misplaced_fragments,
             "unreadable_chunks": state.unreadable_chunks,
+            "other_geometry_chunks": state.other_geometry_chunks,
             "rate_bytes_per_second": state.rate_bytes_per_second,
             SWEPT_EPOCH: if has_looked { state.swept_epoch } else { 0 },
         }),
@@ -320,7 +324,7 @@ async fn repair_entry<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
 }
 
 /// What the devices of the node mean for what is stored, and for what is to be.
-fn device_alerts(geometry: Geometry, devices: &[(String, Value)], writable: bool) -> Vec<String> {
+fn device_alerts(geometry: Geometry, mirrors: usize, devices: &[(String, Value)], writable: bool) -> Vec<String> {
     // Devices without an id belong to nobody here; what is to go is not counted on.
     let ours = || devices.iter().filter(|(_, device)| !device["id"].is_null() && device["evicting"] != true);
     let (all, working) = (ours().count(), ours().filter(|(_, device)| device["state"] == "ok").count());
@@ -328,7 +332,7 @@ fn device_alerts(geometry: Geometry, devices: &[(String, Value)], writable: bool
         return Vec::new();
     }
     let mut alerts = Vec::new();
-    match losses_survived(geometry, all, working) {
+    match losses_survived(geometry, mirrors, all, working) {
         Some(0) => alerts.push(format!(
             "the loss of one more device loses data: {working} of {all} devices work, and chunks are cut {geometry}"
         )),

@@ -101,6 +101,7 @@ fn planned(view: &ControlView, command: &ControlCommand) -> Option<(AuditScope, 
             let name = view.nodes.get(node).map(|known| known.name.clone());
             site(AuditAction::SetNode(AuditedNode { node: *node, name, state: state.clone() }))
         }
+        ControlCommand::SetGeometry(geometry) => site(AuditAction::SiteGeometry(*geometry)),
         ControlCommand::LimitRepair(limit) => site(AuditAction::RepairLimit(*limit)),
         ControlCommand::PutBackupTarget(target) => match &target.newest {
             None => {

@@ -14,6 +14,7 @@ use farside_codec::cluster::{GroupRecord, NodeRecord};
 use farside_codec::command::{ControlCommand, ControlOutcome, PendingToken, RedeemToken, SiteRecord, TokenPurpose};
 use farside_codec::delta::LogDescriptor;
 use farside_codec::dump::{BackupTarget, HeldBackup};
+use farside_codec::erasure::Geometry;
 use farside_codec::identity::{IdentityRecord, Serial};
 use farside_codec::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 use farside_codec::message::{PeerLimits, PeerRecord, Refusal, RefusalCode, Tenant};
@@ -45,8 +46,10 @@ pub struct ControlView {
     pub groups: BTreeMap<GroupId, GroupRecord>,
     /// By which attempt a node was let in, to answer a repeated one.
     pub attempts: BTreeMap<[u8; 16], NodeId>,
-    /// Counts changes of the placement map.
+    /// Counts changes of the placement map, and of how chunks are cut.
     pub placement_epoch: u64,
+    /// How chunks are cut; `None`: as the site was made.
+    pub geometry: Option<Geometry>,
     /// What repair may read and write on each node, in bytes a second; 0: there is no limit.
     pub repair_limit: u64,
     /// What is kept for backups that read.
@@ -142,6 +145,7 @@ pub(super) enum Kind {
     RepairLimit = 10,
     BackupHold = 11,
     BackupTarget = 12,
+    Geometry = 13,
     Identity = 40,
     Authorities = 41,
     NodeStanding = 42,
@@ -228,6 +232,7 @@ impl ControlState {
                     let target: BackupTarget = read_row(value)?;
                     view.backup_targets.insert(target.name.clone(), target);
                 }
+                Some(13) => view.geometry = Some(read_row(value)?),
                 Some(40) => identities::add(&mut view, read_row(value)?),
                 Some(41) => view.authorities = Some(Arc::new(read_row(value)?)),
                 Some(42) => {
@@ -278,6 +283,7 @@ impl ControlState {
                 view.repair_limit = limit;
                 Ok(())
             }
+            ControlCommand::SetGeometry(geometry) => nodes::set_geometry(change, view, geometry)?,
             ControlCommand::HoldBackup(held) => backups::hold(change, view, held)?,
             ControlCommand::PutBackupTarget(target) => backups::put_target(change, view, target)?,
             ControlCommand::ScheduleBackup(order) => backups::schedule(change, view, order)?,

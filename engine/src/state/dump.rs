@@ -142,7 +142,9 @@ pub fn restored_control(
         let (table, key, mut value) = row(&mut reader).map_err(StateError::Unreadable)?;
         if table == Table::Control {
             let kind = key.get(Key::group(GroupId::CONTROL).len()).copied().unwrap_or_default();
-            let of_nodes = [Kind::Node, Kind::Group, Kind::Attempt, Kind::Token, Kind::BackupHold, Kind::NodeStanding];
+            let mut of_nodes = vec![Kind::Node, Kind::Group, Kind::Attempt, Kind::Token, Kind::BackupHold];
+            // How chunks are cut is said by whoever restores, and by the manifest where nobody says it.
+            of_nodes.extend([Kind::NodeStanding, Kind::Geometry]);
             if of_nodes.into_iter().any(|gone| gone as u8 == kind) {
                 continue;
             }

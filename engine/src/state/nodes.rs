@@ -6,6 +6,7 @@ use super::limits::{MAX_DEVICES, MAX_NODES};
 use farside_codec::Field;
 use farside_codec::cluster::{DeviceRecord, GroupRecord, NodeBeat, NodeJoin, NodeRecord, NodeState};
 use farside_codec::command::TokenPurpose;
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::{DeviceId, GroupId, Hlc, Label, NodeId};
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_raft::StateError;
@@ -35,6 +36,16 @@ pub(super) fn next_epoch(change: &Change, view: &mut ControlView) -> Result<u64,
     view.placement_epoch += 1;
     change.put(Table::Control, &key(Kind::Epoch, &[]), &view.placement_epoch.to_bytes())?;
     Ok(view.placement_epoch)
+}
+
+/// Has chunks cut another way. Whoever looks after them goes by a new epoch from here on.
+pub(super) fn set_geometry(change: &Change, view: &mut ControlView, geometry: Geometry) -> Result<Outcome, StateError> {
+    if view.geometry != Some(geometry) {
+        change.put(Table::Control, &key(Kind::Geometry, &[]), &geometry.to_bytes())?;
+        view.geometry = Some(geometry);
+        next_epoch(change, view)?;
+    }
+    Ok(Ok(()))
 }
 
 /// Lets a node in that shows a token, and answers with its number: the same for a repeated attempt.

@@ -5,7 +5,7 @@
 //! when compaction has moved what still counts out of a segment. Both run in bounded steps that the shard's driver
 //! calls for.
 
-use super::index::{Known, Location};
+use super::index::{Index, Known, Location};
 use super::recovery::{self, Examined, read_blocks};
 use super::zone::{NoSpace, Priority, SegmentState, Zone};
 use super::{Inner, Store, StoreError, blocks_of, limits, uncancelled};
@@ -64,8 +64,8 @@ impl<D: Disk> Store<D> {
         };
         let index = self.0.index.borrow();
         let (walked, next) = index.walk(cursor.0, limits::COLLECT_SCAN.min(limit.max(1)));
-        let old = walked.filter(|(_, known)| self.0.touched(known) <= newest);
-        (old.map(|(chunk, _)| chunk).collect(), next.map(CollectCursor))
+        let is_old = |chunk: &ChunkId| index.stripes(chunk).all(|known| self.0.touched(&known) <= newest);
+        (walked.map(|(chunk, _)| chunk).filter(is_old).collect(), next.map(CollectCursor))
     }
 
     /// Forgets those of these chunks that were last touched two barriers before `barrier` or earlier and are not being
@@ -84,20 +84,25 @@ impl<D: Disk> Store<D> {
         let mut index = self.0.index.borrow_mut();
         let mut deleted = 0;
         for chunk in chunks {
-            let Some(known) = index.get(chunk) else { continue };
-            if !may(&known) || self.0.putting.borrow().contains_key(chunk) {
+            let stripes: Vec<Known> = index.stripes(chunk).collect();
+            if stripes.is_empty() || !stripes.iter().all(&may) || self.0.putting.borrow().contains_key(chunk) {
                 continue;
             }
-            let locations: Vec<(usize, Location)> = index.locations(&known).collect();
-            for (fragment, location) in locations {
-                index.set(&known, fragment, None);
-                self.0.zones[usize::from(location.device)].remove_live(location.segment, blocks_of(&known));
-            }
-            index.remove(chunk);
+            stripes.iter().for_each(|known| self.0.remove_stripe(&mut index, chunk, known));
             deleted += 1;
         }
         self.0.counters.borrow_mut().chunks_collected += deleted as u64;
         deleted
+    }
+
+    /// Takes a step of compaction if free segments run short on a device and some segment is worth it: what lets go of chunks
+    /// between two rounds of GC must not fill devices with what is dead.
+    pub async fn relieve(&self) -> Result<(), StoreError> {
+        let is_short = self.0.zones.iter().any(|zone| zone.takes() && zone.is_short());
+        if is_short && self.0.next_victim().is_some() {
+            self.compact_step().await?;
+        }
+        Ok(())
     }
 
     /// Moves a bounded number of records out of the segment with the most dead space, and frees segments that hold
@@ -126,6 +131,16 @@ impl<D: Disk> Store<D> {
 }
 
 impl<D: Disk> Inner<D> {
+    /// Forgets a stripe with all of its fragments.
+    pub(super) fn remove_stripe(&self, index: &mut Index, chunk: &ChunkId, known: &Known) {
+        let locations: Vec<(usize, Location)> = index.locations(known).collect();
+        for (fragment, location) in locations {
+            index.set(known, fragment, None);
+            self.zones[usize::from(location.device)].remove_live(location.segment, blocks_of(known));
+        }
+        index.remove(chunk, known);
+    }
+
     /// GC epoch in which a chunk was last touched.
     pub(super) fn touched(&self, known: &Known) -> u64 {
         u64::from(known.touched.max(self.first_epoch.get()))
@@ -262,7 +277,7 @@ impl<D: Disk> Inner<D> {
 
     fn is_current(&self, entry: &IndexEntry, location: Location) -> bool {
         let index = self.index.borrow();
-        let known = index.get(&entry.chunk);
+        let known = index.stripe(&entry.chunk, entry.geometry);
         known.is_some_and(|known| index.location(&known, usize::from(entry.fragment)) == Some(location))
     }
 
@@ -320,7 +335,7 @@ impl<D: Disk> Inner<D> {
         let to = reservation.location();
         reservation.complete(IndexEntry { block: to.block, ..*entry });
         let mut index = self.index.borrow_mut();
-        let Some(known) = index.get(&entry.chunk) else { return };
+        let Some(known) = index.stripe(&entry.chunk, entry.geometry) else { return };
         if index.location(&known, usize::from(entry.fragment)) == Some(from) {
             index.set(&known, usize::from(entry.fragment), Some(to));
             zone.remove_live(from.segment, entry.blocks());

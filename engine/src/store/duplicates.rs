@@ -10,6 +10,7 @@
 use super::blocks_of;
 use super::index::{Index, Known, Location};
 use super::zone::Zone;
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::ChunkId;
 use farside_io::disk::Disk;
 use std::collections::{BTreeMap, VecDeque};
@@ -22,14 +23,14 @@ struct Spare {
     generation: u64,
 }
 
-/// Every such copy of a chunk, the newest of each device.
+/// Every such copy of a stripe, the newest of each device.
 #[derive(Default)]
-pub(super) struct Spares(BTreeMap<ChunkId, Vec<Spare>>);
+pub(super) struct Spares(BTreeMap<(ChunkId, Geometry), Vec<Spare>>);
 
 impl Spares {
     /// Remembers a copy.
-    pub(super) fn keep(&mut self, chunk: ChunkId, fragment: usize, location: Location, generation: u64) {
-        let spares = self.0.entry(chunk).or_default();
+    pub(super) fn keep(&mut self, of: (ChunkId, Geometry), fragment: usize, location: Location, generation: u64) {
+        let spares = self.0.entry(of).or_default();
         let same = |known: &&mut Spare| known.fragment == fragment && known.location.device == location.device;
         match spares.iter_mut().find(same) {
             Some(known) if known.generation >= generation => {}
@@ -40,8 +41,8 @@ impl Spares {
 
     /// Chooses between the copies, once all devices have been read.
     pub(super) fn settle<D: Disk>(self, index: &mut Index, zones: &[Rc<Zone<D>>]) {
-        for (chunk, mut spares) in self.0 {
-            let Some(known) = index.get(&chunk) else { continue };
+        for ((chunk, geometry), mut spares) in self.0 {
+            let Some(known) = index.stripe(&chunk, geometry) else { continue };
             while let Some(chain) = find_chain(index, &known, zones, &spares) {
                 for at in chain {
                     let spare = &mut spares[at];

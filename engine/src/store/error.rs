@@ -25,14 +25,16 @@ pub enum StoreError {
         /// Fragments of the stripe.
         total: usize,
     },
-    /// The store keeps fragments of its own geometry only.
+    /// Chunks can't be cut this way here: of the length that could be stored now, the largest could not.
     Geometry {
-        /// That of the fragments.
-        got: Geometry,
-        /// That of the store.
-        own: Geometry,
+        /// The way.
+        geometry: Geometry,
+        /// The largest sealed chunk that could be stored.
+        would_take: usize,
+        /// The largest that can be stored now.
+        takes: usize,
     },
-    /// The chunk is here with another length or geometry than it was announced with.
+    /// The chunk is here with another length than it was announced with, or cut in as many ways as a store can list.
     Contradiction(ChunkId),
     /// The range is empty, or ends past the fragment's end.
     FragmentRange {
@@ -72,11 +74,13 @@ impl std::fmt::Display for StoreError {
             Self::Fragments { total } => {
                 write!(f, "fragments are named by number, each once and at least one, below {total}")
             }
-            Self::Geometry { got, own } => {
-                write!(f, "fragments of {got} can't be kept here: this node's devices were formatted for {own}")
-            }
+            Self::Geometry { geometry, would_take, takes } => write!(
+                f,
+                "cut {geometry}, chunks of {would_take} bytes at most could be stored here, and of {takes} bytes they can be \
+                 now: more buffers (`buffer_bytes` in node.toml) would take larger ones"
+            ),
             Self::Contradiction(chunk) => {
-                write!(f, "chunk {chunk} is here with another length or geometry; one of the two is wrong")
+                write!(f, "chunk {chunk} is here with another length, or cut in too many ways; one of the two is wrong")
             }
             Self::FragmentRange { fragment_bytes } => {
                 write!(f, "the range is empty or ends past the fragment's {fragment_bytes} bytes")

@@ -35,7 +35,7 @@ pub struct FragmentsWriter<D: Disk> {
 impl<D: Disk> Store<D> {
     /// Takes room in memory for these fragments of a chunk of `sealed_bytes`, and waits for it where the pool is empty.
     ///
-    /// Errors: `Size`, `Geometry` (not that of this store), `Fragments` (not of the stripe, named twice, or none),
+    /// Errors: `Size`, `Fragments` (not of the stripe, named twice, or none),
     /// `Contradiction` (here with another length), and `Full` or `Unavailable` where not one of them would find a place.
     pub async fn begin_fragments(
         &self,
@@ -152,19 +152,8 @@ impl<D: Disk> FragmentsWriter<D> {
 impl<D: Disk> Inner<D> {
     /// Refuses early what could not be stored in the end. Answers whether all of it is here already.
     fn admit_fragments(&self, chunk: &ChunkId, layout: &StripeLayout, named: &[u8]) -> Result<bool, StoreError> {
-        let (got, own) = (layout.geometry(), self.geometry);
-        if got != own {
-            return Err(StoreError::Geometry { got, own });
-        }
-        check_names(got, named.iter().map(|fragment| usize::from(*fragment)))?;
-        {
-            let index = self.index.borrow();
-            let known = index.get(chunk);
-            let other = known.filter(|known| known.layout() != *layout && index.locations(known).next().is_some());
-            if other.is_some() {
-                return Err(StoreError::Contradiction(*chunk));
-            }
-        }
+        check_names(layout.geometry(), named.iter().map(|fragment| usize::from(*fragment)))?;
+        self.may_join(chunk, layout)?;
         if self.hold(chunk, layout, named).len() == named.len() {
             return Ok(true);
         }
@@ -175,7 +164,8 @@ impl<D: Disk> Inner<D> {
     /// Those of the named fragments that are here on devices that work; touches the chunk if there are any.
     fn hold(&self, chunk: &ChunkId, layout: &StripeLayout, named: &[u8]) -> Vec<u8> {
         let mut index = self.index.borrow_mut();
-        let Some(known) = index.get(chunk).filter(|known| known.layout() == *layout) else { return Vec::new() };
+        let known = index.stripe(chunk, layout.geometry()).filter(|known| known.layout() == *layout);
+        let Some(known) = known else { return Vec::new() };
         let healthy = self.healthy(&index, &known).map(|(fragment, _)| fragment as u8);
         let held: Vec<u8> = healthy.filter(|fragment| named.contains(fragment)).collect();
         if !held.is_empty() {
@@ -193,7 +183,7 @@ impl<D: Disk> Inner<D> {
         of_known: bool,
     ) -> Result<Vec<u8>, StoreError> {
         let _turn = Turn::take(self, chunk).await;
-        if of_known && self.index.borrow().get(&chunk).is_none() {
+        if of_known && self.index.borrow().sealed_bytes(&chunk).is_none() {
             return Err(StoreError::NotFound(chunk));
         }
         self.make_way(&chunk, &stripe)?;

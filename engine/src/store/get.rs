@@ -13,6 +13,7 @@ use super::zone::Zone;
 use super::{Inner, Store, StoreError, StoreEvent, limits};
 use bytes::Bytes;
 use farside_codec::checksum::check_blocks;
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::ChunkId;
 use farside_codec::limits::BLOCK_BYTES;
 use farside_codec::record::fragment::{FragmentHeader, checksum_table};
@@ -37,39 +38,45 @@ impl<D: Disk> Store<D> {
     pub async fn get(&self, chunk: ChunkId, offset: u32, length: u32) -> Result<ChunkRead, StoreError> {
         let inner = &self.0;
         let _permit = inner.reading.acquire().await.map_err(|_| StoreError::Stopped)?;
-        let known = inner.index.borrow().get(&chunk).filter(|known| inner.may_be_whole(known));
-        let known = known.ok_or(StoreError::NotFound(chunk))?;
-        let sealed_bytes = known.sealed_bytes;
+        let sealed_bytes = inner.index.borrow().sealed_bytes(&chunk).ok_or(StoreError::NotFound(chunk))?;
         let length = if length == 0 { sealed_bytes.saturating_sub(offset) } else { length };
         let end = offset.checked_add(length).filter(|end| *end <= sealed_bytes && length > 0);
         let range = offset as usize..end.ok_or(StoreError::Range { sealed_bytes })? as usize;
-        let pieces = ChunkGet { inner, chunk, layout: known.layout(), range }.run().await;
-        inner.counters.borrow_mut().reads += 1;
-        match pieces {
-            Ok(pieces) => Ok(ChunkRead { sealed_bytes, pieces }),
-            Err(error) => {
-                if error == StoreError::Corrupt(chunk) {
-                    inner.counters.borrow_mut().corrupt_chunks += 1;
-                    inner.report(StoreEvent::ChunkCorrupt { chunk });
-                }
-                Err(error)
+        let (mut tried, mut why) = (Vec::new(), StoreError::NotFound(chunk));
+        // While a chunk is cut another way it has two stripes, and the older one goes when the newer one is whole.
+        while let Some(known) = inner.readable(&chunk, &tried) {
+            tried.push(known.geometry);
+            let pieces = ChunkGet { inner, chunk, layout: known.layout(), range: range.clone() }.run().await;
+            inner.counters.borrow_mut().reads += 1;
+            match pieces {
+                Ok(pieces) => return Ok(ChunkRead { sealed_bytes, pieces }),
+                Err(StoreError::NotFound(_)) => {}
+                Err(error @ StoreError::Corrupt(_)) => why = error,
+                Err(error) => return Err(error),
             }
         }
+        if why == StoreError::Corrupt(chunk) {
+            inner.counters.borrow_mut().corrupt_chunks += 1;
+            inner.report(StoreEvent::ChunkCorrupt { chunk });
+        }
+        Err(why)
     }
 }
 
 impl<D: Disk> Store<D> {
-    /// Reads a range of one fragment of a chunk, in bytes of the fragment, checked as every read is. `NotFound`: it is not
+    /// Reads a range of one fragment of a stripe, in bytes of the fragment, checked as every read is. `NotFound`: it is not
     /// here, is damaged, or its device refuses; `Fragments`: the stripe has no such fragment; `FragmentRange`.
     pub async fn read_fragment(
         &self,
         chunk: ChunkId,
+        geometry: Geometry,
         fragment: usize,
         range: Range<usize>,
     ) -> Result<Bytes, StoreError> {
         let inner = &self.0;
         let _permit = inner.reading.acquire().await.map_err(|_| StoreError::Stopped)?;
-        let layout = inner.index.borrow().get(&chunk).ok_or(StoreError::NotFound(chunk))?.layout();
+        let known = inner.index.borrow().stripe(&chunk, geometry);
+        let layout = known.ok_or(StoreError::NotFound(chunk))?.layout();
         let (total, fragment_bytes) = (layout.geometry().total(), layout.fragment_bytes());
         if fragment >= total {
             return Err(StoreError::Fragments { total });
@@ -120,7 +127,7 @@ impl<D: Disk> ChunkGet<'_, D> {
     }
 
     fn known(&self) -> Result<Known, StoreError> {
-        let known = self.inner.index.borrow().get(&self.chunk);
+        let known = self.inner.index.borrow().stripe(&self.chunk, self.layout.geometry());
         known.filter(|known| known.layout() == self.layout).ok_or(StoreError::NotFound(self.chunk))
     }
 
@@ -307,7 +314,8 @@ impl<D: Disk> ChunkGet<'_, D> {
 
     fn has_moved(&self, part: &Part) -> bool {
         let index = self.inner.index.borrow();
-        let location = index.get(&self.chunk).and_then(|known| index.location(&known, part.fragment));
+        let known = index.stripe(&self.chunk, self.layout.geometry());
+        let location = known.and_then(|known| index.location(&known, part.fragment));
         location.is_some_and(|location| location != part.location)
     }
 
@@ -331,10 +339,17 @@ impl<D: Disk> ChunkGet<'_, D> {
 }
 
 impl<D: Disk> Inner<D> {
-    /// Whether this node alone may be asked for a chunk. Where chunks are spread, one of which too few fragments are here
-    /// is not damaged: the others lie on other nodes.
-    fn may_be_whole(&self, known: &Known) -> bool {
-        !self.spread.get() || self.index.borrow().locations(known).count() >= known.geometry.data()
+    /// The stripe to read a chunk from, but for those that were tried: the most redundant one. Where chunks are spread, one
+    /// of which too few fragments are here is not damaged: the others lie on other nodes.
+    fn readable(&self, chunk: &ChunkId, tried: &[Geometry]) -> Option<Known> {
+        let index = self.index.borrow();
+        let may_be_whole =
+            |known: &Known| !self.spread.get() || index.locations(known).count() >= known.geometry.data();
+        let stripes = index.stripes(chunk).filter(|known| !tried.contains(&known.geometry) && may_be_whole(known));
+        stripes.max_by_key(|known| {
+            let spare = self.healthy(&index, known).count() as isize - known.geometry.data() as isize;
+            (spare, known.geometry == self.geometry.get())
+        })
     }
 
     /// Takes note of a read that a device refused.

@@ -24,21 +24,21 @@ pub struct HeldFragments {
 }
 
 impl<D: Disk> Store<D> {
-    /// What is here of each of these chunks; `None` for one of which nothing is known. With `touch` those that are known
-    /// are touched in the current GC epoch.
-    pub fn fragments(&self, chunks: &[ChunkId], touch: bool) -> Vec<Option<HeldFragments>> {
+    /// What is here of each of these chunks: of every way in which it is cut; nothing for one of which nothing is known.
+    /// With `touch` those that are known are touched in the current GC epoch.
+    pub fn fragments(&self, chunks: &[ChunkId], touch: bool) -> Vec<Vec<HeldFragments>> {
         let mut index = self.0.index.borrow_mut();
         let answers = chunks.iter().map(|chunk| {
-            if touch && let Some(known) = index.get(chunk) {
-                index.touch(&known, self.0.gc_epoch.get());
+            if touch {
+                self.0.touch(&mut index, chunk);
             }
-            index.get(chunk).map(|known| self.0.held_fragments(&index, &known))
+            index.stripes(chunk).map(|known| self.0.held_fragments(&index, &known)).collect()
         });
         answers.collect()
     }
 
-    /// The chunks that are known from `cursor` on, at most `limit`, with what is here of them. The second value is where
-    /// to go on; `None` at the end. Chunks that come or go meanwhile may be passed over, the others are not.
+    /// The stripes that are known from `cursor` on, at most `limit`, with what is here of them. The second value is where
+    /// to go on; `None` at the end. What comes or goes meanwhile may be passed over, the others are not.
     pub fn walk(&self, cursor: CollectCursor, limit: usize) -> (Vec<(ChunkId, HeldFragments)>, Option<CollectCursor>) {
         let index = self.0.index.borrow();
         let (walked, next) = index.walk(cursor.0, limits::COLLECT_SCAN.min(limit.max(1)));
@@ -46,11 +46,20 @@ impl<D: Disk> Store<D> {
         (held.collect(), next.map(CollectCursor))
     }
 
-    /// Forgets fragments that others hold in this store's stead, and the chunk with the last of them. Answers how many;
-    /// none while the chunk is being written. As with deletions, what was not compacted away is back after a restart.
-    pub fn drop_fragments(&self, chunk: ChunkId, fragments: &[u8]) -> usize {
+    /// Forgets a stripe of a chunk that is whole without it. Answers whether it was here; it stays while the chunk is being
+    /// written. As with deletions, what was not compacted away is back after a restart.
+    pub fn drop_stripe(&self, chunk: ChunkId, geometry: Geometry) -> bool {
         let mut index = self.0.index.borrow_mut();
-        let Some(known) = index.get(&chunk) else { return 0 };
+        let known = index.stripe(&chunk, geometry).filter(|_| !self.0.putting.borrow().contains_key(&chunk));
+        known.inspect(|known| self.0.remove_stripe(&mut index, &chunk, known)).is_some()
+    }
+
+    /// Forgets fragments of a stripe that others hold in this store's stead, and the stripe with the last of them. Answers
+    /// how many; none while the chunk is being written. As with deletions, what was not compacted away is back after a
+    /// restart.
+    pub fn drop_fragments(&self, chunk: ChunkId, geometry: Geometry, fragments: &[u8]) -> usize {
+        let mut index = self.0.index.borrow_mut();
+        let Some(known) = index.stripe(&chunk, geometry) else { return 0 };
         if self.0.putting.borrow().contains_key(&chunk) {
             return 0;
         }
@@ -64,13 +73,19 @@ impl<D: Disk> Store<D> {
             dropped += 1;
         }
         if dropped > 0 && dropped == here.len() {
-            index.remove(&chunk);
+            index.remove(&chunk, &known);
         }
         dropped
     }
 }
 
 impl<D: Disk> Inner<D> {
+    /// Notes that a chunk is needed in this GC epoch.
+    pub(super) fn touch(&self, index: &mut Index, chunk: &ChunkId) {
+        let stripes: Vec<Known> = index.stripes(chunk).collect();
+        stripes.iter().for_each(|known| index.touch(known, self.gc_epoch.get()));
+    }
+
     fn held_fragments(&self, index: &Index, known: &Known) -> HeldFragments {
         HeldFragments {
             geometry: known.geometry,

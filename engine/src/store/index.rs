@@ -1,6 +1,6 @@
 //! Which chunks are here and where their fragments lie: at most 64 bytes of memory a fragment, all included.
 //!
-//! A chunk is one fixed entry with its full id, found through an open-addressing table of u32 numbers; its locations
+//! A stripe, which is a chunk cut one way, is one fixed entry with the chunk's full id, found through an open-addressing table of u32 numbers; its locations
 //! are a run of one u64 a fragment in a slab shared by all stripes of the same width. Nothing is ever moved to grow,
 //! but the table of numbers. The ids are hashes, so their first bytes serve as the table's hash; a client that searches
 //! for ids that collide there slows only the shard that it pays for, and 64 bits of BLAKE3 an entry.
@@ -46,7 +46,7 @@ impl Location {
     }
 }
 
-/// A chunk that the index knows.
+/// A stripe that the index knows. A chunk that is being cut another way has one of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
     /// Number of its entry, until it is removed.
@@ -117,14 +117,22 @@ impl Slab {
     }
 }
 
+/// Stripes that are cut alike.
+struct Alike {
+    geometry: Geometry,
+    slab: usize,
+    stripes: u64,
+}
+
 /// The index of one shard's store.
 pub(super) struct Index {
     /// Entry numbers plus one; 0 is empty. Its length is a power of two.
     table: Vec<u32>,
     pages: Vec<Vec<Entry>>,
     free: Vec<u32>,
-    geometries: Vec<(Geometry, usize)>,
+    geometries: Vec<Alike>,
     slabs: Vec<Slab>,
+    stripes: usize,
     chunks: usize,
     fragments: u64,
     /// Fragments and their record bytes that there would be if nothing were owed.
@@ -140,6 +148,7 @@ impl Index {
             free: Vec::new(),
             geometries: Vec::new(),
             slabs: Vec::new(),
+            stripes: 0,
             chunks: 0,
             fragments: 0,
             expected_fragments: 0,
@@ -168,23 +177,56 @@ impl Index {
             + self.slabs.iter().map(Slab::memory_bytes).sum::<usize>()
     }
 
-    pub(super) fn get(&self, chunk: &ChunkId) -> Option<Known> {
-        let slot = self.find(chunk).ok()?;
-        Some(self.known(self.table[slot] - 1))
+    /// Stripes that are cut another way than this.
+    pub(super) fn cut_otherwise(&self, geometry: Geometry) -> u64 {
+        self.geometries.iter().filter(|alike| alike.geometry != geometry).map(|alike| alike.stripes).sum()
     }
 
-    /// The chunk's entry, made if it is new. `None`: it is here with another length or geometry, or the store is at
-    /// its limit of geometries.
+    /// The stripes of a chunk.
+    pub(super) fn stripes(&self, chunk: &ChunkId) -> impl Iterator<Item = Known> + use<'_> {
+        let (chunk, mut slot) = (*chunk, self.home(chunk));
+        std::iter::from_fn(move || {
+            loop {
+                let number = self.table[slot].checked_sub(1)?;
+                slot = (slot + 1) & (self.table.len() - 1);
+                if self.entry(number).id == chunk {
+                    return Some(self.known(number));
+                }
+            }
+        })
+    }
+
+    /// Bytes of a chunk that is known.
+    pub(super) fn sealed_bytes(&self, chunk: &ChunkId) -> Option<u32> {
+        self.stripes(chunk).next().map(|known| known.sealed_bytes)
+    }
+
+    /// The stripe of a chunk that is cut this way.
+    pub(super) fn stripe(&self, chunk: &ChunkId, geometry: Geometry) -> Option<Known> {
+        self.stripes(chunk).find(|known| known.geometry == geometry)
+    }
+
+    /// The stripe of which this fragment lies there.
+    pub(super) fn stripe_at(&self, chunk: &ChunkId, fragment: usize, location: Location) -> Option<Known> {
+        self.stripes(chunk).find(|known| self.location(known, fragment) == Some(location))
+    }
+
+    /// The stripe's entry, made if it is new. `None`: the chunk is here with another length, or the store is at its limit of
+    /// geometries.
     pub(super) fn insert(&mut self, chunk: ChunkId, geometry: Geometry, sealed_bytes: u32) -> Option<Known> {
-        if let Some(known) = self.get(&chunk) {
-            return (known.geometry == geometry && known.sealed_bytes == sealed_bytes).then_some(known);
+        let is_new = match self.sealed_bytes(&chunk) {
+            Some(known) if known != sealed_bytes => return None,
+            known => known.is_none(),
+        };
+        if let Some(known) = self.stripe(&chunk, geometry) {
+            return Some(known);
         }
         let kind = self.geometry_number(geometry)?;
         // Growing first keeps the slot found below good. Three quarters is where linear probing begins to hurt.
-        if (self.chunks + 1) * 4 > self.table.len() * 3 {
+        if (self.stripes + 1) * 4 > self.table.len() * 3 {
             self.grow();
         }
-        let run = self.slabs[self.geometries[kind].1].take();
+        let run = self.slabs[self.geometries[kind].slab].take();
         let entry = Entry { id: chunk, size: (kind as u32) << SEALED_BITS | sealed_bytes, touched: 0, run };
         let number = match self.free.pop() {
             Some(number) => {
@@ -193,30 +235,35 @@ impl Index {
             }
             None => self.push(entry),
         };
-        let slot = self.find(&chunk).err()?;
+        let slot = self.vacant(&chunk);
         self.table[slot] = number + 1;
-        self.chunks += 1;
+        self.stripes += 1;
+        self.geometries[kind].stripes += 1;
+        self.chunks += usize::from(is_new);
         let layout = StripeLayout::new(geometry, sealed_bytes as usize);
         self.expected_fragments += geometry.total() as u64;
         self.expected_bytes += (geometry.total() * layout.slot_bytes()) as u64;
         Some(self.known(number))
     }
 
-    /// Forgets a chunk. Its locations must have been cleared.
-    pub(super) fn remove(&mut self, chunk: &ChunkId) {
-        let Ok(slot) = self.find(chunk) else { return };
-        let number = self.table[slot] - 1;
-        let known = self.known(number);
-        debug_assert!(self.locations(&known).next().is_none(), "a removed chunk has no locations");
+    /// Forgets a stripe. Its locations must have been cleared.
+    pub(super) fn remove(&mut self, chunk: &ChunkId, known: &Known) {
+        let number = known.number;
+        let Some(slot) = self.slot_of(chunk, number) else { return };
+        debug_assert!(self.locations(known).next().is_none(), "a removed stripe has no locations");
         let slab = self.slab_of(number);
+        let kind = self.kind_of(number);
+        self.geometries[kind].stripes -= 1;
         let run = self.entry(number).run;
         self.slabs[slab].give(run);
         self.entry_mut(number).run = NO_RUN;
         self.free.push(number);
-        self.chunks -= 1;
+        self.stripes -= 1;
         self.expected_fragments -= known.geometry.total() as u64;
         self.expected_bytes -= (known.geometry.total() * known.layout().slot_bytes()) as u64;
         self.close_gap(slot);
+        let was_last = self.sealed_bytes(chunk).is_none();
+        self.chunks -= usize::from(was_last);
     }
 
     /// Notes that the chunk was asked for or stored in this GC epoch.
@@ -255,16 +302,19 @@ impl Index {
     }
 
     fn geometry_number(&mut self, geometry: Geometry) -> Option<usize> {
-        if let Some(number) = self.geometries.iter().position(|(known, _)| *known == geometry) {
+        if let Some(number) = self.geometries.iter().position(|alike| alike.geometry == geometry) {
             return Some(number);
+        }
+        if self.geometries.len() >= MAX_GEOMETRIES {
+            return None;
         }
         let width = geometry.total();
         let slab = self.slabs.iter().position(|slab| slab.width == width).unwrap_or_else(|| {
             self.slabs.push(Slab::new(width));
             self.slabs.len() - 1
         });
-        self.geometries.push((geometry, slab));
-        (self.geometries.len() <= MAX_GEOMETRIES).then(|| self.geometries.len() - 1)
+        self.geometries.push(Alike { geometry, slab, stripes: 0 });
+        Some(self.geometries.len() - 1)
     }
 
     fn entry(&self, number: u32) -> &Entry {
@@ -288,14 +338,18 @@ impl Index {
         let entry = self.entry(number);
         Known {
             number,
-            geometry: self.geometries[(entry.size >> SEALED_BITS) as usize].0,
+            geometry: self.geometries[self.kind_of(number)].geometry,
             sealed_bytes: entry.size & ((1 << SEALED_BITS) - 1),
             touched: entry.touched,
         }
     }
 
+    fn kind_of(&self, number: u32) -> usize {
+        (self.entry(number).size >> SEALED_BITS) as usize
+    }
+
     fn slab_of(&self, number: u32) -> usize {
-        self.geometries[(self.entry(number).size >> SEALED_BITS) as usize].1
+        self.geometries[self.kind_of(number)].slab
     }
 
     fn run(&self, known: &Known) -> &[u64] {
@@ -309,16 +363,25 @@ impl Index {
         u64::from_le_bytes(bytes) as usize & (self.table.len() - 1)
     }
 
-    /// The table slot that holds the chunk, or the empty one where it belongs.
-    fn find(&self, chunk: &ChunkId) -> Result<usize, usize> {
+    /// The empty table slot where another stripe of the chunk belongs.
+    fn vacant(&self, chunk: &ChunkId) -> usize {
         let mut slot = self.home(chunk);
-        loop {
-            match self.table[slot] {
-                0 => return Err(slot),
-                number if self.entry(number - 1).id == *chunk => return Ok(slot),
-                _ => slot = (slot + 1) & (self.table.len() - 1),
-            }
+        while self.table[slot] != 0 {
+            slot = (slot + 1) & (self.table.len() - 1);
         }
+        slot
+    }
+
+    /// The table slot that holds an entry.
+    fn slot_of(&self, chunk: &ChunkId, number: u32) -> Option<usize> {
+        let mut slot = self.home(chunk);
+        while self.table[slot] != 0 {
+            if self.table[slot] == number + 1 {
+                return Some(slot);
+            }
+            slot = (slot + 1) & (self.table.len() - 1);
+        }
+        None
     }
 
     fn grow(&mut self) {
@@ -326,7 +389,7 @@ impl Index {
         let old = std::mem::replace(&mut self.table, doubled);
         for number in old.into_iter().filter(|number| *number != 0) {
             let id = self.entry(number - 1).id;
-            let (Ok(slot) | Err(slot)) = self.find(&id);
+            let slot = self.vacant(&id);
             self.table[slot] = number;
         }
     }
@@ -358,7 +421,7 @@ impl Index {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn id(number: u64) -> ChunkId {
         ChunkId(*blake3::hash(&number.to_le_bytes()).as_bytes())
@@ -391,36 +454,48 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn behaves_like_a_map(steps in proptest::collection::vec((0u8..3, 0u64..48, 0usize..6), 1..400)) {
-            let geometry = Geometry::DEFAULT;
+        fn behaves_like_a_map(
+            steps in proptest::collection::vec((0u8..3, 0u64..48, 0usize..3, 0usize..6), 1..400),
+        ) {
+            let geometries = ["4+2", "3+3", "2+1"].map(|text| Geometry::parse(text).expect("a geometry"));
             let (mut index, mut model) = (Index::new(), BTreeMap::new());
-            for (step, number, fragment) in steps {
-                let chunk = id(number);
+            for (step, number, cut, fragment) in steps {
+                let (chunk, geometry) = (id(number), geometries[cut]);
+                let fragment = fragment % geometry.total();
                 match step {
                     0 | 1 => {
-                        let known = index.insert(chunk, geometry, 1 + number as u32).expect("one geometry");
+                        let known = index.insert(chunk, geometry, 1 + number as u32).expect("few geometries");
                         let place = Location { device: 3, segment: number as u32, block: 7 + fragment as u32 };
                         let before = index.set(&known, fragment, Some(place));
-                        prop_assert_eq!(before, model.entry(number).or_insert([None; 6])[fragment].replace(place));
+                        prop_assert_eq!(before, model.entry((number, cut)).or_insert([None; 6])[fragment].replace(place));
+                        prop_assert!(index.insert(chunk, geometry, 999).is_none(), "a chunk has one length");
                     }
                     _ => {
-                        if let Some(known) = index.get(&chunk) {
-                            for fragment in 0..6 {
+                        if let Some(known) = index.stripe(&chunk, geometry) {
+                            for fragment in 0..geometry.total() {
                                 let _ = index.set(&known, fragment, None);
                             }
-                            index.remove(&chunk);
+                            index.remove(&chunk, &known);
                         }
-                        model.remove(&number);
+                        model.remove(&(number, cut));
                     }
                 }
-                prop_assert_eq!(index.chunks(), model.len());
+                let chunks: BTreeSet<u64> = model.keys().map(|(number, _)| *number).collect();
+                prop_assert_eq!(index.chunks(), chunks.len());
+                let otherwise = model.keys().filter(|(_, cut)| *cut != 1).count();
+                prop_assert_eq!(index.cut_otherwise(geometries[1]), otherwise as u64);
             }
             for number in 0..48 {
-                let found = index.get(&id(number));
-                prop_assert_eq!(found.is_some(), model.contains_key(&number));
-                if let (Some(known), Some(places)) = (found, model.get(&number)) {
-                    let held: Vec<_> = (0..6).map(|fragment| index.location(&known, fragment)).collect();
-                    prop_assert_eq!(&held[..], &places[..]);
+                let there = model.keys().filter(|(known, _)| *known == number).count();
+                prop_assert_eq!(index.stripes(&id(number)).count(), there);
+                for (cut, geometry) in geometries.into_iter().enumerate() {
+                    let found = index.stripe(&id(number), geometry);
+                    prop_assert_eq!(found.is_some(), model.contains_key(&(number, cut)));
+                    if let (Some(known), Some(places)) = (found, model.get(&(number, cut))) {
+                        let held: Vec<_> =
+                            (0..geometry.total()).map(|fragment| index.location(&known, fragment)).collect();
+                        prop_assert_eq!(&held[..], &places[..geometry.total()]);
+                    }
                 }
             }
             let (walked, _) = index.walk(0, usize::MAX);

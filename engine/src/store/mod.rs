@@ -82,8 +82,9 @@ impl<D: Disk> Clone for Store<D> {
 
 struct Inner<D: Disk> {
     pool: Pool,
-    geometry: Geometry,
-    largest_chunk: usize,
+    /// How new chunks are cut.
+    geometry: Cell<Geometry>,
+    largest_chunk: Cell<usize>,
     zones: Vec<Rc<Zone<D>>>,
     strangers: Vec<Stranger>,
     index: RefCell<Index>,
@@ -112,23 +113,16 @@ impl<D: Disk> Store<D> {
         assert!(shard < devices.shards, "a shard is one of its node");
         let metadata = Pool::new(limits::METADATA_INDEXES * largest_index(devices))?;
         let mut zones = Vec::with_capacity(devices.slots.len());
-        let mut largest_chunk = usize::MAX;
         for (ordinal, slot) in devices.slots.iter().enumerate() {
             let (ordinal, label) = (ordinal as u8, slot.label.clone());
             zones.push(Rc::new(match &slot.device {
                 Some((disk, superblock)) => {
-                    let segment_bytes = superblock.segment_bytes;
-                    largest_chunk = largest_chunk.min(devices::largest_chunk(devices.geometry, segment_bytes));
                     Zone::new(ordinal, label, shard, (disk.clone(), superblock), metadata.clone())
                 }
                 None => Zone::absent(ordinal, slot.id, label, shard, slot.state, metadata.clone()),
             }));
         }
-        // A stripe must leave room in the arena for another one to be read.
-        let stripe = |bytes: usize| StripeLayout::new(devices.geometry, bytes).buffer_bytes();
-        while largest_chunk > BLOCK_BYTES && stripe(largest_chunk) > pool.total_bytes() / 2 {
-            largest_chunk = largest_chunk * 7 / 8;
-        }
+        let largest_chunk = largest_chunk(devices.geometry, &zones, &pool);
         let mut index = Index::new();
         let mut recovery = RecoveryReport::default();
         let mut spares = Spares::default();
@@ -141,8 +135,8 @@ impl<D: Disk> Store<D> {
         let lent = Arc::new(Semaphore::new(lent_units(&pool)));
         let store = Self(Rc::new(Inner {
             pool,
-            geometry: devices.geometry,
-            largest_chunk,
+            geometry: Cell::new(devices.geometry),
+            largest_chunk: Cell::new(largest_chunk),
             zones,
             strangers: devices.strangers.clone(),
             index: RefCell::new(index),
@@ -166,10 +160,10 @@ impl<D: Disk> Store<D> {
         let (mut partial, mut unreadable) = (0, 0);
         {
             let index = self.0.index.borrow();
-            for (_, known) in index.walk(0, usize::MAX).0 {
-                let present = self.0.healthy(&index, &known).count();
-                partial += u64::from(present < needed_fragments(known.geometry));
-                unreadable += u64::from(present < known.geometry.data());
+            let stripes = index.walk(0, usize::MAX).0;
+            for (chunk, _) in stripes.filter(|(chunk, known)| mend::is_first(&index, chunk, known)) {
+                partial += u64::from(self.0.best_receipt(&index, &chunk).is_none());
+                unreadable += u64::from(!self.0.is_readable(&index, &chunk));
             }
         }
         let mut inner = Rc::into_inner(self.0).expect("nobody else holds a store that is being opened");
@@ -185,12 +179,31 @@ impl<D: Disk> Store<D> {
 
     /// How new chunks are cut.
     pub fn geometry(&self) -> Geometry {
-        self.0.geometry
+        self.0.geometry.get()
+    }
+
+    /// Cuts new chunks this way from now on. What is here stays as it is: [`Store::mend`] cuts it again.
+    pub fn set_geometry(&self, geometry: Geometry) {
+        if self.0.geometry.replace(geometry) != geometry {
+            self.0.largest_chunk.set(largest_chunk(geometry, &self.0.zones, &self.0.pool));
+        }
+    }
+
+    /// Refuses a way to cut chunks in which those that are here, or chunks of the default size, could not be stored:
+    /// `Geometry`.
+    pub fn fits_geometry(&self, geometry: Geometry) -> Result<(), StoreError> {
+        let would_take = largest_chunk(geometry, &self.0.zones, &self.0.pool);
+        let index = self.0.index.borrow();
+        let largest = index.walk(0, usize::MAX).0.map(|(_, known)| known.sealed_bytes as usize).max().unwrap_or(0);
+        match would_take >= largest.max(DEFAULT_CHUNK_PLAIN_BYTES * 5 / 4) {
+            true => Ok(()),
+            false => Err(StoreError::Geometry { geometry, would_take, takes: self.0.largest_chunk.get() }),
+        }
     }
 
     /// Largest sealed chunk that can be stored here.
     pub fn largest_chunk_bytes(&self) -> usize {
-        self.0.largest_chunk
+        self.0.largest_chunk.get()
     }
 
     /// Sets the GC epoch in which chunks are touched from now on. The first call also dates everything that was here
@@ -221,7 +234,7 @@ impl<D: Disk> Store<D> {
 
     /// Keeps room for so many bytes of the system's own chunks, which clients' chunks leave alone from now on.
     pub fn keep_free(&self, bytes: u64) {
-        let geometry = self.0.geometry;
+        let geometry = self.0.geometry.get();
         let most = placement::most_per_device(geometry.total(), self.0.counted());
         let of_each = bytes.div_ceil(geometry.data() as u64) * most as u64;
         self.0.zones.iter().for_each(|zone| zone.keep_free(of_each));
@@ -230,8 +243,8 @@ impl<D: Disk> Store<D> {
     /// Whether a client's chunk of the default size would find space and enough devices now; where chunks are spread,
     /// whether one fragment of it would.
     pub fn takes_writes(&self) -> Result<(), StoreError> {
-        let sealed_bytes = DEFAULT_CHUNK_PLAIN_BYTES.min(self.0.largest_chunk);
-        let layout = StripeLayout::new(self.0.geometry, sealed_bytes);
+        let sealed_bytes = DEFAULT_CHUNK_PLAIN_BYTES.min(self.0.largest_chunk.get());
+        let layout = StripeLayout::new(self.0.geometry.get(), sealed_bytes);
         match self.0.spread.get() {
             true => self.0.find_place(&layout, Priority::Client),
             false => self.0.find_room(&layout, Priority::Client),
@@ -242,9 +255,8 @@ impl<D: Disk> Store<D> {
     pub fn have(&self, chunks: &[ChunkId]) -> Vec<Option<ChunkReceipt>> {
         let mut index = self.0.index.borrow_mut();
         let answer = chunks.iter().map(|chunk| {
-            let known = index.get(chunk)?;
-            let receipt = self.0.receipt(&index, &known, true)?;
-            index.touch(&known, self.0.gc_epoch.get());
+            let receipt = self.0.best_receipt(&index, chunk)?;
+            self.0.touch(&mut index, chunk);
             Some(receipt)
         });
         answer.collect()
@@ -252,7 +264,7 @@ impl<D: Disk> Store<D> {
 
     /// Length of a chunk that is here, whole or not.
     pub fn sealed_bytes(&self, chunk: &ChunkId) -> Option<u32> {
-        self.0.index.borrow().get(chunk).map(|known| known.sealed_bytes)
+        self.0.index.borrow().sealed_bytes(chunk)
     }
 
     /// How the store is.
@@ -288,6 +300,7 @@ impl<D: Disk> Store<D> {
         StoreStatus {
             devices,
             chunks: index.chunks() as u64,
+            cut_otherwise: index.cut_otherwise(inner.geometry.get()),
             fragments,
             owed_fragments,
             owed_bytes,
@@ -351,6 +364,12 @@ impl<D: Disk> Inner<D> {
         })
     }
 
+    /// The best of the receipts that there are for a chunk's stripes, as of one that was here before.
+    fn best_receipt(&self, index: &Index, chunk: &ChunkId) -> Option<ChunkReceipt> {
+        let receipts = index.stripes(chunk).filter_map(|known| self.receipt(index, &known, true));
+        receipts.max_by_key(|receipt| receipt.durable_fragments - receipt.data_fragments)
+    }
+
     fn coder(&self, geometry: Geometry) -> Rc<Coder> {
         let mut coders = self.coders.borrow_mut();
         if let Some(coder) = coders.iter().find(|coder| coder.geometry() == geometry) {
@@ -385,14 +404,24 @@ impl<D: Disk> Inner<D> {
     /// Clears a fragment's location, if it is still this one.
     fn forget_fragment(&self, chunk: &ChunkId, fragment: usize, location: Location) -> bool {
         let mut index = self.index.borrow_mut();
-        let Some(known) = index.get(chunk) else { return false };
-        if index.location(&known, fragment) != Some(location) {
-            return false;
-        }
+        let Some(known) = index.stripe_at(chunk, fragment, location) else { return false };
         index.set(&known, fragment, None);
         self.zones[usize::from(location.device)].remove_live(location.segment, blocks_of(&known));
         true
     }
+}
+
+/// The largest sealed chunk that can be stored: on devices with such segments, and through such buffers.
+fn largest_chunk<D: Disk>(geometry: Geometry, zones: &[Rc<Zone<D>>], pool: &Pool) -> usize {
+    let there = zones.iter().filter(|zone| zone.segment_blocks > 0);
+    let of_zone = |zone: &Rc<Zone<D>>| devices::largest_chunk(geometry, zone.segment_blocks * BLOCK_BYTES as u32);
+    let mut largest = there.map(of_zone).min().unwrap_or(usize::MAX);
+    // A stripe must leave room in the arena for another one to be read.
+    let stripe = |bytes: usize| StripeLayout::new(geometry, bytes).buffer_bytes();
+    while largest > BLOCK_BYTES && stripe(largest) > pool.total_bytes() / 2 {
+        largest = largest * 7 / 8;
+    }
+    largest
 }
 
 /// Bytes of the largest index that a segment of these devices may need: one of the smallest records.
@@ -506,7 +535,7 @@ fn admit<D: Disk>(
     if let Some(before) = index.location(&known, fragment) {
         report.duplicate_records += 1;
         if before.device != zone.ordinal {
-            return spares.keep(entry.chunk, fragment, location, generation_of(location));
+            return spares.keep((entry.chunk, entry.geometry), fragment, location, generation_of(location));
         }
         // On one device compaction moves records to newer generations.
         if generation_of(before) >= generation_of(location) {

@@ -11,6 +11,7 @@ use super::recovery::read_blocks;
 use super::zone::{NoSpace, Priority, Reservation, Zone};
 use super::{CollectCursor, Inner, Store, StoreError, blocks_of, limits, placement, uncancelled};
 use farside_codec::checksum::check_blocks;
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, DeviceId};
 use farside_codec::record::fragment::{FragmentHeader, checksum_table};
 use farside_codec::record::segment::IndexEntry;
@@ -86,8 +87,7 @@ impl<D: Disk> Store<D> {
         let index = self.0.index.borrow();
         let counts = |entry: &&IndexEntry| {
             let location = Location { device: zone.ordinal, segment, block: entry.block };
-            let known = index.get(&entry.chunk);
-            known.is_some_and(|known| index.location(&known, usize::from(entry.fragment)) == Some(location))
+            index.stripe_at(&entry.chunk, usize::from(entry.fragment), location).is_some()
         };
         let found = entries.iter().filter(counts);
         found.map(|entry| (entry.chunk, entry.fragment, entry.layout().slot_bytes())).collect()
@@ -122,15 +122,15 @@ impl<D: Disk> Store<D> {
             let Some(zone) = inner.zone_of(device).cloned() else { return Ok(Relocated::Gone) };
             let to = {
                 let index = inner.index.borrow();
-                let Some(known) = index.get(&chunk) else { return Ok(Relocated::Gone) };
-                match index.location(&known, usize::from(fragment)) {
-                    Some(location) if location.device == zone.ordinal => {}
-                    _ => return Ok(Relocated::Gone),
-                }
-                inner.place_off(&index, &chunk, &known, usize::from(fragment))
+                let lies_there = |known: &Known| {
+                    index.location(known, usize::from(fragment)).is_some_and(|found| found.device == zone.ordinal)
+                };
+                let Some(known) = index.stripes(&chunk).find(lies_there) else { return Ok(Relocated::Gone) };
+                let to = inner.place_off(&index, &chunk, &known, usize::from(fragment));
+                to.map(|to| (known.geometry, to))
             };
             match to {
-                Some(to) => Ok(inner.relocate(&chunk, usize::from(fragment), &zone, to).await),
+                Some((geometry, to)) => Ok(inner.relocate(&chunk, geometry, usize::from(fragment), &zone, to).await),
                 None => Ok(Relocated::NoRoom),
             }
         })
@@ -160,8 +160,9 @@ impl<D: Disk> Store<D> {
     /// Bytes that moving the misplaced fragments of a chunk reads and writes.
     pub fn balancing_bytes(&self, chunk: &ChunkId) -> usize {
         let index = self.0.index.borrow();
-        let Some(known) = index.get(chunk) else { return 0 };
-        2 * self.0.misplaced_of(&index, chunk, &known).len() * known.layout().slot_bytes()
+        let bytes_of =
+            |known: Known| 2 * self.0.misplaced_of(&index, chunk, &known).len() * known.layout().slot_bytes();
+        index.stripes(chunk).map(bytes_of).sum()
     }
 
     /// Moves the misplaced fragments of a chunk. Answers how many, and the bytes of their records.
@@ -172,12 +173,16 @@ impl<D: Disk> Store<D> {
             let _turn = Turn::take(inner, chunk).await;
             let moves = {
                 let index = inner.index.borrow();
-                index.get(&chunk).map_or_else(Vec::new, |known| inner.misplaced_of(&index, &chunk, &known))
+                let moves_of = |known: Known| {
+                    let moves = inner.misplaced_of(&index, &chunk, &known).into_iter();
+                    moves.map(move |moves| (known.geometry, moves))
+                };
+                index.stripes(&chunk).flat_map(moves_of).collect::<Vec<(Geometry, Misplaced)>>()
             };
             let (mut fragments, mut bytes) = (0, 0);
-            for (fragment, from, to) in moves {
+            for (geometry, (fragment, from, to)) in moves {
                 let from = inner.zones[usize::from(from)].clone();
-                if let Relocated::Moved(more) = inner.relocate(&chunk, fragment, &from, to).await {
+                if let Relocated::Moved(more) = inner.relocate(&chunk, geometry, fragment, &from, to).await {
                     (fragments, bytes) = (fragments + 1, bytes + more);
                 }
             }
@@ -205,7 +210,7 @@ impl<D: Disk> Store<D> {
                     zone.remove_live(location.segment, blocks_of(&known));
                 }
                 if !here.is_empty() && index.locations(&known).next().is_none() {
-                    index.remove(&chunk);
+                    index.remove(&chunk, &known);
                 }
             }
         }
@@ -227,7 +232,7 @@ impl<D: Disk> Inner<D> {
     /// The device that takes a fragment which can't stay where it is.
     fn place_off(&self, index: &Index, chunk: &ChunkId, known: &Known, fragment: usize) -> Option<u8> {
         let here = self.healthy(index, known).count();
-        let plan = self.plan(chunk, known.geometry.total(), &[fragment], here, &self.full(&known.layout()));
+        let plan = self.plan(chunk, known.geometry, &[fragment], here, &self.full(&known.layout()));
         plan.first().map(|(_, to)| *to)
     }
 
@@ -246,10 +251,17 @@ impl<D: Disk> Inner<D> {
     }
 
     /// Copies a fragment to another device and points the index there. The chunk's turn is held.
-    async fn relocate(&self, chunk: &ChunkId, fragment: usize, from_zone: &Rc<Zone<D>>, to: u8) -> Relocated {
+    async fn relocate(
+        &self,
+        chunk: &ChunkId,
+        geometry: Geometry,
+        fragment: usize,
+        from_zone: &Rc<Zone<D>>,
+        to: u8,
+    ) -> Relocated {
         let at = {
             let index = self.index.borrow();
-            let Some(known) = index.get(chunk) else { return Relocated::Gone };
+            let Some(known) = index.stripe(chunk, geometry) else { return Relocated::Gone };
             let location = index.location(&known, fragment).filter(|location| location.device == from_zone.ordinal);
             location.map(|location| (known.layout(), location))
         };
@@ -329,8 +341,7 @@ impl<D: Disk> Inner<D> {
             block: to.block,
         });
         let mut index = self.index.borrow_mut();
-        let Some(known) = index.get(chunk) else { return };
-        if index.location(&known, fragment) == Some(from) {
+        if let Some(known) = index.stripe_at(chunk, fragment, from) {
             index.set(&known, fragment, Some(to));
             self.zones[usize::from(from.device)].remove_live(from.segment, blocks_of(&known));
             self.zones[usize::from(to.device)].add_live(to.segment, blocks_of(&known));

@@ -5,6 +5,7 @@
 //! Once begun, a commit runs to its end, also when its caller goes away, so that no device writes into space that has
 //! been given to somebody else.
 
+use super::index::Known;
 use super::placement::{self, most_per_device, place};
 use super::slots::{Memory, Slots, SlotsOf};
 use super::stripe::Stripe;
@@ -89,10 +90,10 @@ impl<D: Disk> Store<D> {
 
     async fn begin_as(&self, chunk: ChunkId, bytes: usize, priority: Priority) -> Result<ChunkWriter<D>, StoreError> {
         let inner = &self.0;
-        if bytes == 0 || bytes > inner.largest_chunk || bytes > MAX_CHUNK_SEALED_BYTES {
+        if bytes == 0 || bytes > inner.largest_chunk.get() || bytes > MAX_CHUNK_SEALED_BYTES {
             return Err(StoreError::Size { sealed_bytes: bytes });
         }
-        let layout = StripeLayout::new(inner.geometry, bytes);
+        let layout = StripeLayout::new(inner.geometry.get(), bytes);
         let present = self.held(&chunk, bytes)?.is_some();
         if !present {
             inner.find_room(&layout, priority)?;
@@ -111,14 +112,13 @@ impl<D: Disk> Store<D> {
     /// The receipt of a chunk that is here with enough fragments.
     fn held(&self, chunk: &ChunkId, bytes: usize) -> Result<Option<ChunkReceipt>, StoreError> {
         let mut index = self.0.index.borrow_mut();
-        let Some(known) = index.get(chunk) else { return Ok(None) };
-        if known.sealed_bytes as usize != bytes {
+        if index.sealed_bytes(chunk).is_some_and(|known| known as usize != bytes) {
             // One id is one ciphertext, so the announced length is wrong.
             return Err(StoreError::Mismatch(*chunk));
         }
-        let receipt = self.0.receipt(&index, &known, true);
+        let receipt = self.0.best_receipt(&index, chunk);
         if receipt.is_some() {
-            index.touch(&known, self.0.gc_epoch.get());
+            self.0.touch(&mut index, chunk);
         }
         Ok(receipt)
     }
@@ -337,7 +337,7 @@ impl<D: Disk> StripeWrite<'_, D> {
         let mut healthy = vec![false; total];
         {
             let index = self.inner.index.borrow();
-            if let Some(known) = index.get(&self.chunk) {
+            if let Some(known) = index.stripe(&self.chunk, self.layout.stripe.geometry()) {
                 self.inner.healthy(&index, &known).for_each(|(fragment, _)| healthy[fragment] = true);
             }
         }
@@ -345,7 +345,7 @@ impl<D: Disk> StripeWrite<'_, D> {
         let here = (0..total).filter(|fragment| healthy[*fragment] || self.layout.belongs(*fragment)).count();
         let missing = (0..total).filter(|fragment| !healthy[*fragment] && self.layout.belongs(*fragment));
         let missing: Vec<usize> = missing.collect();
-        self.inner.plan(&self.chunk, total, &missing, here, refused)
+        self.inner.plan(&self.chunk, self.layout.stripe.geometry(), &missing, here, refused)
     }
 
     /// Reserves space for each fragment of the plan and fills its header area.
@@ -464,8 +464,8 @@ impl<D: Disk> StripeWrite<'_, D> {
 
     fn receipt(&self, full: bool) -> Result<ChunkReceipt, StoreError> {
         let index = self.inner.index.borrow();
-        let needed = needed_fragments(self.layout.stripe.geometry());
-        let known = index.get(&self.chunk);
+        let geometry = self.layout.stripe.geometry();
+        let (needed, known) = (needed_fragments(geometry), index.stripe(&self.chunk, geometry));
         let receipt = known.as_ref().and_then(|known| self.inner.receipt(&index, known, false));
         let fragments = known.map_or(0, |known| self.inner.healthy(&index, &known).count());
         match receipt {
@@ -495,17 +495,17 @@ impl<D: Disk> StripeWrite<'_, D> {
 }
 
 impl<D: Disk> Inner<D> {
-    /// Which device gets which of the missing fragments of a stripe of `total`, of which `here` are to be on this node.
+    /// Which device gets which of the missing fragments of a stripe, of which `here` are to be on this node.
     pub(super) fn plan(
         &self,
         chunk: &ChunkId,
-        total: usize,
+        geometry: Geometry,
         missing: &[usize],
         here: usize,
         refused: &[bool],
     ) -> Vec<(usize, u8)> {
         let index = self.index.borrow();
-        let known = index.get(chunk);
+        let (known, total) = (index.stripe(chunk, geometry), geometry.total());
         let loads = known.map_or_else(|| vec![0; self.zones.len()], |known| self.loads(&index, &known));
         let mut candidates = self.candidates(&loads, refused);
         place(chunk, total, missing, &mut candidates, self.part(total, here))
@@ -545,19 +545,24 @@ impl<D: Disk> Inner<D> {
         if with_room * most < fragments { Err(StoreError::Full) } else { Ok(()) }
     }
 
-    /// Sees to it that records of this layout may join what is known of the chunk. An entry of another layout of which
-    /// nothing is left is in nobody's way.
-    pub(super) fn make_way(&self, chunk: &ChunkId, layout: &StripeLayout) -> Result<(), StoreError> {
-        let (got, own) = (layout.geometry(), self.geometry);
-        // What was deleted is back after a restart: of one chunk in two geometries a start could not tell which counts.
-        if got != own {
-            return Err(StoreError::Geometry { got, own });
+    /// Whether records of this layout may join what is known of the chunk. An entry of another length of which nothing is left
+    /// is in nobody's way.
+    pub(super) fn may_join(&self, chunk: &ChunkId, layout: &StripeLayout) -> Result<(), StoreError> {
+        let index = self.index.borrow();
+        let differs = |known: &Known| known.sealed_bytes as usize != layout.sealed_bytes();
+        match index.stripes(chunk).any(|known| differs(&known) && index.locations(&known).next().is_some()) {
+            true => Err(StoreError::Contradiction(*chunk)),
+            false => Ok(()),
         }
+    }
+
+    /// Sees to it that they may.
+    pub(super) fn make_way(&self, chunk: &ChunkId, layout: &StripeLayout) -> Result<(), StoreError> {
+        self.may_join(chunk, layout)?;
         let mut index = self.index.borrow_mut();
-        match index.get(chunk).filter(|known| known.layout() != *layout) {
-            Some(known) if index.locations(&known).next().is_some() => return Err(StoreError::Contradiction(*chunk)),
-            Some(_) => index.remove(chunk),
-            None => {}
+        if index.sealed_bytes(chunk).is_some_and(|known| known as usize != layout.sealed_bytes()) {
+            let empty: Vec<Known> = index.stripes(chunk).collect();
+            empty.iter().for_each(|known| index.remove(chunk, known));
         }
         Ok(())
     }

@@ -223,6 +223,8 @@ pub struct StoreStatus {
     pub devices: Vec<DeviceStatus>,
     /// Chunks.
     pub chunks: u64,
+    /// Stripes that are cut another way than new ones are.
+    pub cut_otherwise: u64,
     /// Fragments on devices that work.
     pub fragments: u64,
     /// Fragments that should be there and are not, or are on devices that don't work. Where chunks are spread over nodes

@@ -159,7 +159,7 @@ pub(crate) async fn send(
 
 /// What a store says that it has of a chunk.
 pub(crate) fn held(store: &Store<SimDisk>, chunk: &ChunkId) -> Vec<u8> {
-    let answer = store.fragments(&[*chunk], false).pop().flatten();
+    let answer = store.fragments(&[*chunk], false).pop().and_then(|mut held| held.pop());
     answer.map_or_else(Vec::new, |held: HeldFragments| held.fragments)
 }
 
@@ -216,7 +216,7 @@ impl Site {
         let mut found = Vec::new();
         for fragment in (0..6).filter(|fragment| lost >> fragment & 1 == 0) {
             let store = &self.stores[Self::node_of(fragment)];
-            if let Ok(bytes) = store.read_fragment(*chunk, fragment, columns.clone()).await {
+            if let Ok(bytes) = store.read_fragment(*chunk, store.geometry(), fragment, columns.clone()).await {
                 found.push((fragment, bytes));
             }
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use farside_codec::authority::{
     AuthorityOrder, AuthorityProgress, AuthorityStep, DropAuthority, NodeStanding, PeerTold,
 };
-use farside_codec::cluster::{RaftCall, SetDevice};
+use farside_codec::cluster::{DropStripes, RaftCall, SetDevice};
 use farside_codec::command::{
     AcceptAudit, AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence,
     GroupCommand, GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord,
@@ -19,6 +19,7 @@ use farside_codec::delta::{
     Branch, ChunkReceipt, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Generation, LogDescriptor, LogPolicy,
     Proposal,
 };
+use farside_codec::erasure::Geometry;
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::identity::{Identities, IdentityQuestion, IssuedIdentity, RevokeOrder};
 use farside_codec::ids::{BlindName, DeviceId, GroupId, Hlc, Label, NodeId, TenantId};
@@ -197,6 +198,11 @@ pub fn request_seeds() -> Vec<Seed> {
             Request::SetDevice(SetDevice { node: values::label("node-2"), device: DeviceId([5; 16]), leaves: true }),
         ),
         ("rebalance", Request::Rebalance(true)),
+        ("set-geometry", Request::SetGeometry(Geometry::DEFAULT)),
+        (
+            "drop-stripes",
+            Request::DropStripes(DropStripes { placement_epoch: 3, stripes: vec![(chunk, Geometry::DEFAULT)] }),
+        ),
         ("set-peer", Request::SetPeer(SetPeer { name: values::label("far"), action: PeerAction::Pause })),
         (
             "limit-peer",
@@ -441,6 +447,7 @@ pub(super) fn control_commands() -> Vec<(&'static str, ControlCommand)> {
         ("control-put-identity", ControlCommand::PutIdentity(values::put_identity(1))),
         ("control-revoke-identity", ControlCommand::RevokeIdentity(values::revoke_identity(1))),
         ("control-introduce", ControlCommand::IntroduceAuthority(values::introduce_authority())),
+        ("control-geometry", ControlCommand::SetGeometry(Geometry::DEFAULT)),
         ("control-step", ControlCommand::StepAuthority(1)),
         ("control-drop", ControlCommand::DropAuthority(DropAuthority { change: 2, force: true, time: Hlc(9) })),
         ("control-stand", ControlCommand::StandNode(NodeStanding { node: NodeId(1), change: 1, generation: 0 })),

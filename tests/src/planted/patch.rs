@@ -24,6 +24,8 @@ pub enum Hunter {
     Leases,
     /// The same with backups at stores that fail in every way.
     Backups,
+    /// The same with chunks that are cut another way, and back again.
+    Geometry,
     /// Random histories of a chunk store.
     Store,
     /// Random histories of a write-ahead log.
@@ -34,8 +36,17 @@ pub enum Hunter {
 
 impl Hunter {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Sim, Self::Cluster, Self::Upkeep, Self::Leases, Self::Backups, Self::Store, Self::Wal, Self::Group];
+    pub const ALL: [Self; 9] = [
+        Self::Sim,
+        Self::Cluster,
+        Self::Upkeep,
+        Self::Leases,
+        Self::Backups,
+        Self::Geometry,
+        Self::Store,
+        Self::Wal,
+        Self::Group,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -44,6 +55,7 @@ impl Hunter {
             Self::Upkeep => "upkeep",
             Self::Leases => "leases",
             Self::Backups => "backups",
+            Self::Geometry => "geometry",
             Self::Store => "store",
             Self::Wal => "wal",
             Self::Group => "group",
@@ -58,17 +70,17 @@ impl Hunter {
     pub fn scenario(self) -> Option<&'static str> {
         match self {
             Self::Sim => Some("everything"),
-            Self::Cluster | Self::Upkeep | Self::Leases | Self::Backups => Some(self.name()),
             Self::Store | Self::Wal | Self::Group => None,
+            _ => Some(self.name()),
         }
     }
 
     /// Seeds that show whether the hunter leaves a clean tree alone: some ten seconds' worth.
     pub fn clean_seeds(self) -> u64 {
         match self {
-            Self::Sim | Self::Cluster | Self::Upkeep | Self::Leases | Self::Backups => 10,
             Self::Store => 200,
             Self::Wal | Self::Group => 100,
+            _ => 10,
         }
     }
 }

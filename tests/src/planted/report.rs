@@ -18,7 +18,7 @@ const HEAD: &str = "\
 Mistakes that somebody could make, each planted by a patch of tests/planted/ into a copy of the tree, and who found it after
 how many seeds. The seed that found it is the number of seeds: they begin at 1. Seconds are those of the hunt alone, on two
 threads for the simulator and one for the others; building is not counted. `sim` is the simulator (docs/simulator.md), `cluster`,
-`upkeep`, `leases` and `backups` are scenarios of it, `store` is engine/tests/store_histories.rs, `wal` is raft/tests/wal_histories.rs,
+`upkeep`, `leases`, `backups` and `geometry` are scenarios of it, `store` is engine/tests/store_histories.rs, `wal` is raft/tests/wal_histories.rs,
 `group` is raft/tests/group_histories.rs. Before anything was planted, none of them found anything.
 
 This page is written by `cargo run --release -p farside-tests -- planted`.
@@ -152,7 +152,7 @@ mod tests {
         let text = std::fs::read_to_string(page.path()).expect("read");
         assert!(
             text.contains(
-                "1 of 2 were found, 1 within 1000 seeds; 2 by `sim`, 0 by `cluster`, 0 by `upkeep`, 0 by `leases`, 0 by `backups`"
+                "1 of 2 were found, 1 within 1000 seeds; 2 by `sim`, 0 by `cluster`, 0 by `upkeep`, 0 by `leases`, 0 by `backups`, 0 by `geometry`"
             ),
             "{text}"
         );

@@ -295,6 +295,13 @@ pub enum Upkeep {
     },
     /// Repair may read and write so many bytes a second for a while.
     Limit(u64),
+    /// Chunks are cut another way, with as many parity fragments.
+    Geometry {
+        /// Which of the ways there are, counted on from the first again behind the last.
+        number: usize,
+        /// As they were again, later on.
+        back: bool,
+    },
 }
 
 /// What an administrator does about backups.
@@ -465,9 +472,10 @@ fn draw(random: &SeededEntropy, kind: Kind, Targets { nodes, victims, clients }:
             Fault::Order { site, order }
         }
         Kind::Upkeep => {
-            let order = match pick(3) {
+            let order = match pick(5) {
                 0 => Upkeep::Scrub(1 + pick(100) as u8),
                 1 => Upkeep::Rebalance { cancel: pick(2) == 0 },
+                2 | 3 => Upkeep::Geometry { number: pick(64) as usize, back: pick(3) == 0 },
                 _ => Upkeep::Limit(10_000 << pick(10)),
             };
             Fault::Upkeep { site, order }

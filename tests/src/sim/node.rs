@@ -218,7 +218,7 @@ impl SimNode {
         let key = HeldKey::in_the_clear(&directory)?.key();
         let site = directory.load_site()?;
         let authority = node::issuing_parts(&directory, &key, &site)?;
-        Ok((SiteFacts::new(&site, authority), *key.bytes()))
+        Ok((SiteFacts::new(&site, site.geometry, authority), *key.bytes()))
     }
 
     /// Where it is found.

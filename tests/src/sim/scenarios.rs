@@ -245,6 +245,14 @@ pub const SCENARIOS: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
+        name: "geometry",
+        about: "chunks are cut another way and back again, at sites of several nodes that die, are cut off, lost and replaced",
+        weights: &[(Upkeep, 8), (Restart, 5), (Isolate, 3), (Cut, 3), (Loss, 1), (Drain, 1), (Device, 2), (Swap, 1)],
+        objects: Some(Objects::Mixed),
+        several: true,
+        ..PLAIN
+    },
+    Scenario {
         name: "leases",
         about: "logs with a home lease, and failovers that are not forced while homes are cut off, hang and come back: never two \
                 homes that acknowledge",

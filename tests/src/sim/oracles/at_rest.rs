@@ -23,7 +23,8 @@ pub(super) async fn redundancy_is_back(world: &World, site: usize, client: &Clie
         let misplaced = document["repair"]["misplaced_fragments"].as_u64().unwrap_or(0);
         // A site of one node always knows what it owes.
         let is_certain = document["repair"]["looked_at_all"] != false;
-        let is_whole = document["repair"]["owed_fragments"] == 0 && misplaced == 0 && is_certain;
+        let is_cut = document["repair"]["other_geometry_chunks"].as_u64().unwrap_or(0) == 0;
+        let is_whole = document["repair"]["owed_fragments"] == 0 && misplaced == 0 && is_certain && is_cut;
         if is_whole || divergence::is_full(&document) || !well {
             return Ok(());
         }

@@ -1,4 +1,5 @@
-//! What administrators have done to devices and to what lies on them: they are scrubbed, shared out anew, told to go; repair is limited.
+//! What administrators have done to devices and to what lies on them: they are scrubbed, shared out anew, told to go; repair is
+//! limited; chunks are cut another way.
 
 use super::super::divergence::is_full;
 use super::super::faults::{Place, Upkeep};
@@ -6,6 +7,7 @@ use super::super::oracles::status;
 use super::{RECOVERY, World};
 use farside::client::{Client, ClientError};
 use farside_codec::cluster::SetDevice;
+use farside_codec::erasure::Geometry;
 use farside_codec::ids::{DeviceId, Label};
 use farside_codec::message::{RefusalCode, Reply, Request};
 use serde_json::Value;
@@ -56,6 +58,18 @@ impl World {
                 tokio::time::sleep(lasts).await;
                 if cancel {
                     tell(Request::Rebalance(false)).await;
+                }
+            }
+            Upkeep::Geometry { number, back } => {
+                let plan = self.sites()[site].borrow().plan;
+                // Of several nodes each has one fragment; as many as there were at first are there most of the time.
+                let places = if plan.nodes > 1 { plan.nodes } else { plan.devices };
+                let most = places.saturating_sub(plan.geometry.parity()).max(1);
+                let Some(geometry) = Geometry::new(1 + number % most, plan.geometry.parity()) else { return };
+                tell(Request::SetGeometry(geometry)).await;
+                tokio::time::sleep(lasts).await;
+                if back {
+                    tell(Request::SetGeometry(plan.geometry)).await;
                 }
             }
             Upkeep::Limit(rate) => {
