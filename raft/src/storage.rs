@@ -7,7 +7,7 @@ use crate::wal::{Wal, WalError};
 use bytes::Bytes;
 use farside_codec::delta::ChunkRef;
 use farside_codec::ids::GroupId;
-use farside_codec::record::wal::{SnapshotRecord, WalRecord};
+use farside_codec::record::wal::{LogPosition, SnapshotRecord, WalRecord};
 use farside_io::disk::Disk;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{
@@ -134,13 +134,14 @@ impl<D, S, P> Clone for Machine<D, S, P> {
 }
 
 impl<D: Disk, S: StateMachine, P: SnapshotStore> Machine<D, S, P> {
-    /// Reinstalls the group's own snapshot if the state has fallen behind what the log still holds: its file was lost
-    /// or damaged. The log's entries then bring it up to date.
+    /// Reinstalls the group's own snapshot if the state has fallen behind it, or behind what the log still holds: its file
+    /// was lost or damaged, or a snapshot was being received. The log's entries then bring it up to date.
     pub(crate) async fn catch_up(&self) -> io::Result<bool> {
         let applied = self.state.borrow().applied().map_err(state_failed)?.last.map(|last| last.index);
         let (purged, snapshot) =
             self.storage.wal.group(self.storage.group, |log| (log.purged(), log.snapshot().cloned()));
-        let behind = purged.is_some_and(|purged| applied.is_none_or(|applied| applied < purged.index));
+        let is_behind = |of: Option<LogPosition>| of.is_some_and(|of| applied.is_none_or(|applied| applied < of.index));
+        let behind = is_behind(purged) || is_behind(snapshot.as_ref().and_then(|snapshot| snapshot.last));
         match snapshot {
             _ if !behind => Ok(false),
             Some(snapshot) => self.install(&snapshot).await.map(|()| true),
@@ -257,8 +258,9 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> RaftStateMachine<Types> for Mac
             membership: types::wal_stored_membership(&meta.last_membership),
             pieces,
         };
-        self.install(&snapshot).await?;
-        self.record(snapshot).await.map(drop)
+        // In this order: a state that was ahead of the log and of every snapshot could not be made again if its file was lost.
+        let counts = self.record(snapshot).await?;
+        self.install(&counts).await
     }
 
     async fn get_current_snapshot(

@@ -63,6 +63,12 @@ impl PlacementMap {
         &self.takers
     }
 
+    /// How many devices take fragments now: a stripe has one fragment on each at most.
+    pub fn devices_that_take(&self) -> usize {
+        let takes = self.devices.iter().zip(&self.owners).filter(|(device, _)| device.left.is_none());
+        takes.filter(|(_, owner)| self.takers.contains(owner)).count()
+    }
+
     /// Nodes with devices that take fragments now, the best draws for a chunk first.
     pub fn ranked(&self, chunk: &ChunkId) -> Vec<NodeId> {
         let takes = self.devices.iter().zip(&self.owners).filter(|(device, _)| device.left.is_none());

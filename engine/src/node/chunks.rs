@@ -1,31 +1,30 @@
 //! Chunks of the site. With one node all fragments of a chunk lie here; with several they lie where the placement map says,
-//! and whichever node a caller asks coordinates: it cuts, sends, gathers, and answers for all.
+//! and whichever node a caller asks coordinates: it cuts, sends, gathers, and answers for all. How they get out is in
+//! `gathering`.
 //!
 //! A put answers when k+1 fragments are durable and the others had a moment more; what is missing then is owed to repair at
-//! once. A read takes the first k good fragments, and asks others for theirs where a node is silent or slow.
+//! once.
 
-use super::fragments::{bad, fetch_from, held_here, is_sound, receive, receive_into, refuse, send_to, stored_here};
+use super::fragments::{bad, held_here, is_sound, receive, receive_into, refuse, send_to, stored_here};
 use super::limits::{HEDGE, NODE_PATIENCE, PUT_GRACE, PUT_LATE, PUT_ROUNDS};
-use super::server::{Answer, Answered, store_refusal};
+use super::server::{Answered, store_refusal};
 use super::shard::{Shard, count};
 use crate::cluster::map::PlacementMap;
 use crate::cluster::spread::{Held, losses_survived, targets};
 use crate::state::ControlView;
-use crate::store::{ChunkWriter, Stripe, columns, needed_fragments};
+use crate::store::{ChunkWriter, Stripe, needed_fragments};
 use bytes::Bytes;
-use farside_codec::cluster::{FragmentQuestion, HeldFragments, NodeRecord, NodeState, PutFragments};
+use farside_codec::cluster::{FragmentQuestion, HeldFragments, PutFragments};
 use farside_codec::delta::ChunkReceipt;
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, NodeId};
 use farside_codec::limits::MAX_CHUNK_SEALED_BYTES;
-use farside_codec::message::{ChunkRange, GetChunk, PutChunk, Refusal, RefusalCode, Reply, Request};
-use farside_codec::stripe::StripeLayout;
+use farside_codec::message::{PutChunk, Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use farside_transport::{Class, Stream};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
@@ -335,7 +334,7 @@ pub(super) fn everybody<D: Disk>(shard: &Shard<D>) -> impl Iterator<Item = NodeI
 
 /// What chunks are looked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Seeking {
+pub(super) enum Seeking {
     /// What is not found can't be read or named: whoever may have some of it is waited for.
     ToUse,
     /// What is not found is stored again, which costs less than to wait for a silent node that has little of it.
@@ -343,7 +342,7 @@ enum Seeking {
 }
 
 /// Asks the nodes on which fragments should lie, and everybody about chunks of which too little is found there.
-async fn locate<D: Disk>(
+pub(super) async fn locate<D: Disk>(
     shard: &Rc<Shard<D>>,
     chunks: &[ChunkId],
     touch: bool,
@@ -365,7 +364,11 @@ async fn locate<D: Disk>(
         Seeking::ToStore => chunks.iter().zip(&places).all(|(chunk, places)| {
             let held = holdings.of.get(chunk);
             let to_come = places.iter().filter(|node| waited.contains(node)).count();
-            is_enough(held, enough) || most_of(held) + to_come < enough(geometry)
+            let lacks = |geometry: &Geometry, there: usize| there + to_come < enough(*geometry);
+            let stripes = stripes_of(held);
+            is_enough(held, enough)
+                || lacks(&geometry, stripes.get(&geometry).map_or(0, BTreeSet::len))
+                    && stripes.iter().all(|(geometry, there)| lacks(geometry, there.len()))
         }),
     };
     let mut holdings = Holdings::default();
@@ -385,7 +388,7 @@ async fn locate<D: Disk>(
 }
 
 /// The stripes of a chunk, each with the fragments that lie anywhere.
-fn stripes_of(held: Option<&Vec<(NodeId, HeldFragments)>>) -> BTreeMap<Geometry, BTreeSet<u8>> {
+pub(super) fn stripes_of(held: Option<&Vec<(NodeId, HeldFragments)>>) -> BTreeMap<Geometry, BTreeSet<u8>> {
     let mut stripes: BTreeMap<Geometry, BTreeSet<u8>> = BTreeMap::new();
     for (_, one) in held.into_iter().flatten() {
         stripes.entry(one.geometry).or_default().extend(&one.fragments);
@@ -393,12 +396,7 @@ fn stripes_of(held: Option<&Vec<(NodeId, HeldFragments)>>) -> BTreeMap<Geometry,
     stripes
 }
 
-/// Fragments of the stripe of which there are most.
-fn most_of(held: Option<&Vec<(NodeId, HeldFragments)>>) -> usize {
-    stripes_of(held).values().map(BTreeSet::len).max().unwrap_or(0)
-}
-
-fn is_enough(held: Option<&Vec<(NodeId, HeldFragments)>>, enough: fn(Geometry) -> usize) -> bool {
+pub(super) fn is_enough(held: Option<&Vec<(NodeId, HeldFragments)>>, enough: fn(Geometry) -> usize) -> bool {
     stripes_of(held).iter().any(|(geometry, fragments)| fragments.len() >= enough(*geometry))
 }
 
@@ -452,165 +450,4 @@ pub(super) async fn all_here<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>
         }
         None => Err(refuse(&format!("chunk {missing} is not stored here: put it before naming it"))),
     }
-}
-
-/// Part of a chunk, or all of it.
-#[derive(Debug, Clone)]
-pub(super) struct ChunkBytes {
-    /// Length of the whole sealed chunk.
-    pub(super) sealed_bytes: u32,
-    /// The bytes.
-    pub(super) pieces: Vec<Bytes>,
-}
-
-/// Answers a client or a peer with part of a chunk.
-pub(super) async fn get<D: Disk>(shard: &Rc<Shard<D>>, get: GetChunk) -> Answered {
-    let offset = get.offset;
-    let read = read(shard, get.chunk, get.offset, get.length).await?;
-    let length = read.pieces.iter().map(Bytes::len).sum::<usize>() as u32;
-    let range = ChunkRange { sealed_bytes: read.sealed_bytes, offset, length };
-    Ok(Answer { reply: Reply::ChunkRange(range), body: read.pieces })
-}
-
-/// Reads a range of a chunk, wherever its fragments are; a length of 0: all from `offset` on.
-pub(super) async fn read<D: Disk>(
-    shard: &Rc<Shard<D>>,
-    chunk: ChunkId,
-    offset: u32,
-    length: u32,
-) -> Result<ChunkBytes, Refusal> {
-    let owner = chunk.shard(shard.shards());
-    if shard.is_alone() {
-        let read = shard.on(owner, move |there| async move { there.store.get(chunk, offset, length).await });
-        let read = read.await?.map_err(store_refusal)?;
-        return Ok(ChunkBytes { sealed_bytes: read.sealed_bytes, pieces: read.pieces });
-    }
-    let gathered = shard.on(owner, move |there| async move { gather(&there, chunk, offset, length).await });
-    gathered.await?
-}
-
-/// The bytes of a chunk that are asked for; a length of 0: all from `offset` on.
-pub(super) fn range_of(sealed_bytes: u32, offset: u32, length: u32) -> Result<Range<usize>, Refusal> {
-    let length = if length == 0 { sealed_bytes.saturating_sub(offset) } else { length };
-    let end = offset.checked_add(length).filter(|end| *end <= sealed_bytes && length > 0);
-    let end = end.ok_or_else(|| refuse(&format!("the chunk has {sealed_bytes} bytes")))?;
-    Ok(offset as usize..end as usize)
-}
-
-/// A fragment's bytes on their way here.
-type Fetched = (u8, Result<Bytes, Refusal>);
-
-async fn gather<D: Disk>(
-    shard: &Rc<Shard<D>>,
-    chunk: ChunkId,
-    offset: u32,
-    length: u32,
-) -> Result<ChunkBytes, Refusal> {
-    let mut holdings = locate(shard, &[chunk], false, Geometry::data, Seeking::ToUse).await;
-    let silent = !holdings.silent.is_empty();
-    let missing = || match silent {
-        true => {
-            Refusal::retry(RefusalCode::Unavailable, 200, format!("nodes that may hold chunk {chunk} don't answer"))
-        }
-        false => Refusal::new(RefusalCode::NotFound, format!("chunk {chunk} is not stored here")),
-    };
-    let held = holdings.of.remove(&chunk).ok_or_else(missing)?;
-    // While a chunk is cut another way it has two stripes, and the more redundant one is read.
-    let spare = |geometry: &Geometry, fragments: &BTreeSet<u8>| fragments.len() as isize - geometry.data() as isize;
-    let stripes = stripes_of(Some(&held)).into_iter();
-    let best = stripes.max_by_key(|(geometry, fragments)| (spare(geometry, fragments), *geometry == shard.geometry()));
-    let geometry = best.map(|(geometry, _)| geometry).ok_or_else(missing)?;
-    let first = held.iter().find(|(_, one)| one.geometry == geometry);
-    let sealed_bytes = first.map(|(_, one)| one.sealed_bytes).ok_or_else(missing)?;
-    let layout = StripeLayout::new(geometry, sealed_bytes as usize);
-    let range = range_of(sealed_bytes, offset, length)?;
-    let columns = columns(&layout, &range);
-    // Who is asked for what, and when: for the wanted ones first, then here, then where somebody answers.
-    let wanted: BTreeSet<u8> = layout.locate(range.clone()).map(|(fragment, _)| fragment as u8).collect();
-    let alike = held.iter().filter(|(_, one)| one.geometry == geometry && one.sealed_bytes == sealed_bytes);
-    let mut order: Vec<(u8, NodeId)> =
-        alike.flat_map(|(node, one)| one.fragments.iter().map(|fragment| (*fragment, *node))).collect();
-    let own = shard.site.node;
-    order.sort_by_key(|(fragment, node)| {
-        (!wanted.contains(fragment), *node != own, *fragment, !shard.nodes.answers(*node), *node)
-    });
-    let mut got: BTreeMap<u8, Bytes> = BTreeMap::new();
-    let mut fetching: FuturesUnordered<LocalBoxFuture<'static, Fetched>> = FuturesUnordered::new();
-    let mut asked: BTreeSet<u8> = BTreeSet::new();
-    // Asks for up to so many more. A fragment is asked for at one node at a time.
-    let mut ask =
-        |more: usize, asked: &mut BTreeSet<u8>, fetching: &FuturesUnordered<LocalBoxFuture<'static, Fetched>>| {
-            for _ in 0..more {
-                let Some(at) = order.iter().position(|(fragment, _)| !asked.contains(fragment)) else { return };
-                let (fragment, node) = order.remove(at);
-                asked.insert(fragment);
-                let (shard, columns) = (shard.clone(), columns.clone());
-                fetching.push(Box::pin(async move {
-                    (fragment, fetch_from(&shard, (chunk, geometry), fragment, node, columns).await)
-                }));
-            }
-        };
-    ask(wanted.len(), &mut asked, &fetching);
-    let mut hedge = Some(Instant::now() + HEDGE);
-    let mut degraded = false;
-    let done = |got: &BTreeMap<u8, Bytes>| {
-        got.len() >= geometry.data() || wanted.iter().all(|fragment| got.contains_key(fragment))
-    };
-    while !done(&got) {
-        let fetched = tokio::select! {
-            biased;
-            Some(fetched) = fetching.next() => Some(fetched),
-            () = sleep_until(hedge.unwrap_or_else(Instant::now)), if hedge.is_some() => None,
-            else => break,
-        };
-        let more = match fetched {
-            Some((fragment, Ok(bytes))) => {
-                got.insert(fragment, bytes);
-                0
-            }
-            Some((fragment, Err(refusal))) => {
-                tracing::debug!(%chunk, fragment, %refusal, "a fragment can't be read");
-                // Another node may hold the same one.
-                asked.remove(&fragment);
-                degraded = true;
-                // Without it any k will do.
-                geometry.data().saturating_sub(got.len() + fetching.len())
-            }
-            None => {
-                hedge = None;
-                degraded = true;
-                geometry.data().saturating_sub(got.len()).max(1)
-            }
-        };
-        ask(more, &mut asked, &fetching);
-    }
-    drop(fetching);
-    if degraded || wanted.iter().any(|fragment| !got.contains_key(fragment)) {
-        count(&shard.counters.degraded_reads);
-        shard.owe(chunk);
-    }
-    if !done(&got) {
-        if is_lost(shard, chunk).await {
-            let detail =
-                format!("chunk {chunk} is lost: fewer of its fragments are left than the {} it needs", geometry.data());
-            return Err(Refusal::new(RefusalCode::Corrupt, detail));
-        }
-        let detail =
-            format!("only {} of the {} fragments that chunk {chunk} needs can be read now", got.len(), geometry.data());
-        return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
-    }
-    let present = got.into_iter().map(|(fragment, bytes)| (usize::from(fragment), bytes)).collect();
-    let decoded = shard.store.decode(chunk, geometry, sealed_bytes as usize, range, present);
-    Ok(ChunkBytes { sealed_bytes, pieces: decoded.map_err(store_refusal)? })
-}
-
-/// Whether every node that the site counts on has said that too little of a chunk is left. One that is dead may come back.
-async fn is_lost<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> bool {
-    let said = |node: &NodeRecord| matches!(node.state, NodeState::Up | NodeState::Draining | NodeState::Removed);
-    if !shard.view().nodes.values().all(said) {
-        return false;
-    }
-    // Asked once more: a fragment may have been on its way from one node to another.
-    let found = locate(shard, &[chunk], false, Geometry::data, Seeking::ToUse).await;
-    found.silent.is_empty() && !is_enough(found.of.get(&chunk), Geometry::data)
 }

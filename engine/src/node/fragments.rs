@@ -1,6 +1,6 @@
 //! Fragments of chunks, one node at a time: stored, read and dropped here, or asked of another node.
 
-use super::limits::FRAGMENT_PATIENCE;
+use super::limits::{FRAGMENT_PATIENCE, NODE_PATIENCE};
 use super::links::{NodeCallError, misanswered};
 use super::routing;
 use super::server::{Answer, Answered, store_refusal};
@@ -220,7 +220,9 @@ pub(super) async fn drop_fragments<D: Disk>(shard: &Rc<Shard<D>>, fragments: Dro
     let belongs = |fragment: &u8| slots.get(usize::from(*fragment)) == Some(&Some(own));
     let surplus: Vec<u8> = fragments.fragments.into_iter().filter(|fragment| !belongs(fragment)).collect();
     let dropped = shard.on(owner, move |there| async move {
-        there.store.drop_fragments(fragments.chunk, fragments.geometry, &surplus);
+        if !there.snapshots.needs(&fragments.chunk) {
+            there.store.drop_fragments(fragments.chunk, fragments.geometry, &surplus);
+        }
     });
     dropped.await?;
     Ok(Reply::Done.into())
@@ -235,7 +237,9 @@ pub(super) async fn drop_stripes<D: Disk>(shard: &Rc<Shard<D>>, drops: DropStrip
     if drops.stripes.len() > MAX_CHUNKS_PER_QUESTION || drops.placement_epoch == 0 {
         return Err(refuse("too many stripes in one order, or as of no placement epoch"));
     }
-    if !routing::knows_control(shard).await {
+    // Whoever asks waits no longer for it than for any other answer.
+    let knows = tokio::time::timeout(NODE_PATIENCE / 2, routing::knows_control(shard)).await;
+    if !knows.unwrap_or(false) {
         let detail = "the node can't find out now how the site cuts chunks";
         return Err(Refusal::retry(RefusalCode::Unavailable, 200, detail));
     }
@@ -246,7 +250,9 @@ pub(super) async fn drop_stripes<D: Disk>(shard: &Rc<Shard<D>>, drops: DropStrip
         let dropped = shard.on(index, move |there| async move {
             goes_by(&there, epoch)?;
             let now = there.geometry();
-            let outdated = here.into_iter().filter(|(_, geometry)| *geometry != now);
+            // The pieces of a snapshot are its own node's, whatever else has the same bytes.
+            let is_own = |chunk: &ChunkId| there.snapshots.needs(chunk);
+            let outdated = here.into_iter().filter(|(chunk, geometry)| *geometry != now && !is_own(chunk));
             for (chunk, geometry) in outdated {
                 there.store.drop_stripe(chunk, geometry);
             }

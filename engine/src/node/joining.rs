@@ -68,7 +68,7 @@ pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, set: Set
         may_drain(&view, node)?;
     }
     if set.state == NodeState::Removed {
-        super::repairing::may_remove(shard, node).await?;
+        super::whole::may_remove(shard, node).await?;
     }
     let state = ControlCommand::SetNodeState((node.node, set.state));
     shard.control(&certificate(caller), state).await?;

@@ -15,7 +15,7 @@ use super::links::misanswered;
 use super::replacing::forget_in_config;
 use super::server::Answered;
 use super::shard::Shard;
-use super::{repairing, routing};
+use super::{routing, whole};
 use crate::cluster::room::{Room, fits};
 use crate::framed::{self, FileKind, FramedFileError};
 use crate::store::{DeviceState, DeviceStatus, most_per_device, remove_device};
@@ -368,7 +368,7 @@ async fn is_dispensable<D: Disk>(shard: &Rc<Shard<D>>, device: DeviceId) -> Resu
     }
     let is_out = has_left_map(shard, device);
     // What a device that failed held is made up for on whichever node.
-    Ok(is_out && (!gone_but_owed || repairing::is_site_whole(shard).await?))
+    Ok(is_out && (!gone_but_owed || whole::is_site_whole(shard).await?))
 }
 
 fn standing<D: Disk>(shard: &Shard<D>, device: DeviceId) -> Option<Standing> {

@@ -51,7 +51,8 @@ pub(super) async fn keep_mended<D: Disk>(shard: Rc<Shard<D>>) {
 async fn pass<D: Disk>(shard: &Rc<Shard<D>>) -> usize {
     let mut mended = 0;
     let mut cursor = Some(CollectCursor::default());
-    while let Some(at) = cursor {
+    // Once there are other nodes, they have their say.
+    while let Some(at) = cursor.filter(|_| shard.is_alone()) {
         shard.store.lost(at, MEND_STEP).into_iter().for_each(|chunk| shard.refetches.want(chunk));
         let (mut found, next) = shard.store.mendable(at, MEND_STEP);
         cursor = next;

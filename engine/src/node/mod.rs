@@ -22,7 +22,9 @@ mod entering;
 mod error;
 mod expiring;
 mod failing_over;
+mod found;
 mod fragments;
+mod gathering;
 mod identities;
 mod init;
 mod joining;
@@ -59,6 +61,7 @@ mod status;
 mod switching;
 mod token;
 mod trailing;
+mod whole;
 
 pub use authority::issuing_parts;
 pub use directory::DirectoryError;

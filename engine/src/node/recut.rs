@@ -16,7 +16,7 @@ use super::routing;
 use super::server::{Answered, store_refusal};
 use super::shard::Shard;
 use crate::cluster::room;
-use crate::cluster::spread::{Held, mend};
+use crate::cluster::spread::{Held, losses_survived as domains_survived, mend};
 use crate::placement::most_per_domain;
 use crate::state::ControlView;
 use crate::store::{DeviceState, Stripe, needed_fragments};
@@ -93,6 +93,13 @@ async fn may_survive<D: Disk>(shard: &Rc<Shard<D>>, before: Geometry, geometry: 
         }
         false => {
             let view = shard.view();
+            let devices = view.map.devices_that_take();
+            if devices < geometry.total() {
+                return Err(unsafe_now(format!(
+                    "chunks cut {geometry} need {} devices, and the site has {devices}",
+                    geometry.total()
+                )));
+            }
             let domains: BTreeSet<u32> = view.map.takers().iter().map(|node| view.map.domain(*node)).collect();
             let survived = |cut: Geometry| cut.parity() / most_per_domain(cut.total(), domains.len()).max(1);
             ("failure domains", domains.len(), [before, geometry].map(survived))
@@ -151,13 +158,24 @@ pub(super) async fn let_go<D: Disk>(
         let of_now = found.iter().filter(|(_, one)| one.geometry == geometry);
         of_now.for_each(|(node, one)| held.entry(*node).or_default().extend(&one.fragments));
         let mending = mend(&view.map.nodes(chunk, geometry.total()), &held, &answered);
-        if !mending.is_done() || mending.waiting > 0 || mending.distinct < needed_fragments(geometry) {
+        if !mending.rebuild.is_empty() || mending.waiting > 0 || mending.distinct < needed_fragments(geometry) {
             continue;
         }
-        done += 1;
-        for (node, one) in found.iter().filter(|(_, one)| one.geometry != geometry) {
-            drops.entry(*node).or_default().push((*chunk, one.geometry));
+        let survived = |held: &Held, cut: Geometry| domains_survived(held, cut.data(), |node| view.map.domain(node));
+        // Whole and in its place, it is as redundant as chunks are to be; else as long as it is no less so than the older one.
+        let is_settled = mending.moves.is_empty() && mending.distinct == geometry.total();
+        let now = survived(&held, geometry);
+        let mut stays = false;
+        for cut in found.iter().map(|(_, one)| one.geometry).filter(|cut| *cut != geometry).collect::<BTreeSet<_>>() {
+            let mut older = Held::new();
+            let alike = || found.iter().filter(|(_, one)| one.geometry == cut);
+            alike().for_each(|(node, one)| older.entry(*node).or_default().extend(&one.fragments));
+            match is_settled || now >= survived(&older, cut) {
+                true => alike().for_each(|(node, _)| drops.entry(*node).or_default().push((*chunk, cut))),
+                false => stays = true,
+            }
         }
+        done += u64::from(!stays);
     }
     for (node, stripes) in drops {
         let order = DropStripes { placement_epoch: epoch, stripes };

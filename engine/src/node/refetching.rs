@@ -8,8 +8,9 @@
 //!
 //! A peer's own question is never passed on to a peer, or two sites that have both lost a chunk would ask one another for ever.
 
-use super::chunks::{self, ChunkBytes};
+use super::chunks;
 use super::collecting::unreferenced;
+use super::gathering::{self, ChunkBytes};
 use super::limits::{
     REFETCH_BATCH, REFETCH_FLIGHTS, REFETCH_LOOK, REFETCH_PATIENCE, REFETCH_REST, REFETCH_RESTING, REFETCH_WANTED,
     REFETCHES,
@@ -121,7 +122,7 @@ enum Came {
 
 /// Reads a chunk for a caller. One that is lost here is got back first, or passed on where there is no place for it.
 pub(super) async fn get<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, get: GetChunk) -> Answered {
-    match chunks::get(shard, get.clone()).await {
+    match gathering::get(shard, get.clone()).await {
         Err(refusal) if caller.role != Role::Peer && is_gone(&refusal) => {
             let owner = get.chunk.shard(shard.shards());
             let found = shard.on(owner, move |there| async move { found(&there, get.chunk).await }).await?;
@@ -134,7 +135,7 @@ pub(super) async fn get<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, get: Get
 /// Reads a chunk for a caller who wants to know what is here. One that is lost is got back afterwards.
 pub(super) async fn get_own<D: Disk>(shard: &Rc<Shard<D>>, get: GetChunk) -> Answered {
     let chunk = get.chunk;
-    let answered = chunks::get(shard, get).await;
+    let answered = gathering::get(shard, get).await;
     if answered.as_ref().is_err_and(is_gone) {
         let owner = chunk.shard(shard.shards());
         let wants = move |there: Rc<Shard<D>>| async move { there.refetches.want(chunk) };
@@ -158,7 +159,7 @@ pub(super) async fn found<D: Disk>(shard: &Rc<Shard<D>>, chunk: ChunkId) -> Opti
 
 /// The part of a chunk that was asked for.
 fn part(ChunkBytes { sealed_bytes, pieces }: ChunkBytes, get: &GetChunk) -> Answered {
-    let range = chunks::range_of(sealed_bytes, get.offset, get.length)?;
+    let range = gathering::range_of(sealed_bytes, get.offset, get.length)?;
     let mut body = Vec::new();
     let mut begin = 0;
     for piece in pieces {

@@ -7,15 +7,15 @@
 //! now and then. Chunks of which a put or a read found something missing are looked at at once.
 
 use super::chunks;
+use super::found::Found;
 use super::fragments::{self, on_wire};
-use super::joining;
 use super::limits::{OWED_QUEUE, REPAIR_BATCH, REPAIR_PAUSE, REPAIRS, SWEEP_AGAIN, SWEEP_EVERY, WALK_CHUNKS};
 use super::links::misanswered;
 use super::recut;
 use super::routing;
-use super::server::Answered;
+use super::server::{Answered, store_refusal};
 use super::shard::{Shard, add};
-use crate::cluster::spread::{Held, Mending, mend};
+use crate::cluster::spread::{Held, Mending};
 use crate::state::ControlView;
 use crate::store::CollectCursor;
 use bytes::Bytes;
@@ -98,8 +98,10 @@ impl Repair {
         self.sweep_due.set(true);
     }
 
-    fn finds_unreadable(&self) -> bool {
-        self.state.borrow().unreadable_chunks > 0
+    /// The last look found what the next ones may find again, whatever is done.
+    fn finds_what_stays(&self) -> bool {
+        let state = self.state.borrow();
+        state.unreadable_chunks > 0 || state.other_geometry_chunks > 0
     }
 
     fn report(&self, now: Duration) -> RepairState {
@@ -117,57 +119,6 @@ impl Repair {
     }
 }
 
-/// What nodes hold of a chunk, for each way in which it is cut.
-#[derive(Default)]
-struct Found(Vec<FoundStripe>);
-
-struct FoundStripe {
-    geometry: Geometry,
-    sealed_bytes: u32,
-    held: Held,
-}
-
-impl FoundStripe {
-    /// Distinct fragments above those that are needed to read it; `None`: there are fewer.
-    fn spare(&self) -> Option<usize> {
-        let distinct: BTreeSet<u8> = self.held.values().flatten().copied().collect();
-        distinct.len().checked_sub(self.geometry.data())
-    }
-}
-
-impl Found {
-    fn add(&mut self, node: NodeId, one: HeldFragments) {
-        let HeldFragments { geometry, sealed_bytes, fragments, .. } = one;
-        let alike = |stripe: &FoundStripe| (stripe.geometry, stripe.sealed_bytes) == (geometry, sealed_bytes);
-        let at = self.0.iter().position(alike).unwrap_or_else(|| {
-            self.0.push(FoundStripe { geometry, sealed_bytes, held: Held::new() });
-            self.0.len() - 1
-        });
-        self.0[at].held.entry(node).or_default().extend(fragments);
-    }
-
-    /// The stripe that is cut this way.
-    fn of(&self, geometry: Geometry) -> Option<&FoundStripe> {
-        self.0.iter().find(|stripe| stripe.geometry == geometry)
-    }
-
-    /// The most redundant stripe of those that can be read.
-    fn best(&self) -> Option<&FoundStripe> {
-        self.0.iter().filter(|stripe| stripe.spare().is_some()).max_by_key(|stripe| stripe.spare())
-    }
-
-    /// Stripes that are cut another way.
-    fn others(&self, geometry: Geometry) -> impl Iterator<Item = &FoundStripe> {
-        self.0.iter().filter(move |stripe| stripe.geometry != geometry)
-    }
-
-    /// What is to be done so that the chunk is whole, cut this way.
-    fn mending(&self, view: &ControlView, chunk: &ChunkId, geometry: Geometry, answered: &BTreeSet<NodeId>) -> Mending {
-        let slots = view.map.nodes(chunk, geometry.total());
-        mend(&slots, self.of(geometry).map_or(&Held::new(), |stripe| &stripe.held), answered)
-    }
-}
-
 /// Repairs what this shard keeps, for as long as it runs.
 pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
     let mut swept = shard.clock.clock().monotonic();
@@ -180,16 +131,7 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
         if view.nodes.len() < 2 {
             continue;
         }
-        let batch: Vec<ChunkId> = {
-            let mut owed = shard.repair.owed.borrow_mut();
-            let count = owed.len().min(REPAIR_BATCH);
-            owed.drain(..count).collect()
-        };
-        if !batch.is_empty() {
-            shard.repair.busy.set(true);
-            repair(&shard, batch).await;
-            shard.repair.busy.set(false);
-        }
+        repair_owed(&shard).await;
         let now = shard.clock.clock().monotonic();
         let current = circumstances(&shard);
         let passed = now.saturating_sub(swept);
@@ -199,7 +141,7 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
             || passed > SWEEP_EVERY
             // What is owed still, or could not be done, is tried again and again.
             || passed > SWEEP_AGAIN && (shard.repair.sweep_due.get() || shard.repair.state.borrow().owed_fragments > 0)
-            || passed > patience && shard.repair.finds_unreadable();
+            || passed > patience && shard.repair.finds_what_stays();
         if due {
             if shard.repair.sweep_due.replace(false) {
                 // Until this look is through it is not known what else is owed.
@@ -209,7 +151,7 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
                 Ok(()) => {
                     swept = now;
                     shard.repair.looked.replace(Some(current));
-                    patience = match shard.repair.finds_unreadable() && !has_changed {
+                    patience = match shard.repair.finds_what_stays() && !has_changed {
                         true => (2 * patience).min(SWEEP_EVERY),
                         // After a change there may be something else to find than before.
                         false => SWEEP_AGAIN,
@@ -221,6 +163,20 @@ pub(super) async fn keep_repaired<D: Disk>(shard: Rc<Shard<D>>) {
                 }
             }
         }
+    }
+}
+
+/// Repairs what is to be looked at at once, a batch of it.
+async fn repair_owed<D: Disk>(shard: &Rc<Shard<D>>) {
+    let batch: Vec<ChunkId> = {
+        let mut owed = shard.repair.owed.borrow_mut();
+        let count = owed.len().min(REPAIR_BATCH);
+        owed.drain(..count).collect()
+    };
+    if !batch.is_empty() {
+        shard.repair.busy.set(true);
+        repair(shard, batch).await;
+        shard.repair.busy.set(false);
     }
 }
 
@@ -253,7 +209,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         }
     }
     let all_said = answered.len() > shard.others().len();
-    let mut work: Vec<(usize, ChunkId)> = Vec::new();
+    let mut work: Vec<(bool, usize, ChunkId)> = Vec::new();
     let (mut owed, mut owed_bytes, mut misplaced, mut unreadable, mut stays, mut otherwise) = (0, 0, 0, 0, 0, 0);
     for (chunk, stripes) in &found {
         let Some(best) = stripes.best() else {
@@ -261,23 +217,27 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
             if all_said {
                 shard.refetches.want(*chunk);
             }
-            let held: Vec<_> = stripes.0.iter().map(|stripe| (stripe.geometry.to_string(), &stripe.held)).collect();
+            let held = stripes.told();
             // A put that was given up, or a loss: nothing can be made of it here.
             tracing::info!(%chunk, ?held, "a chunk has too few fragments to be read");
             unreadable += 1;
             continue;
         };
-        let mut mending = stripes.mending(&view, chunk, geometry, &answered);
+        let target = stripes.target(&view, chunk, geometry);
+        let mut mending = stripes.mending(&view, chunk, target, &answered);
         let left = postpone(shard, &view, &mut mending);
-        let fragment_bytes = StripeLayout::new(geometry, best.sealed_bytes as usize).fragment_bytes() as u64;
         let is_cut_otherwise = stripes.others(geometry).next().is_some();
         otherwise += u64::from(is_cut_otherwise);
-        owed += mending.owed() as u64;
-        owed_bytes += mending.owed() as u64 * fragment_bytes;
+        // What is whole as it is cut now owes nothing while it waits to be cut again.
+        let missing = stripes.mending(&view, chunk, best.geometry, &answered).owed() as u64;
+        let fragment_bytes = StripeLayout::new(best.geometry, best.sealed_bytes as usize).fragment_bytes() as u64;
+        owed += missing;
+        owed_bytes += missing * fragment_bytes;
         misplaced += (mending.moves.len() + left) as u64;
         stays += left as u64;
-        if !mending.is_done() || is_cut_otherwise {
-            work.push((best.spare().unwrap_or(0), *chunk));
+        // With a node silent nothing is cut again: what it has could not be let go of, and both stripes would stay.
+        if !mending.is_done() || is_cut_otherwise && all_said {
+            work.push((missing == 0, best.spare().unwrap_or(0), *chunk));
         }
     }
     drop(found);
@@ -288,14 +248,18 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     }
     work.sort_unstable();
     for batch in work.chunks(REPAIR_BATCH) {
-        repair(shard, batch.iter().map(|(_, chunk)| *chunk).collect()).await;
+        // A sweep that cuts chunks again may take days.
+        repair_owed(shard).await;
+        if !repair(shard, batch.iter().map(|(.., chunk)| *chunk).collect()).await {
+            break;
+        }
         // Whoever has changed the map meanwhile has it looked at anew.
         if shard.view().placement_epoch != view.placement_epoch {
             return Ok(());
         }
     }
     let mut state = shard.repair.state.borrow_mut();
-    if state.owed_fragments > 0 || state.misplaced_fragments > stays || state.other_geometry_chunks > 0 {
+    if state.owed_fragments > 0 || state.misplaced_fragments > stays {
         // What was counted and not done could not be done, or is not to be done any more: the chunk has gone, somebody else
         // was faster. Only another look can say.
         shard.repair.sweep_due.set(true);
@@ -307,7 +271,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
 }
 
 /// Everything that a node holds, part by part.
-async fn walk_node<D: Disk>(
+pub(super) async fn walk_node<D: Disk>(
     shard: &Rc<Shard<D>>,
     node: &NodeRecord,
     mut take: impl FnMut(Vec<HeldFragments>),
@@ -344,8 +308,9 @@ pub(super) async fn walk<D: Disk>(shard: &Rc<Shard<D>>, walk: WalkFragments) -> 
     Ok(Reply::FragmentsWalked(walk_here(shard, &walk)).into())
 }
 
-/// Finds out who holds what of these chunks now, and mends what has to be: the least redundant first.
-async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
+/// Finds out who holds what of these chunks now, and mends what has to be: the least redundant first. Answers whether it may
+/// go on with others: not where stripes pile up that can't be let go of.
+async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) -> bool {
     let (view, geometry) = (shard.view(), shard.geometry());
     let holdings = chunks::ask_all(shard, &chunks, 0).await;
     let answered: BTreeSet<NodeId> = chunks::everybody(shard).filter(|node| !holdings.silent.contains(node)).collect();
@@ -366,16 +331,17 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
         }
         let Some(best) = found.best() else { continue };
         let spare = best.spare().unwrap_or(0);
-        let mut mending = found.mending(&view, &chunk, geometry, &answered);
+        let target = found.target(&view, &chunk, geometry);
+        let mut mending = found.mending(&view, &chunk, target, &answered);
         postpone(shard, &view, &mut mending);
-        if found.others(geometry).next().is_some() {
+        if found.others(geometry).next().is_some() && target == geometry {
             cut_otherwise.push(chunk);
         }
-        if !mending.is_done() {
-            // Single fragments are made of their own stripe where that can be.
-            let from = found.of(geometry).filter(|stripe| stripe.spare().is_some()).unwrap_or(best);
+        // Single fragments are made of their own stripe where that can be.
+        let from = found.of(target).filter(|stripe| stripe.spare().is_some()).unwrap_or(best);
+        if !mending.is_done() && (all_said || from.geometry == target) {
             let (of, sealed_bytes, held) = (from.geometry, from.sealed_bytes, from.held.clone());
-            work.push(Job { chunk, geometry, of, sealed_bytes, held, mending, spare });
+            work.push(Job { chunk, geometry: target, of, sealed_bytes, held, mending, spare });
         }
     }
     work.sort_by_key(|job| job.spare);
@@ -396,9 +362,11 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) {
             Err(refusal) => {
                 tracing::info!(%refusal, "chunks that were cut again keep their older stripes for now");
                 shard.repair.sweep_due.set(true);
+                return false;
             }
         }
     }
+    true
 }
 
 /// Leaves out moves that were ordered to wait: between nodes that are both counted on. Answers how many. A node that is
@@ -465,6 +433,8 @@ async fn rebuild<D: Disk>(shard: &Rc<Shard<D>>, job: &Job, fragment_bytes: usize
         }
         // One that can't be read is found missing by the next look.
         if let Ok(bytes) = fragments::fetch_from(shard, (job.chunk, job.of), fragment, node, 0..read_bytes).await {
+            // What was read here lies in buffers, and whoever waits for more must not hold any.
+            let bytes = if node == shard.site.node { Bytes::copy_from_slice(&bytes) } else { bytes };
             present.push((usize::from(fragment), bytes));
         }
     }
@@ -472,20 +442,31 @@ async fn rebuild<D: Disk>(shard: &Rc<Shard<D>>, job: &Job, fragment_bytes: usize
         let detail = format!("only {} of {} fragments can be read", present.len(), job.of.data());
         return Err(Refusal::retry(RefusalCode::Unavailable, 500, detail));
     }
+    let mut whole = None;
     let rebuilt: BTreeMap<usize, Bytes> = match job.of == job.geometry {
         true => {
             let numbers: Vec<usize> = wanted.iter().map(|fragment| usize::from(*fragment)).collect();
             let rebuilt = shard.store.rebuild(job.chunk, job.geometry, job.sealed_bytes as usize, present, &numbers);
-            rebuilt.map_err(super::server::store_refusal)?.into_iter().collect()
+            rebuilt.map_err(store_refusal)?.into_iter().collect()
         }
         false => {
             let stripe = recut::cut(shard, job.chunk, (job.of, job.geometry), job.sealed_bytes, present).await?;
+            let stripe = whole.insert(stripe);
             wanted.iter().map(|fragment| usize::from(*fragment)).map(|at| (at, stripe.fragment(at))).collect()
         }
     };
     for (node, fragments) in &job.mending.rebuild {
-        let body = fragments.iter().filter_map(|fragment| rebuilt.get(&usize::from(*fragment)).cloned()).collect();
-        store(shard, job, *node, fragments.clone(), body).await?;
+        match &whole {
+            // Straight from its memory: nothing more is taken beside it.
+            Some(stripe) if *node == shard.site.node => {
+                let stored = shard.store.put_fragments(stripe, fragments).await.map_err(store_refusal)?;
+                count_stored(shard, *node, (fragments.len(), stored.len()), fragments.len() * fragment_bytes)?;
+            }
+            _ => {
+                let of = |fragment: &u8| rebuilt.get(&usize::from(*fragment)).cloned();
+                store(shard, job, *node, fragments.clone(), fragments.iter().filter_map(of).collect()).await?;
+            }
+        }
         let mut state = shard.repair.state.borrow_mut();
         state.owed_fragments = state.owed_fragments.saturating_sub(fragments.len() as u64);
         state.owed_bytes = state.owed_bytes.saturating_sub((fragments.len() * fragment_bytes) as u64);
@@ -507,10 +488,20 @@ async fn store<D: Disk>(
         true => fragments::keep_fragments(shard, put, body).await?,
         false => fragments::send_to(shard, &shard.view(), node, put, body).await?,
     };
-    if stored.fragments.len() < count_of {
+    count_stored(shard, node, (count_of, stored.fragments.len()), bytes)
+}
+
+/// Counts fragments of so many bytes that a node was sent, if it has taken them all.
+fn count_stored<D: Disk>(
+    shard: &Shard<D>,
+    node: NodeId,
+    (sent, stored): (usize, usize),
+    bytes: usize,
+) -> Result<(), Refusal> {
+    if stored < sent {
         return Err(Refusal::retry(RefusalCode::Full, 500, format!("node {node} did not take all fragments")));
     }
-    add(&shard.counters.repaired_fragments, count_of as u64);
+    add(&shard.counters.repaired_fragments, sent as u64);
     add(&shard.counters.repaired_bytes, bytes as u64);
     shard.repair.count(bytes);
     Ok(())
@@ -586,70 +577,4 @@ pub(super) async fn has_looked<D: Disk>(shard: &Rc<Shard<D>>) -> Result<bool, Re
         }
     }
     Ok(true)
-}
-
-/// Nothing is missing as of a placement epoch. A chunk of which there is too little may be whole on the node that is to go;
-/// what was left by a put that was given up is collected within a few rounds of GC.
-fn is_whole(state: &RepairState, epoch: u64) -> bool {
-    state.owed_fragments == 0 && state.unreadable_chunks == 0 && state.swept_epoch >= epoch
-}
-
-/// Whether nothing is missing anywhere as of the placement map of now, by what every node says that is counted on.
-pub(super) async fn is_site_whole<D: Disk>(shard: &Rc<Shard<D>>) -> Result<bool, Refusal> {
-    let epoch = shard.view().placement_epoch;
-    let others = shard.others();
-    let asked = others.iter().map(|other| async move {
-        // All at once: somebody waits for this who has an order to give.
-        routing::ask_node(shard, other, 0, &Request::RepairState).await
-    });
-    for answer in futures_util::future::join_all(asked).await {
-        match answer? {
-            Reply::RepairState(state) if is_whole(&state, epoch) => {}
-            _ => return Ok(false),
-        }
-    }
-    Ok(is_whole(&own_state(shard).await?, epoch))
-}
-
-/// Refuses to let a node go that others still need.
-pub(super) async fn may_remove<D: Disk>(shard: &Rc<Shard<D>>, node: &NodeRecord) -> Result<(), Refusal> {
-    let unsafe_now = |detail: String| Err(Refusal::new(RefusalCode::Unsafe, detail));
-    let view = shard.view();
-    let name = &node.name;
-    match node.state {
-        NodeState::Up => return unsafe_now(format!("{name} works and holds data: `farside node drain {name}` first")),
-        NodeState::Joining | NodeState::Removed => return Ok(()),
-        NodeState::Draining => {
-            if let Some(group) = joining::groups_of(&view, node.node).next() {
-                return unsafe_now(format!("group {} has not left {name} yet: try again in a moment", group.group));
-            }
-        }
-        NodeState::Dead => joining::can_spare(&view, node)?,
-    }
-    if node.state == NodeState::Draining {
-        let mut left = 0;
-        walk_node(shard, node, |held| left += held.len()).await?;
-        if left > 0 {
-            return unsafe_now(format!("{name} holds fragments of {left} chunks still: wait until it is drained"));
-        }
-    }
-    for other in shard.others().iter().filter(|other| other.node != node.node && other.state == NodeState::Up) {
-        match routing::ask_node(shard, other, 0, &Request::RepairState).await? {
-            Reply::RepairState(state) if is_whole(&state, view.placement_epoch) => {}
-            Reply::RepairState(state) => {
-                let (owed, unreadable) = (state.owed_fragments, state.unreadable_chunks);
-                return unsafe_now(format!(
-                    "{} has not seen yet that nothing is owed without {name} ({owed} fragments are, and {unreadable} chunks \
-                     can't be read): see `farside repair status`",
-                    other.name
-                ));
-            }
-            _ => return unsafe_now(format!("{} does not say how repair is doing", other.name)),
-        }
-    }
-    let own = own_state(shard).await?;
-    if !is_whole(&own, view.placement_epoch) {
-        return unsafe_now(format!("repair is not done without {name} yet: see `farside repair status`"));
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@ use super::links::PeerCallError;
 use super::peers::{greet, greeted};
 use super::refetching::{found, is_gone};
 use super::shard::Shard;
-use super::{chunks, leases, pacing};
+use super::{gathering, leases, pacing};
 use crate::federation::receiver::generation_of;
 use crate::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use crate::state::LogView;
@@ -426,7 +426,7 @@ impl From<PeerCallError> for NotSent {
 /// Reads a chunk and sends it to its coordinator at the peer.
 async fn send_chunk<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, reference: ChunkRef) -> Result<(), NotSent> {
     let hello = greeted(shard, peer).await.map_err(|error| NotSent::before(error.to_string()))?;
-    let read = match chunks::read(shard, reference.chunk, 0, 0).await {
+    let read = match gathering::read(shard, reference.chunk, 0, 0).await {
         Ok(read) => read,
         // Of several peers another one may have it.
         Err(refusal) if is_gone(&refusal) => {

@@ -99,8 +99,14 @@ impl<D: Disk> Store<D> {
     /// between two rounds of GC must not fill devices with what is dead.
     pub async fn relieve(&self) -> Result<(), StoreError> {
         let is_short = self.0.zones.iter().any(|zone| zone.takes() && zone.is_short());
-        if is_short && self.0.next_victim().is_some() {
-            self.compact_step().await?;
+        if !is_short || self.0.relief_rests.get() > 0 || self.0.next_victim().is_none() {
+            self.0.relief_rests.set(self.0.relief_rests.get().saturating_sub(1));
+            return Ok(());
+        }
+        let step = self.compact_step().await?;
+        if step.moved_bytes == 0 && step.freed_segments == 0 {
+            // Such as a segment that can't be read: GC tries it again, now and then.
+            self.0.relief_rests.set(limits::RELIEF_RESTS);
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ pub enum StoreError {
         /// The largest that can be stored now.
         takes: usize,
     },
-    /// The chunk is here with another length than it was announced with, or cut in as many ways as a store can list.
+    /// The chunk is here with another length than it was announced with.
     Contradiction(ChunkId),
     /// The range is empty, or ends past the fragment's end.
     FragmentRange {
@@ -77,10 +77,10 @@ impl std::fmt::Display for StoreError {
             Self::Geometry { geometry, would_take, takes } => write!(
                 f,
                 "cut {geometry}, chunks of {would_take} bytes at most could be stored here, and of {takes} bytes they can be \
-                 now: more buffers (`buffer_bytes` in node.toml) would take larger ones"
+                 now: larger ones need larger devices or more buffers (`pool_bytes` in node.toml)"
             ),
             Self::Contradiction(chunk) => {
-                write!(f, "chunk {chunk} is here with another length, or cut in too many ways; one of the two is wrong")
+                write!(f, "chunk {chunk} is here with another length; one of the two is wrong")
             }
             Self::FragmentRange { fragment_bytes } => {
                 write!(f, "the range is empty or ends past the fragment's {fragment_bytes} bytes")

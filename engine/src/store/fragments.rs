@@ -169,7 +169,7 @@ impl<D: Disk> Inner<D> {
         let healthy = self.healthy(&index, &known).map(|(fragment, _)| fragment as u8);
         let held: Vec<u8> = healthy.filter(|fragment| named.contains(fragment)).collect();
         if !held.is_empty() {
-            index.touch(&known, self.gc_epoch.get());
+            self.touch(&mut index, chunk);
         }
         held
     }

@@ -138,6 +138,8 @@ pub(super) struct Index {
     /// Fragments and their record bytes that there would be if nothing were owed.
     expected_fragments: u64,
     expected_bytes: u64,
+    /// The largest chunk that there ever was.
+    largest: u32,
 }
 
 impl Index {
@@ -153,6 +155,7 @@ impl Index {
             fragments: 0,
             expected_fragments: 0,
             expected_bytes: 0,
+            largest: 0,
         }
     }
 
@@ -167,6 +170,11 @@ impl Index {
     }
     pub(super) fn expected_bytes(&self) -> u64 {
         self.expected_bytes
+    }
+
+    /// Bytes of the largest chunk that there ever was.
+    pub(super) fn largest(&self) -> u32 {
+        self.largest
     }
 
     /// Bytes of memory that the index holds.
@@ -240,6 +248,7 @@ impl Index {
         self.stripes += 1;
         self.geometries[kind].stripes += 1;
         self.chunks += usize::from(is_new);
+        self.largest = self.largest.max(sealed_bytes);
         let layout = StripeLayout::new(geometry, sealed_bytes as usize);
         self.expected_fragments += geometry.total() as u64;
         self.expected_bytes += (geometry.total() * layout.slot_bytes()) as u64;

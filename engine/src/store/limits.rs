@@ -47,6 +47,8 @@ pub const COMPACT_STEP_BYTES: usize = 8 << 20;
 pub const COMPACT_LIVE_256: u64 = 192;
 /// The same when free segments run short.
 pub const COMPACT_LIVE_SHORT_256: u64 = 248;
+/// So many calls of [`relieve`](super::Store::relieve) do nothing after one that achieved nothing.
+pub const RELIEF_RESTS: u32 = 600;
 
 const _: () =
     assert!(METADATA_INDEXES * (MAX_SEGMENT_BYTES as usize / (2 * BLOCK_BYTES)) * INDEX_ENTRY_BYTES <= 8 << 20);

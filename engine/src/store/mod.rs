@@ -98,6 +98,8 @@ struct Inner<D: Disk> {
     spread: Cell<bool>,
     /// Segments being emptied, so that only one compaction runs.
     compacting: tokio::sync::Mutex<collect::Progress>,
+    /// Calls of `relieve` that do nothing, because one achieved nothing.
+    relief_rests: Cell<u32>,
     gc_epoch: Cell<u32>,
     /// The GC epoch that was current when the first one after the start became known.
     first_epoch: Cell<u32>,
@@ -146,6 +148,7 @@ impl<D: Disk> Store<D> {
             lent,
             spread: Cell::new(false),
             compacting: tokio::sync::Mutex::default(),
+            relief_rests: Cell::new(0),
             gc_epoch: Cell::new(0),
             first_epoch: Cell::new(0),
             placement_epoch: Cell::new(1),
@@ -193,11 +196,10 @@ impl<D: Disk> Store<D> {
     /// `Geometry`.
     pub fn fits_geometry(&self, geometry: Geometry) -> Result<(), StoreError> {
         let would_take = largest_chunk(geometry, &self.0.zones, &self.0.pool);
-        let index = self.0.index.borrow();
-        let largest = index.walk(0, usize::MAX).0.map(|(_, known)| known.sealed_bytes as usize).max().unwrap_or(0);
-        match would_take >= largest.max(DEFAULT_CHUNK_PLAIN_BYTES * 5 / 4) {
+        let (largest, takes) = (self.0.index.borrow().largest() as usize, self.0.largest_chunk.get());
+        match would_take >= largest.max(takes.min(DEFAULT_CHUNK_PLAIN_BYTES * 5 / 4)) {
             true => Ok(()),
-            false => Err(StoreError::Geometry { geometry, would_take, takes: self.0.largest_chunk.get() }),
+            false => Err(StoreError::Geometry { geometry, would_take, takes }),
         }
     }
 

@@ -445,7 +445,7 @@ impl<D: Disk> StripeWrite<'_, D> {
         let (geometry, sealed_bytes) = (layout.geometry(), layout.sealed_bytes() as u32);
         let mut index = self.inner.index.borrow_mut();
         let Some(known) = index.insert(self.chunk, geometry, sealed_bytes) else { return };
-        index.touch(&known, self.inner.gc_epoch.get());
+        self.inner.touch(&mut index, &self.chunk);
         let (location, zone) = (reservation.location(), reservation.zone.clone());
         let entry = IndexEntry {
             chunk: self.chunk,

@@ -10,7 +10,7 @@ use super::scenarios::Scenario;
 use super::store::Trouble;
 use super::world::World;
 use farside_io::entropy::SeededEntropy;
-use farside_io::sim::{Fault as DiskFault, Operation, SimDisk, SimFaults};
+use farside_io::sim::{Fault as DiskFault, Operation};
 use std::time::Duration;
 
 /// How a device is harmed.
@@ -342,7 +342,7 @@ pub struct Planned {
     pub fault: Fault,
 }
 
-fn below(random: &SeededEntropy, bound: u64) -> u64 {
+pub(super) fn below(random: &SeededEntropy, bound: u64) -> u64 {
     random.next_u64() % bound.max(1)
 }
 
@@ -523,41 +523,6 @@ fn harm(random: &SeededEntropy) -> Harm {
         5 => Harm::WriteLost,
         6 => Harm::WriteMisdirected,
         _ => Harm::Stall,
-    }
-}
-
-/// Harms a device on which chunks begin at these places.
-pub fn harm_device(disk: &SimDisk, harm: Harm, random: &SeededEntropy, chunks_at: &[u64]) {
-    let failing = DiskFault::Fail { errno: libc::EIO };
-    let soon = below(random, 8);
-    // What is far behind on a device was hardly ever written to; chunks fill it from the front.
-    let place = || match below(random, 2) {
-        0 => below(random, 48 << 20),
-        _ => chunks_at[below(random, chunks_at.len() as u64) as usize] + below(random, 3 << 20),
-    };
-    match harm {
-        Harm::Flip => {
-            let from = place();
-            disk.flip(from..from + (1 << 20), 1 + below(random, 64) as u32);
-        }
-        Harm::Rates => disk.set_faults(SimFaults {
-            read_failures_ppm: below(random, 50_000) as u32,
-            read_flips_ppm: below(random, 50_000) as u32,
-            write_failures_ppm: below(random, 500) as u32,
-            write_losses_ppm: below(random, 5_000) as u32,
-            write_misdirects_ppm: below(random, 2_000) as u32,
-            write_flips_ppm: below(random, 5_000) as u32,
-            sync_failures_ppm: below(random, 500) as u32,
-            max_extra_yields: 3,
-        }),
-        Harm::WriteFails => disk.inject(Operation::Write, soon, failing),
-        Harm::WriteFull => (0..1 + below(random, 4)).for_each(|_| disk.inject(Operation::Write, soon, DiskFault::Full)),
-        Harm::SyncFails => disk.inject(Operation::Sync, soon, failing),
-        Harm::WriteLost => disk.inject(Operation::Write, soon, DiskFault::Lose),
-        Harm::WriteMisdirected => {
-            disk.inject(Operation::Write, soon, DiskFault::Misdirect { to: place() });
-        }
-        Harm::Stall => disk.stall(),
     }
 }
 

@@ -35,9 +35,10 @@ pub struct HostClock {
 }
 
 impl HostClock {
-    fn new() -> Self {
+    /// A clock that is right: it showed the first instant when the world began.
+    fn new(begun: Instant) -> Self {
         let hand = Hand { at_ms: 0, shown_ms: BEGIN_MS, pace_ppm: 1_000_000 };
-        Self { begun: Instant::now(), hand: Arc::new(Mutex::new(hand)) }
+        Self { begun, hand: Arc::new(Mutex::new(hand)) }
     }
 
     fn hand(&self) -> MutexGuard<'_, Hand> {
@@ -94,7 +95,7 @@ impl Host {
     pub fn new(number: u8, seed: u64, network: &Network) -> Self {
         let ip = IpAddr::V4(Ipv4Addr::new(10, 0, 0, number));
         let entropy = Rc::new(SeededEntropy::new(seed ^ u64::from(number) << 32));
-        Self { ip, clock: HostClock::new(), entropy, network: network.clone() }
+        Self { ip, clock: HostClock::new(network.begun()), entropy, network: network.clone() }
     }
 
     /// What the engine gets of it.

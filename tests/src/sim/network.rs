@@ -114,6 +114,11 @@ impl Network {
         Self { inner: Arc::new(Mutex::new(inner)), begun: Instant::now(), sent: Arc::default(), stores }
     }
 
+    /// When the world began.
+    pub fn begun(&self) -> Instant {
+        self.begun
+    }
+
     /// The stores that every machine reaches. None of the ways here leads there.
     pub fn stores(&self) -> &Stores {
         &self.stores

@@ -1,9 +1,46 @@
 //! Devices that are harmed, taken away and put back as they once were, and clocks that go wrong.
 
-use super::super::faults::{Harm, Place, Whose, Wrong, harm_device};
+use super::super::faults::{Harm, Place, Whose, Wrong, below};
 use super::super::node::End;
 use super::World;
+use farside_io::entropy::SeededEntropy;
+use farside_io::sim::{Fault as DiskFault, Operation, SimDisk, SimFaults};
 use std::time::Duration;
+
+/// Harms a device on which chunks begin at these places.
+fn harm_device(disk: &SimDisk, harm: Harm, random: &SeededEntropy, chunks_at: &[u64]) {
+    let failing = DiskFault::Fail { errno: libc::EIO };
+    let soon = below(random, 8);
+    // What is far behind on a device was hardly ever written to; chunks fill it from the front.
+    let place = || match below(random, 2) {
+        0 => below(random, 48 << 20),
+        _ => chunks_at[below(random, chunks_at.len() as u64) as usize] + below(random, 3 << 20),
+    };
+    match harm {
+        Harm::Flip => {
+            let from = place();
+            disk.flip(from..from + (1 << 20), 1 + below(random, 64) as u32);
+        }
+        Harm::Rates => disk.set_faults(SimFaults {
+            read_failures_ppm: below(random, 50_000) as u32,
+            read_flips_ppm: below(random, 50_000) as u32,
+            write_failures_ppm: below(random, 500) as u32,
+            write_losses_ppm: below(random, 5_000) as u32,
+            write_misdirects_ppm: below(random, 2_000) as u32,
+            write_flips_ppm: below(random, 5_000) as u32,
+            sync_failures_ppm: below(random, 500) as u32,
+            max_extra_yields: 3,
+        }),
+        Harm::WriteFails => disk.inject(Operation::Write, soon, failing),
+        Harm::WriteFull => (0..1 + below(random, 4)).for_each(|_| disk.inject(Operation::Write, soon, DiskFault::Full)),
+        Harm::SyncFails => disk.inject(Operation::Sync, soon, failing),
+        Harm::WriteLost => disk.inject(Operation::Write, soon, DiskFault::Lose),
+        Harm::WriteMisdirected => {
+            disk.inject(Operation::Write, soon, DiskFault::Misdirect { to: place() });
+        }
+        Harm::Stall => disk.stall(),
+    }
+}
 
 impl World {
     pub(super) async fn harm(&self, place: Place, device: usize, harm: Harm, lasts: Duration) {

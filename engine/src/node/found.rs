@@ -1,0 +1,87 @@
+//! What nodes hold of a chunk, and what is to be done about it so that it is whole and cut as the site cuts chunks: pure, from what
+//! they say and from the placement map.
+
+use crate::cluster::spread::{Held, Mending, mend};
+use crate::state::ControlView;
+use crate::store::needed_fragments;
+use farside_codec::cluster::HeldFragments;
+use farside_codec::erasure::Geometry;
+use farside_codec::ids::{ChunkId, NodeId};
+use std::collections::BTreeSet;
+
+/// What nodes hold of a chunk, for each way in which it is cut.
+#[derive(Default)]
+pub(super) struct Found(Vec<FoundStripe>);
+
+/// What nodes hold of one of its stripes.
+pub(super) struct FoundStripe {
+    /// How it is cut.
+    pub(super) geometry: Geometry,
+    /// Bytes of the sealed chunk.
+    pub(super) sealed_bytes: u32,
+    /// Which fragments lie where.
+    pub(super) held: Held,
+}
+
+impl FoundStripe {
+    /// Distinct fragments above those that are needed to read it; `None`: there are fewer.
+    pub(super) fn spare(&self) -> Option<usize> {
+        let distinct: BTreeSet<u8> = self.held.values().flatten().copied().collect();
+        distinct.len().checked_sub(self.geometry.data())
+    }
+}
+
+impl Found {
+    /// Adds what a node says.
+    pub(super) fn add(&mut self, node: NodeId, one: HeldFragments) {
+        let HeldFragments { geometry, sealed_bytes, fragments, .. } = one;
+        let alike = |stripe: &FoundStripe| (stripe.geometry, stripe.sealed_bytes) == (geometry, sealed_bytes);
+        let at = self.0.iter().position(alike).unwrap_or_else(|| {
+            self.0.reserve_exact(1);
+            self.0.push(FoundStripe { geometry, sealed_bytes, held: Held::new() });
+            self.0.len() - 1
+        });
+        self.0[at].held.entry(node).or_default().extend(fragments);
+    }
+
+    /// The stripe that is cut this way.
+    pub(super) fn of(&self, geometry: Geometry) -> Option<&FoundStripe> {
+        self.0.iter().find(|stripe| stripe.geometry == geometry)
+    }
+
+    /// The most redundant stripe of those that can be read.
+    pub(super) fn best(&self) -> Option<&FoundStripe> {
+        self.0.iter().filter(|stripe| stripe.spare().is_some()).max_by_key(|stripe| stripe.spare())
+    }
+
+    /// Stripes that are cut another way.
+    pub(super) fn others(&self, geometry: Geometry) -> impl Iterator<Item = &FoundStripe> {
+        self.0.iter().filter(move |stripe| stripe.geometry != geometry)
+    }
+
+    /// How the chunk is to be cut: this way, unless too few devices are left for that. Then it is kept as it is.
+    pub(super) fn target(&self, view: &ControlView, chunk: &ChunkId, geometry: Geometry) -> Geometry {
+        let places = view.map.nodes(chunk, geometry.total()).into_iter().flatten().count();
+        match self.best() {
+            Some(best) if places < needed_fragments(geometry) => best.geometry,
+            _ => geometry,
+        }
+    }
+
+    /// What is to be done so that the chunk is whole, cut this way.
+    pub(super) fn mending(
+        &self,
+        view: &ControlView,
+        chunk: &ChunkId,
+        geometry: Geometry,
+        answered: &BTreeSet<NodeId>,
+    ) -> Mending {
+        let slots = view.map.nodes(chunk, geometry.total());
+        mend(&slots, self.of(geometry).map_or(&Held::new(), |stripe| &stripe.held), answered)
+    }
+
+    /// All of them, to be told.
+    pub(super) fn told(&self) -> Vec<(String, &Held)> {
+        self.0.iter().map(|stripe| (stripe.geometry.to_string(), &stripe.held)).collect()
+    }
+}
