@@ -231,6 +231,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         snapshots.keep(id, &storage.wal.group(id, |log| log.snapshot_pieces().to_vec()));
         let machine = Machine { storage: storage.clone(), state, snapshots: snapshots.clone() };
         let rebuilt = machine.catch_up().await.map_err(GroupError::Storage)?;
+        machine.keep_what_is_ahead().await.map_err(GroupError::Storage)?;
         let factory = Factory { group: id, peers, snapshots };
         let raft = Raft::new(node.0, Arc::new(config), factory, storage, machine.clone()).await;
         let raft = raft.map_err(|error| GroupError::Storage(std::io::Error::other(error.to_string())))?;

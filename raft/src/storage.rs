@@ -117,6 +117,10 @@ impl<D: Disk> RaftLogStorage<Types> for GroupStorage<D> {
     }
 }
 
+fn log_id_of(position: &LogPosition) -> LogId {
+    types::log_id(*position)
+}
+
 /// A snapshot's pieces, by where they are kept on this node.
 pub(crate) type Pieces = Vec<ChunkRef>;
 
@@ -147,6 +151,33 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Machine<D, S, P> {
             Some(snapshot) => self.install(&snapshot).await.map(|()| true),
             None => Err(io::Error::other("the state is behind the log and there is no snapshot to begin from")),
         }
+    }
+
+    /// Makes a snapshot of a state that is ahead of the log: of one whose entries others had flushed sooner, before the power
+    /// went. openraft lets go of what there is of the log then, and if the state's file was lost later, nothing could make it
+    /// again. What finds no room is left for the next snapshot.
+    pub(crate) async fn keep_what_is_ahead(&self) -> io::Result<()> {
+        let (last, snapshot) = self.storage.wal.group(self.storage.group, |log| (log.last(), log.snapshot().cloned()));
+        let (applied, reader) = {
+            let state = self.state.borrow();
+            state.applied().and_then(|applied| Ok((applied, state.snapshot()?))).map_err(state_failed)?
+        };
+        let reached = applied.last.as_ref().map(log_id_of);
+        let is_ahead = |of: Option<LogPosition>| of.as_ref().map(log_id_of) < reached;
+        if !is_ahead(last) || !is_ahead(snapshot.and_then(|snapshot| snapshot.last)) {
+            return Ok(());
+        }
+        let (mut reader, mut pieces) = (reader, Vec::new());
+        while let Some(piece) = reader.next_piece().map_err(state_failed)? {
+            match self.snapshots.put(self.storage.group, piece).await {
+                Ok(kept) => pieces.push(kept),
+                Err(error) => {
+                    tracing::warn!(%error, group = %self.storage.group, "a state that is ahead of its log has no snapshot yet");
+                    return Ok(());
+                }
+            }
+        }
+        self.record(SnapshotRecord { last: applied.last, membership: applied.membership, pieces }).await.map(drop)
     }
 
     async fn install(&self, snapshot: &SnapshotRecord) -> io::Result<()> {
@@ -258,6 +289,10 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> RaftStateMachine<Types> for Mac
             membership: types::wal_stored_membership(&meta.last_membership),
             pieces,
         };
+        // What can't be read must not count.
+        for piece in &snapshot.pieces {
+            self.snapshots.get(piece).await.map_err(io::Error::other)?;
+        }
         // In this order: a state that was ahead of the log and of every snapshot could not be made again if its file was lost.
         let counts = self.record(snapshot).await?;
         self.install(&counts).await

@@ -63,10 +63,15 @@ impl PlacementMap {
         &self.takers
     }
 
-    /// How many devices take fragments now: a stripe has one fragment on each at most.
-    pub fn devices_that_take(&self) -> usize {
+    /// How many fragments of one stripe find a device of their own now, where a domain holds no more than its part.
+    pub fn places(&self, fragments: usize) -> usize {
+        let mut devices: BTreeMap<u32, usize> = BTreeMap::new();
         let takes = self.devices.iter().zip(&self.owners).filter(|(device, _)| device.left.is_none());
-        takes.filter(|(_, owner)| self.takers.contains(owner)).count()
+        for (_, owner) in takes.filter(|(_, owner)| self.takers.contains(owner)) {
+            *devices.entry(self.domain(*owner)).or_default() += 1;
+        }
+        let most = self.most(fragments);
+        devices.into_values().map(|devices| devices.min(most)).sum()
     }
 
     /// Nodes with devices that take fragments now, the best draws for a chunk first.

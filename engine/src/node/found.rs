@@ -3,8 +3,7 @@
 
 use crate::cluster::spread::{Held, Mending, mend};
 use crate::state::ControlView;
-use crate::store::needed_fragments;
-use farside_codec::cluster::HeldFragments;
+use farside_codec::cluster::{HeldFragments, NodeState};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{ChunkId, NodeId};
 use std::collections::BTreeSet;
@@ -59,13 +58,34 @@ impl Found {
         self.0.iter().filter(move |stripe| stripe.geometry != geometry)
     }
 
-    /// How the chunk is to be cut: this way, unless too few devices are left for that. Then it is kept as it is.
-    pub(super) fn target(&self, view: &ControlView, chunk: &ChunkId, geometry: Geometry) -> Geometry {
+    /// How the chunk is to be cut: this way, unless too few devices are left for that, or a node is silent: what that has could
+    /// not be let go of, and both stripes would stay. Then it is kept as it is.
+    pub(super) fn target(&self, view: &ControlView, chunk: &ChunkId, geometry: Geometry, all_said: bool) -> Geometry {
+        let Some(best) = self.best().filter(|best| best.geometry != geometry) else { return geometry };
         let places = view.map.nodes(chunk, geometry.total()).into_iter().flatten().count();
-        match self.best() {
-            Some(best) if places < needed_fragments(geometry) => best.geometry,
-            _ => geometry,
+        let is_begun = self.of(geometry).is_some_and(|stripe| stripe.spare().is_some());
+        match places < geometry.total() || !all_said && !is_begun {
+            true => best.geometry,
+            false => geometry,
         }
+    }
+
+    /// Fragments of other stripes than this one that are to leave nodes that are not counted on for long.
+    pub(super) fn leaving(
+        &self,
+        view: &ControlView,
+        chunk: &ChunkId,
+        but: Geometry,
+        answered: &BTreeSet<NodeId>,
+    ) -> Vec<(&FoundStripe, Mending)> {
+        let is_up = |node: &NodeId| view.nodes.get(node).is_some_and(|node| node.state == NodeState::Up);
+        let moves_of = |stripe: &FoundStripe| {
+            let mut moves = self.mending(view, chunk, stripe.geometry, answered).moves;
+            moves.retain(|(_, from, _)| !is_up(from));
+            moves
+        };
+        let moves = self.others(but).map(|stripe| (stripe, moves_of(stripe))).filter(|(_, moves)| !moves.is_empty());
+        moves.map(|(stripe, moves)| (stripe, Mending { moves, ..Mending::default() })).collect()
     }
 
     /// What is to be done so that the chunk is whole, cut this way.

@@ -90,7 +90,8 @@ async fn gather<D: Disk>(
     while let Some((geometry, there)) = stripes.pop() {
         read = gather_stripe(shard, (chunk, geometry), &held, offset, length).await;
         // One that is read while it is let go of is whole elsewhere.
-        let is_gone = matches!(&read, Err(refusal) if refusal.code == RefusalCode::Unavailable);
+        let is_gone =
+            matches!(&read, Err(refusal) if matches!(refusal.code, RefusalCode::Unavailable | RefusalCode::Corrupt));
         if !is_gone || stripes.last().is_none_or(|(next, fragments)| spare(next, fragments) < 0) {
             break;
         }

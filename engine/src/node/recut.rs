@@ -93,10 +93,11 @@ async fn may_survive<D: Disk>(shard: &Rc<Shard<D>>, before: Geometry, geometry: 
         }
         false => {
             let view = shard.view();
-            let devices = view.map.devices_that_take();
-            if devices < geometry.total() {
+            let (most, places) = (view.map.most(geometry.total()), view.map.places(geometry.total()));
+            if places < geometry.total() {
                 return Err(unsafe_now(format!(
-                    "chunks cut {geometry} need {} devices, and the site has {devices}",
+                    "chunks cut {geometry} need {} devices, no more than {most} of them in one failure domain, and the site \
+                     has {places}",
                     geometry.total()
                 )));
             }
@@ -170,7 +171,12 @@ pub(super) async fn let_go<D: Disk>(
             let mut older = Held::new();
             let alike = || found.iter().filter(|(_, one)| one.geometry == cut);
             alike().for_each(|(node, one)| older.entry(*node).or_default().extend(&one.fragments));
-            match is_settled || now >= survived(&older, cut) {
+            let spare = |held: &Held, cut: Geometry| {
+                let distinct: BTreeSet<u8> = held.values().flatten().copied().collect();
+                distinct.len().saturating_sub(cut.data())
+            };
+            let (losses, fragments) = (survived(&older, cut), spare(&older, cut));
+            match is_settled || (now, spare(&held, geometry)) >= (losses, fragments) {
                 true => alike().for_each(|(node, _)| drops.entry(*node).or_default().push((*chunk, cut))),
                 false => stays = true,
             }

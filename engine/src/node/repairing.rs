@@ -175,7 +175,7 @@ async fn repair_owed<D: Disk>(shard: &Rc<Shard<D>>) {
     };
     if !batch.is_empty() {
         shard.repair.busy.set(true);
-        repair(shard, batch).await;
+        repair(shard, batch, false).await;
         shard.repair.busy.set(false);
     }
 }
@@ -211,7 +211,12 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     let all_said = answered.len() > shard.others().len();
     let mut work: Vec<(bool, usize, ChunkId)> = Vec::new();
     let (mut owed, mut owed_bytes, mut misplaced, mut unreadable, mut stays, mut otherwise) = (0, 0, 0, 0, 0, 0);
-    for (chunk, stripes) in &found {
+    let begun = circumstances(shard);
+    for (number, (chunk, stripes)) in found.iter().enumerate() {
+        if number % WALK_CHUNKS as usize == 0 {
+            // Each costs draws, and others run on this thread as well.
+            tokio::task::yield_now().await;
+        }
         let Some(best) = stripes.best() else {
             // Whoever did not say may hold the rest.
             if all_said {
@@ -223,20 +228,23 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
             unreadable += 1;
             continue;
         };
-        let target = stripes.target(&view, chunk, geometry);
+        let target = stripes.target(&view, chunk, geometry, all_said);
         let mut mending = stripes.mending(&view, chunk, target, &answered);
+        // What is whole as it is cut now owes nothing while it waits to be cut again.
+        let missing = match target == best.geometry {
+            true => mending.owed() as u64,
+            false => stripes.mending(&view, chunk, best.geometry, &answered).owed() as u64,
+        };
         let left = postpone(shard, &view, &mut mending);
         let is_cut_otherwise = stripes.others(geometry).next().is_some();
         otherwise += u64::from(is_cut_otherwise);
-        // What is whole as it is cut now owes nothing while it waits to be cut again.
-        let missing = stripes.mending(&view, chunk, best.geometry, &answered).owed() as u64;
         let fragment_bytes = StripeLayout::new(best.geometry, best.sealed_bytes as usize).fragment_bytes() as u64;
         owed += missing;
         owed_bytes += missing * fragment_bytes;
         misplaced += (mending.moves.len() + left) as u64;
         stays += left as u64;
-        // With a node silent nothing is cut again: what it has could not be let go of, and both stripes would stay.
-        if !mending.is_done() || is_cut_otherwise && all_said {
+        let leaves = is_cut_otherwise && !stripes.leaving(&view, chunk, target, &answered).is_empty();
+        if !mending.is_done() || leaves || is_cut_otherwise && all_said && target == geometry {
             work.push((missing == 0, best.spare().unwrap_or(0), *chunk));
         }
     }
@@ -247,12 +255,19 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         (state.unreadable_chunks, state.other_geometry_chunks) = (unreadable, otherwise);
     }
     work.sort_unstable();
+    let mut cuts = true;
     for batch in work.chunks(REPAIR_BATCH) {
-        // A sweep that cuts chunks again may take days.
-        repair_owed(shard).await;
-        if !repair(shard, batch.iter().map(|(.., chunk)| *chunk).collect()).await {
-            break;
+        if batch.iter().all(|(is_whole, ..)| *is_whole) {
+            // Cutting chunks again may take days, and whatever is more urgent must not wait for it.
+            if circumstances(shard) != begun || shard.repair.ordered.get() {
+                return Ok(());
+            }
+            if !cuts {
+                break;
+            }
         }
+        repair_owed(shard).await;
+        cuts &= repair(shard, batch.iter().map(|(.., chunk)| *chunk).collect(), true).await;
         // Whoever has changed the map meanwhile has it looked at anew.
         if shard.view().placement_epoch != view.placement_epoch {
             return Ok(());
@@ -309,8 +324,9 @@ pub(super) async fn walk<D: Disk>(shard: &Rc<Shard<D>>, walk: WalkFragments) -> 
 }
 
 /// Finds out who holds what of these chunks now, and mends what has to be: the least redundant first. Answers whether it may
-/// go on with others: not where stripes pile up that can't be let go of.
-async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) -> bool {
+/// go on with cutting others again: not where stripes pile up that can't be let go of. What is owed of these chunks may be
+/// counted already.
+async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>, counted: bool) -> bool {
     let (view, geometry) = (shard.view(), shard.geometry());
     let holdings = chunks::ask_all(shard, &chunks, 0).await;
     let answered: BTreeSet<NodeId> = chunks::everybody(shard).filter(|node| !holdings.silent.contains(node)).collect();
@@ -331,25 +347,45 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) -> bool {
         }
         let Some(best) = found.best() else { continue };
         let spare = best.spare().unwrap_or(0);
-        let target = found.target(&view, &chunk, geometry);
+        let target = found.target(&view, &chunk, geometry, all_said);
         let mut mending = found.mending(&view, &chunk, target, &answered);
+        let owed = match counted {
+            true => found.mending(&view, &chunk, best.geometry, &answered).owed() as u64,
+            false => 0,
+        };
         postpone(shard, &view, &mut mending);
         if found.others(geometry).next().is_some() && target == geometry {
             cut_otherwise.push(chunk);
         }
         // Single fragments are made of their own stripe where that can be.
         let from = found.of(target).filter(|stripe| stripe.spare().is_some()).unwrap_or(best);
-        if !mending.is_done() && (all_said || from.geometry == target) {
+        if !mending.is_done() {
             let (of, sealed_bytes, held) = (from.geometry, from.sealed_bytes, from.held.clone());
-            work.push(Job { chunk, geometry: target, of, sealed_bytes, held, mending, spare });
+            work.push(Job { chunk, geometry: target, of, sealed_bytes, held, mending, spare, owed });
+        }
+        for (stripe, mending) in found.leaving(&view, &chunk, target, &answered) {
+            let (of, sealed_bytes, held) = (stripe.geometry, stripe.sealed_bytes, stripe.held.clone());
+            work.push(Job { chunk, geometry: of, of, sealed_bytes, held, mending, spare, owed: 0 });
         }
     }
     work.sort_by_key(|job| job.spare);
+    let may_cut = &Cell::new(true);
     let jobs = work.into_iter().map(|job| async move {
-        let chunk = job.chunk;
-        if let Err(refusal) = run(shard, job).await {
-            tracing::info!(%chunk, %refusal, "a chunk can't be repaired now");
-            shard.repair.sweep_due.set(true);
+        let (chunk, owed, is_cut) = (job.chunk, job.owed, job.of != job.geometry);
+        let fragment_bytes = StripeLayout::new(job.of, job.sealed_bytes as usize).fragment_bytes() as u64;
+        match run(shard, job).await {
+            Ok(()) => {
+                let mut state = shard.repair.state.borrow_mut();
+                state.owed_fragments = state.owed_fragments.saturating_sub(owed);
+                state.owed_bytes = state.owed_bytes.saturating_sub(owed * fragment_bytes);
+            }
+            Err(refusal) => {
+                tracing::info!(%chunk, %refusal, "a chunk can't be repaired now");
+                may_cut.set(may_cut.get() && !is_cut);
+                if !is_cut || owed > 0 {
+                    shard.repair.sweep_due.set(true);
+                }
+            }
         }
     });
     stream::iter(jobs).buffer_unordered(REPAIRS).for_each(|()| std::future::ready(())).await;
@@ -361,12 +397,11 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>) -> bool {
             }
             Err(refusal) => {
                 tracing::info!(%refusal, "chunks that were cut again keep their older stripes for now");
-                shard.repair.sweep_due.set(true);
                 return false;
             }
         }
     }
-    true
+    may_cut.get()
 }
 
 /// Leaves out moves that were ordered to wait: between nodes that are both counted on. Answers how many. A node that is
@@ -393,6 +428,8 @@ struct Job {
     mending: Mending,
     /// Fragments that can be lost before the chunk is.
     spare: usize,
+    /// Fragments that were counted as owed.
+    owed: u64,
 }
 
 async fn run<D: Disk>(shard: &Rc<Shard<D>>, job: Job) -> Result<(), Refusal> {
@@ -467,9 +504,6 @@ async fn rebuild<D: Disk>(shard: &Rc<Shard<D>>, job: &Job, fragment_bytes: usize
                 store(shard, job, *node, fragments.clone(), fragments.iter().filter_map(of).collect()).await?;
             }
         }
-        let mut state = shard.repair.state.borrow_mut();
-        state.owed_fragments = state.owed_fragments.saturating_sub(fragments.len() as u64);
-        state.owed_bytes = state.owed_bytes.saturating_sub((fragments.len() * fragment_bytes) as u64);
     }
     Ok(())
 }

@@ -101,7 +101,8 @@ impl<D: Disk> Store<D> {
         let is_short = self.0.zones.iter().any(|zone| zone.takes() && zone.is_short());
         if !is_short || self.0.relief_rests.get() > 0 || self.0.next_victim().is_none() {
             self.0.relief_rests.set(self.0.relief_rests.get().saturating_sub(1));
-            return Ok(());
+            // What nothing is left of costs nothing to free.
+            return if is_short { self.free_emptied().await } else { Ok(()) };
         }
         let step = self.compact_step().await?;
         if step.moved_bytes == 0 && step.freed_segments == 0 {

@@ -196,7 +196,13 @@ impl<D: Disk> Store<D> {
     /// `Geometry`.
     pub fn fits_geometry(&self, geometry: Geometry) -> Result<(), StoreError> {
         let would_take = largest_chunk(geometry, &self.0.zones, &self.0.pool);
-        let (largest, takes) = (self.0.index.borrow().largest() as usize, self.0.largest_chunk.get());
+        let takes = self.0.largest_chunk.get();
+        let index = self.0.index.borrow();
+        let mut largest = index.largest() as usize;
+        if largest > would_take {
+            // It may be gone.
+            largest = index.walk(0, usize::MAX).0.map(|(_, known)| known.sealed_bytes as usize).max().unwrap_or(0);
+        }
         match would_take >= largest.max(takes.min(DEFAULT_CHUNK_PLAIN_BYTES * 5 / 4)) {
             true => Ok(()),
             false => Err(StoreError::Geometry { geometry, would_take, takes }),
