@@ -95,7 +95,9 @@ fn a_site_of_four_nodes_is_cut_again_while_it_is_written_to_and_loses_a_node() {
     cluster.wait_for(Duration::from_secs(60), "it has settled", Cluster::owes_nothing);
     (0..16).for_each(|number| put(|arguments| cluster.farside(arguments), root.path(), number));
 
-    cluster.farside(&["site", "geometry", "6+3"]).fails(3, "no more than 3 of them in one failure domain, and the site has 8");
+    cluster
+        .farside(&["site", "geometry", "6+3"])
+        .fails(3, "no more than 3 of them in one failure domain, and the site has 8");
     cluster.farside(&["site", "geometry", "5+1"]).fails(3, "5+1 needs 6 failure domains to survive 1");
     cluster.farside(&["repair", "limit", "--rate", "8MiB"]).ok();
     cluster.farside(&["site", "geometry", "2+2"]).ok();

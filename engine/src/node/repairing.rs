@@ -209,7 +209,8 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         }
     }
     let all_said = answered.len() > shard.others().len();
-    let mut work: Vec<(bool, usize, ChunkId)> = Vec::new();
+    // Whether it is whole, only to be cut again, what may be lost before it is: the first ones first.
+    let mut work: Vec<(bool, bool, usize, ChunkId)> = Vec::new();
     let (mut owed, mut owed_bytes, mut misplaced, mut unreadable, mut stays, mut otherwise) = (0, 0, 0, 0, 0, 0);
     let begun = circumstances(shard);
     for (number, (chunk, stripes)) in found.iter().enumerate() {
@@ -245,7 +246,7 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
         stays += left as u64;
         let leaves = is_cut_otherwise && !stripes.leaving(&view, chunk, target, &answered).is_empty();
         if !mending.is_done() || leaves || is_cut_otherwise && all_said && target == geometry {
-            work.push((missing == 0, best.spare().unwrap_or(0), *chunk));
+            work.push((missing == 0, is_cut_otherwise && !leaves, best.spare().unwrap_or(0), *chunk));
         }
     }
     drop(found);
@@ -257,8 +258,8 @@ async fn sweep<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     work.sort_unstable();
     let mut cuts = true;
     for batch in work.chunks(REPAIR_BATCH) {
-        if batch.iter().all(|(is_whole, ..)| *is_whole) {
-            // Cutting chunks again may take days, and whatever is more urgent must not wait for it.
+        if batch.iter().all(|(is_whole, is_only_cut, ..)| *is_whole && *is_only_cut) {
+            // This may take days, and whatever is more urgent must not wait for it.
             if circumstances(shard) != begun || shard.repair.ordered.get() {
                 return Ok(());
             }
