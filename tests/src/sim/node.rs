@@ -3,6 +3,7 @@
 use super::host::Host;
 use super::site::Plan;
 use super::trace::Trace;
+use super::world::smallest_segment_bytes;
 use farside::backup::{Repository, SiteFacts, restore};
 use farside::client::Context;
 use farside::node::config::NodeConfig;
@@ -188,8 +189,9 @@ impl SimNode {
         trace: &Trace,
     ) -> Result<(Self, u64), String> {
         let failed = |error: NodeError| error.to_string();
-        // Whatever the geometry, there is room for all of it.
-        let plan = Plan { geometry, nodes: 1, devices: geometry.total(), cramped: false, ..plan };
+        // Whatever the geometry, there is room for all of it, and the pieces of snapshots fit segments.
+        let segment_bytes = plan.segment_bytes.map(|bytes| bytes.max(smallest_segment_bytes(geometry)));
+        let plan = Plan { geometry, nodes: 1, devices: geometry.total(), cramped: false, segment_bytes, ..plan };
         let facts = restore::facts(&manifest, Some(geometry));
         let index = repository.index(&manifest.indexes).await.map_err(|error| error.to_string())?;
         let beginning = Beginning::new(root, &plan, &host, seed).map_err(failed)?;

@@ -118,7 +118,7 @@ const FIRST_JOINED: u8 = 10;
 const SMALL_SEGMENT_BYTES: u32 = 1 << 20;
 
 /// The smallest segment that the engine chooses by itself: a piece of a snapshot fits. Small objects make small ones.
-fn smallest_segment_bytes(geometry: Geometry) -> u32 {
+pub(super) fn smallest_segment_bytes(geometry: Geometry) -> u32 {
     let of_each = farside_raft::limits::PIECE_BYTES * 5 / 4 / geometry.data();
     (of_each as u32 + (64 << 10)).next_power_of_two()
 }
