@@ -464,10 +464,7 @@ async fn prune_target(
 
 pub(super) async fn restore_site(options: Restore, common: &Common) -> Outcome {
     let directory = common.dir.clone().ok_or_else(|| CliError::usage("restore needs --dir DIR"))?;
-    let geometry = options.geometry.as_deref().map(|text| {
-        Geometry::parse(text)
-            .ok_or_else(|| CliError::usage(format!("{text} is no geometry: 4+2, 8+3, up to 128 in all")))
-    });
+    let geometry = options.geometry.as_deref().map(super::parse_geometry);
     let at = options.at.as_deref().map(|text| parse_time(text).map_err(CliError::usage)).transpose()?;
     let part = match (&options.tenant, &options.log) {
         (Some(tenant), _) => Some(Part { tenant: parse_label(tenant)?, log: None }),

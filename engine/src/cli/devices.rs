@@ -10,7 +10,6 @@ use crate::node::{self, AddOptions, ReplaceOptions};
 use crate::terminal::line;
 use farside_codec::audit::{AuditAction, AuditedDevice};
 use farside_codec::cluster::SetDevice;
-use farside_codec::erasure::Geometry;
 use farside_codec::ids::DeviceId;
 use farside_codec::message::{Reply, Request};
 use serde_json::{Value, json};
@@ -173,8 +172,7 @@ async fn show_geometry(common: &Common) -> Outcome {
 }
 
 async fn set_geometry(geometry: &str, common: &Common) -> Outcome {
-    let wanted = Geometry::parse(geometry)
-        .ok_or_else(|| CliError::usage(format!("{geometry} is no geometry: 4+2, 8+3, up to 128 in all")))?;
+    let wanted = super::parse_geometry(geometry)?;
     let client = connect(common).await?;
     client.control(&Request::SetGeometry(wanted)).await?;
     match common.json {

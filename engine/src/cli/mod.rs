@@ -192,14 +192,17 @@ fn join(options: &Join, common: &Common) -> Result<(), CliError> {
     Ok(())
 }
 
+fn parse_geometry(text: &str) -> Result<Geometry, CliError> {
+    Geometry::parse(text).ok_or_else(|| CliError::usage(format!("{text} is no geometry: 4+2, 8+3, up to 128 in all")))
+}
+
 fn init(options: &Init, common: &Common) -> Result<(), CliError> {
     let directory = common.dir.clone().ok_or_else(|| CliError::usage("init needs --dir DIR"))?;
-    let wrong = || CliError::usage(format!("{} is no geometry: 4+2, 8+3, up to 128 in all", options.geometry));
     let init = InitOptions {
         directory: directory.clone(),
         site: parse_label(&options.site)?,
         node: node_options(&options.node),
-        geometry: Geometry::parse(&options.geometry).ok_or_else(wrong)?,
+        geometry: parse_geometry(&options.geometry)?,
         groups: options.groups,
     };
     let site = node::init(&init)?;

@@ -31,6 +31,13 @@ impl FoundStripe {
 }
 
 impl Found {
+    /// What nodes say of one chunk.
+    pub(super) fn of_chunk(held: Vec<(NodeId, HeldFragments)>) -> Self {
+        let mut found = Self::default();
+        held.into_iter().for_each(|(node, one)| found.add(node, one));
+        found
+    }
+
     /// Adds what a node says.
     pub(super) fn add(&mut self, node: NodeId, one: HeldFragments) {
         let HeldFragments { geometry, sealed_bytes, fragments, .. } = one;

@@ -208,7 +208,7 @@ async fn may_leave<D: Disk>(shard: &Rc<Shard<D>>, device: DeviceId) -> Result<()
         return may_be_taken_in(shard, device, &label).await;
     }
     let left = others.len();
-    let mirrors = shard.devices.borrow().geometry.parity() + 1;
+    let mirrors = shard.devices.borrow().log_mirrors();
     let survived = |devices: usize| losses_survived(geometry, mirrors, devices, devices).unwrap_or(0);
     if survived(left) < survived(left + 1) {
         let (after, before) = (survived(left), survived(left + 1));
@@ -247,7 +247,7 @@ fn may_lose_mirror<D: Disk>(
         return Ok(());
     }
     let left = working.iter().filter_map(|device| carries(device.id?)).filter(|carries| *carries).count();
-    let needed = remaining.min(set.geometry.parity() + 1);
+    let needed = remaining.min(set.log_mirrors());
     if left >= needed {
         return Ok(());
     }

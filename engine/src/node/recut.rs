@@ -9,6 +9,7 @@
 use super::auditing;
 use super::chunks;
 use super::devices::{fragments_placed, losses_survived};
+use super::found::{Found, FoundStripe};
 use super::fragments;
 use super::leaving::{self, own_devices};
 use super::links::misanswered;
@@ -16,7 +17,7 @@ use super::routing;
 use super::server::{Answered, store_refusal};
 use super::shard::Shard;
 use crate::cluster::room;
-use crate::cluster::spread::{Held, losses_survived as domains_survived, mend};
+use crate::cluster::spread::losses_survived as losses_of_domains;
 use crate::placement::most_per_domain;
 use crate::state::ControlView;
 use crate::store::{DeviceState, Stripe, needed_fragments};
@@ -88,7 +89,7 @@ async fn may_survive<D: Disk>(shard: &Rc<Shard<D>>, before: Geometry, geometry: 
                     "only {working} of {all} devices work: put others in their place first (`farside device replace`)"
                 )));
             }
-            let mirrors = shard.devices.borrow().geometry.parity() + 1;
+            let mirrors = shard.devices.borrow().log_mirrors();
             ("devices", all, [before, geometry].map(|cut| losses_survived(cut, mirrors, all, all).unwrap_or(0)))
         }
         false => {
@@ -154,30 +155,26 @@ pub(super) async fn let_go<D: Disk>(
     let answered: BTreeSet<NodeId> = chunks::everybody(shard).collect();
     let mut drops: BTreeMap<NodeId, Vec<(ChunkId, Geometry)>> = BTreeMap::new();
     let mut done = 0;
-    for (chunk, found) in &holdings.of {
-        let mut held = Held::new();
-        let of_now = found.iter().filter(|(_, one)| one.geometry == geometry);
-        of_now.for_each(|(node, one)| held.entry(*node).or_default().extend(&one.fragments));
-        let mending = mend(&view.map.nodes(chunk, geometry.total()), &held, &answered);
+    for (chunk, found) in holdings.of {
+        let found = Found::of_chunk(found);
+        let mending = found.mending(view, &chunk, geometry, &answered);
         if !mending.rebuild.is_empty() || mending.waiting > 0 || mending.distinct < needed_fragments(geometry) {
             continue;
         }
-        let survived = |held: &Held, cut: Geometry| domains_survived(held, cut.data(), |node| view.map.domain(node));
+        // Losses of whole failure domains, then fragments that can be lost besides.
+        let redundancy = |stripe: &FoundStripe| {
+            let losses = losses_of_domains(&stripe.held, stripe.geometry.data(), |node| view.map.domain(node));
+            (losses, stripe.spare().unwrap_or(0))
+        };
         // Whole and in its place, it is as redundant as chunks are to be; else as long as it is no less so than the older one.
         let is_settled = mending.moves.is_empty() && mending.distinct == geometry.total();
-        let now = survived(&held, geometry);
+        let now = found.of(geometry).map(redundancy);
         let mut stays = false;
-        for cut in found.iter().map(|(_, one)| one.geometry).filter(|cut| *cut != geometry).collect::<BTreeSet<_>>() {
-            let mut older = Held::new();
-            let alike = || found.iter().filter(|(_, one)| one.geometry == cut);
-            alike().for_each(|(node, one)| older.entry(*node).or_default().extend(&one.fragments));
-            let spare = |held: &Held, cut: Geometry| {
-                let distinct: BTreeSet<u8> = held.values().flatten().copied().collect();
-                distinct.len().saturating_sub(cut.data())
-            };
-            let (losses, fragments) = (survived(&older, cut), spare(&older, cut));
-            match is_settled || (now, spare(&held, geometry)) >= (losses, fragments) {
-                true => alike().for_each(|(node, _)| drops.entry(*node).or_default().push((*chunk, cut))),
+        for older in found.others(geometry) {
+            match is_settled || now >= Some(redundancy(older)) {
+                true => {
+                    older.held.keys().for_each(|node| drops.entry(*node).or_default().push((chunk, older.geometry)))
+                }
                 false => stays = true,
             }
         }

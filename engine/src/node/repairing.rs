@@ -341,8 +341,7 @@ async fn repair<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>, counted: bo
     let gone = chunks.iter().filter(|chunk| all_said && !holdings.of.contains_key(chunk));
     gone.for_each(|chunk| shard.refetches.want(*chunk));
     for (chunk, held) in holdings.of {
-        let mut found = Found::default();
-        held.into_iter().for_each(|(node, one)| found.add(node, one));
+        let found = Found::of_chunk(held);
         if found.best().is_none() && all_said {
             shard.refetches.want(chunk);
         }
@@ -573,20 +572,12 @@ pub(super) async fn limit<D: Disk>(shard: &Rc<Shard<D>>, bytes: usize) {
     }
 }
 
-fn report_of<D: Disk>(shard: &Shard<D>, now: Duration) -> RepairState {
-    let mut report = shard.repair.report(now);
-    if shard.is_alone() {
-        report.other_geometry_chunks = shard.store.status().cut_otherwise;
-    }
-    report
-}
-
 /// How repair is doing on this node, all shards together.
 pub(super) async fn own_state<D: Disk>(shard: &Rc<Shard<D>>) -> Result<RepairState, Refusal> {
     let now = shard.clock.clock().monotonic();
-    let mut sum = report_of(shard, now);
+    let mut sum = shard.repair.report(now);
     for index in (0..shard.shards()).filter(|index| *index != shard.index) {
-        let one = shard.on(index, |there| async move { report_of(&there, there.clock.clock().monotonic()) }).await?;
+        let one = shard.on(index, |there| async move { there.repair.report(there.clock.clock().monotonic()) }).await?;
         sum.owed_fragments += one.owed_fragments;
         sum.owed_bytes += one.owed_bytes;
         sum.misplaced_fragments += one.misplaced_fragments;

@@ -208,7 +208,7 @@ async fn own_document<D: Disk>(shard: &Rc<Shard<D>>) -> Value {
         alerts.push("nothing is moved to where it should lie until `farside site rebalance` is given".into());
     }
     if alone {
-        let mirrors = shard.devices.borrow().geometry.parity() + 1;
+        let mirrors = shard.devices.borrow().log_mirrors();
         alerts.extend(device_alerts(shard.geometry(), mirrors, &devices, writable));
     } else if !writable {
         alerts.push("the devices are full".into());

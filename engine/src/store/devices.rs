@@ -321,6 +321,13 @@ pub struct DeviceSet<D> {
     pub mended_superblocks: usize,
 }
 
+impl<D> DeviceSet<D> {
+    /// Mirrors that the write-ahead log is to have: as many as the geometry asked for that the devices were formatted with.
+    pub fn log_mirrors(&self) -> usize {
+        self.geometry.parity() + 1
+    }
+}
+
 impl<D: Disk> DeviceSet<D> {
     /// Where the mirrors of a shard's WAL lie, on the devices that work. Which should be there is
     /// [`DeviceSet::wal_mirrors`].
