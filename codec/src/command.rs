@@ -4,7 +4,7 @@
 use crate::audit::{AuditNotes, AuditedCommand};
 use crate::authority::{DropAuthority, IntroduceAuthority, NodeStanding, PeerAuthorities, PeerTold};
 use crate::cluster::{GroupRecord, NodeBeat, NodeJoin, NodeState};
-use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal};
+use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal, PrunedDelta};
 use crate::dump::{BackupTarget, HeldBackup, ScheduleBackup};
 use crate::erasure::Geometry;
 use crate::identity::{PutIdentity, RevokeIdentity};
@@ -37,6 +37,10 @@ record!(
         lineage: Lineage,
         /// Encoded deltas.
         deltas: Vec<Bytes>,
+        /// Those among them whose versions the sender has pruned.
+        pruned: Vec<PrunedDelta>,
+        /// All that the sender has pruned was replaced at or before this sequence.
+        floor: u64,
         /// The sender's head: what a failover would lose.
         head: Cursor,
         /// Time of the sender's head.
@@ -100,6 +104,27 @@ record!(
         cursor: Cursor,
         /// The leader's clock.
         time: Hlc,
+    }
+);
+record!(
+    /// Time has passed in which peers lacked something: what is kept for those that have lacked it for too long, or lack too much,
+    /// is let go, and they are sent what is there then. Of all logs of the group that are told by this site.
+    HoldPeers {
+        /// The peers.
+        peers: Vec<HeldPeer>,
+        /// Milliseconds by the leader's monotonic clock since this was said last.
+        passed_ms: u64,
+    }
+);
+record!(
+    /// The bounds of what is kept for a peer.
+    HeldPeer {
+        /// The peer.
+        site: SiteId,
+        /// Milliseconds; `u64::MAX` without end.
+        most_ms: u64,
+        /// Bytes of deltas and chunks; `u64::MAX` without end.
+        most_bytes: u64,
     }
 );
 record!(
@@ -182,6 +207,8 @@ choice!(
         HandOver(HandOverLog) = 13,
         /// Goes back to an earlier head under a new generation.
         Rewind(Rewind) = 14,
+        /// Counts how long peers have lacked something.
+        HoldPeers(HoldPeers) = 15,
     }
 );
 

@@ -62,6 +62,21 @@ record!(
     }
 );
 
+record!(
+    /// What is left of a delta whose version was pruned: its place in the history, and nothing of what it said. Whoever takes it
+    /// into a copy can't recompute its hash, but the next delta carries that.
+    PrunedDelta {
+        /// Its place and hash.
+        cursor: Cursor,
+        /// Its time.
+        time: Hlc,
+        /// Bytes of deltas and chunks up to and with it.
+        total_bytes: u64,
+        /// The name that it removed: whoever has an older version of it has to know.
+        removed: Option<BlindName>,
+    }
+);
+
 /// A log's generations, oldest first.
 pub type Lineage = Vec<Branch>;
 

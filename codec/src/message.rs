@@ -13,7 +13,9 @@ use crate::cluster::{
     NodeBeat, NodeJoin, NodeJoined, NodeRecord, NodeState, PutFragments, RaftCall, ReferencesQuestion, RepairState,
     SetDevice, WalkFragments, WalkedFragments,
 };
-use crate::delta::{ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Lineage, LogDescriptor, LogPolicy, Proposal};
+use crate::delta::{
+    ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Lineage, LogDescriptor, LogPolicy, Proposal, PrunedDelta,
+};
 use crate::dump::{BackupHold, BackupTarget, DumpQuestion, DumpedPieces, ScheduleBackup};
 use crate::erasure::Geometry;
 use crate::frame;
@@ -231,8 +233,10 @@ record!(
     LogPosition {
         /// The log.
         log: LogId,
-        /// Its head.
+        /// From where it goes on: its head, or a delta before it while it is filled up again from there.
         head: Cursor,
+        /// Up to where it is an exact copy: its head, or a delta before it while it takes in what was pruned meanwhile.
+        whole: Cursor,
         /// Its lineage. Where its last generation is above the sender's, the sender is no longer home.
         lineage: Lineage,
         /// Why it can't be sent to now.
@@ -246,8 +250,14 @@ record!(
         log: LogId,
         /// Lineage at the sender.
         lineage: Lineage,
-        /// Encoded deltas; the first one's previous hash is the receiver's head.
+        /// Encoded deltas, rising.
         deltas: Vec<Bytes>,
+        /// Those among them whose versions the sender has pruned, rising; with `deltas` they leave no gap, and the first of all goes on
+        /// from the receiver's position.
+        pruned: Vec<PrunedDelta>,
+        /// All that the sender has pruned was replaced at or before this sequence: a copy that has taken in what was pruned is whole
+        /// again once it has come there.
+        floor: u64,
         /// The sender's head, so that the receiver can say what it would lose.
         head: Cursor,
         /// Time of the sender's head.

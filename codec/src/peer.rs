@@ -59,6 +59,19 @@ choice!(
         Limit(PeerLimit) = 4,
         /// Send it chunks as fast as it goes, at any time.
         Unlimit = 5,
+        /// Keep what it lacks for so long and up to so much; a bound that is not named stays as it is.
+        Hold(PeerHold) = 6,
+        /// Keep what it lacks as sites do of which nobody says anything.
+        Unhold = 7,
+    }
+);
+record!(
+    /// How long what a peer has not made durable is kept from pruning, in each log.
+    PeerHold {
+        /// Seconds for which it has lacked something; 0: without end, `None`: nobody has said.
+        seconds: Option<u64>,
+        /// Bytes of deltas and chunks that it lacks; 0: without end, `None`: nobody has said.
+        bytes: Option<u64>,
     }
 );
 record!(
@@ -80,14 +93,21 @@ record!(
     }
 );
 record!(
-    /// The limits of a peer.
+    /// The bounds of a peer.
     PeerLimits {
         /// The peer.
         site: SiteId,
         /// Each for another window, in order.
         limits: Vec<PeerLimit>,
+        /// How long what it lacks is kept.
+        hold: PeerHold,
     }
 );
+
+impl PeerHold {
+    /// Nobody has said anything.
+    pub const UNSAID: Self = Self { seconds: None, bytes: None };
+}
 
 /// Minutes of a day.
 pub const DAY_MINUTES: u16 = 24 * 60;

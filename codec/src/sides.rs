@@ -136,6 +136,8 @@ record!(
         /// For so many milliseconds this site has promised not to take over, and how often it has; `None`: it has promised the
         /// log's home nothing.
         lease: Option<(u64, u64)>,
+        /// While this copy takes in what its home has pruned: up to where it is an exact one, and the time of that.
+        whole: Option<(Cursor, Hlc)>,
     }
 );
 record!(

@@ -114,6 +114,8 @@ fn samples() -> Vec<(&'static str, String)> {
         log: LogId([2; 16]),
         lineage: lineage(),
         deltas: vec![delta().to_bytes()],
+        pruned: vec![PrunedDelta { cursor: cursor(), time: Hlc(5), total_bytes: 6, removed: Some(BlindName([9; 32])) }],
+        floor: 7,
         head: cursor(),
         head_time: Hlc(1),
         closed: Hlc(2),
@@ -121,6 +123,8 @@ fn samples() -> Vec<(&'static str, String)> {
         policy_version: 4,
         lease_ms: 3,
     };
+    let held = HeldPeer { site: SiteId([3; 16]), most_ms: 4, most_bytes: 5 };
+    let hold = HoldPeers { peers: vec![held], passed_ms: 6 };
     let snapshot = wal::SnapshotRecord {
         last: Some(position()),
         membership: membership(),
@@ -154,6 +158,8 @@ fn samples() -> Vec<(&'static str, String)> {
         log: LogId([2; 16]),
         lineage: lineage(),
         deltas: vec![delta().to_bytes()],
+        pruned: vec![PrunedDelta { cursor: cursor(), time: Hlc(5), total_bytes: 6, removed: Some(BlindName([9; 32])) }],
+        floor: 7,
         head: cursor(),
         head_time: Hlc(1),
         closed: Hlc(2),
@@ -190,6 +196,7 @@ fn samples() -> Vec<(&'static str, String)> {
             })),
         ),
         ("fence", digest(&GroupCommand::Fence(Fence { log: LogId([2; 16]), lineage: lineage(), time: Hlc(1) }))),
+        ("hold peers", digest(&GroupCommand::HoldPeers(hold))),
         ("wal head", digest(&head)),
         ("wal records", digest(&records)),
         ("federated deltas", digest(&Request::FedDeltas(fed))),
@@ -205,19 +212,20 @@ fn nothing_has_moved() {
 }
 
 /// Length of the encoded value and the first eight bytes of its BLAKE3.
-const GOLDEN: [&str; 14] = [
+const GOLDEN: [&str; 15] = [
     "delta: 285 adb8ac0eaff3bbf8",
     "delta kinds: 168 c97c00730c4298d0",
     "descriptor: 163 e53a883a77f8db7a",
     "chunk receipt: 20 248e14762baf662f",
     "delta receipt: 97 440b8be680968d38",
     "place: 227 caa3d099b33fb40d",
-    "accept: 518 68cc99e4c8629191",
+    "accept: 651 7ae85097bcee8a6d",
     "promote: 59 ff207ee7ad024aaa",
     "fence: 102 bdd92f09e92edf71",
+    "hold peers: 46 f1d188416211d249",
     "wal head: 69 157fb4f5b160ab63",
     "wal records: 362 7a6fafd4bffbc118",
-    "federated deltas: 518 2bb0c8d93bd68286",
+    "federated deltas: 651 dca1a36e3d59c59a",
     "federation greeting: 341 f505913efa5cb6a3",
     "refusal: 17 fbbee2b9c3533ce1",
 ];

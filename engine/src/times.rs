@@ -33,6 +33,16 @@ pub fn show_time(time: Hlc) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
+/// A length of time in the unit that suits it.
+pub(crate) fn show_seconds(seconds: f64) -> String {
+    match seconds {
+        long if long >= 2.0 * 86_400.0 => format!("{:.1} days", long / 86_400.0),
+        hours if hours >= 7200.0 => format!("{:.1} h", hours / 3600.0),
+        minutes if minutes >= 120.0 => format!("{:.0} min", minutes / 60.0),
+        seconds => format!("{seconds:.0} s"),
+    }
+}
+
 /// Reads RFC 3339. The answer covers everything within the last digit given. The error says what is wrong.
 pub fn parse_time(text: &str) -> Result<Hlc, String> {
     let (fields, offset_minutes) =

@@ -195,24 +195,33 @@ proptest! {
     #[test]
     fn a_failover_is_let_through_only_when_the_home_is_silent_and_the_loss_is_known(
         answers in any::<bool>(),
-        copies in prop::collection::vec((0u64..50, 0u64..5000, prop::option::of((0u64..60, 0u64..6000)), 0..5u8), 0..8),
+        copies in prop::collection::vec(
+            (0u64..50, 0u64..5000, prop::option::of((0u64..60, 0u64..6000)), 0..5u8, prop::option::of((0u64..4, 0u64..900))),
+            0..8,
+        ),
     ) {
         let generation = Generation { counter: 1, site: site(0), incarnation: 0 };
         let cursor = |sequence| Cursor { generation, sequence, hash: DeltaHash::ZERO };
-        let candidates: Vec<Candidate> = copies.iter().enumerate().map(|(number, (head, ms, heard, promise))| Candidate {
+        let candidates: Vec<Candidate> = copies.iter().enumerate().map(|(number, (head, ms, heard, promise, whole))| Candidate {
             name: (label("acme"), label(&format!("log-{number}"))),
             head: cursor(*head),
             head_time: Hlc::from_ms(*ms),
             heard: heard.map(|(sequence, ms)| (cursor(sequence), Hlc::from_ms(ms))),
+            whole: whole.map(|(sequence, ms)| (cursor(sequence), Hlc::from_ms(ms))),
             promise: [Promise::None, Promise::Kept, Promise::Missing, Promise::Runs(MINUTE), Promise::Shared][usize::from(*promise)],
         }).collect();
         let home = if answers { OldHome::Answers } else { OldHome::Silent };
         let objections = preflight(home, &candidates);
         prop_assert_eq!(objections.contains(&Objection::HomeAnswers), answers);
-        let unknown = copies.iter().filter(|(_, _, heard, _)| heard.is_none()).count();
-        let promised = copies.iter().filter(|(.., promise)| *promise >= 2).count();
-        prop_assert_eq!(objections.len(), unknown + promised + usize::from(answers));
-        for (candidate, (head, ms, heard, promise)) in candidates.iter().zip(&copies) {
+        let unknown = copies.iter().filter(|(_, _, heard, ..)| heard.is_none()).count();
+        let promised = copies.iter().filter(|(.., promise, _)| *promise >= 2).count();
+        let nowhere = |whole: &Option<(u64, u64)>| matches!(whole, Some((0, _)));
+        let inexact = copies.iter().filter(|(.., whole)| nowhere(whole)).count();
+        prop_assert_eq!(objections.len(), unknown + promised + inexact + usize::from(answers));
+        for (candidate, (head, ms, heard, promise, whole)) in candidates.iter().zip(&copies) {
+            let inexact = objections.contains(&Objection::NotExact { log: candidate.name.clone() });
+            prop_assert_eq!(inexact, nowhere(whole));
+            let (head, ms) = whole.as_ref().map_or((head, ms), |(sequence, ms)| (sequence, ms));
             let named = objections.contains(&Objection::LossUnknown { log: candidate.name.clone() });
             prop_assert_eq!(named, heard.is_none());
             let log = candidate.name.clone();
@@ -221,6 +230,7 @@ proptest! {
             let shared = objections.contains(&Objection::LeaseShared { log });
             prop_assert_eq!((missing, runs, shared), (*promise == 2, *promise == 3, *promise == 4));
             let expected = match heard {
+                _ if inexact => Loss { deltas: None, ms: None },
                 None => Loss { deltas: None, ms: None },
                 Some((sequence, _)) if sequence <= head => Loss { deltas: Some(0), ms: Some(0) },
                 Some((sequence, then)) => Loss { deltas: Some(sequence - head), ms: Some(then.saturating_sub(*ms)) },

@@ -6,9 +6,9 @@
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
-use farside::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
-use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation};
-use farside_codec::ids::{ChunkId, DeltaHash, LogId, SiteId};
+use farside::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
+use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, PrunedDelta};
+use farside_codec::ids::{ChunkId, DeltaHash, Hlc, LogId, SiteId};
 use farside_codec::message::LogPosition;
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -35,9 +35,13 @@ fn history(deltas: &[Vec<u8>]) -> Vec<LoadedDelta> {
     let build = |(index, chunks): (usize, &Vec<u8>)| {
         let encoded = Bytes::from(vec![index as u8; 10 + chunks.len() * 7]);
         let hash = Delta::hash(&[&encoded[..], &index.to_le_bytes()].concat());
+        let cursor = Cursor { generation: generation(), sequence: index as u64 + 1, hash };
+        let place = PrunedDelta { cursor: cursor.clone(), time: Hlc(index as u64), total_bytes: 0, removed: None };
+        // Some of those that name nothing are pruned.
+        let is_pruned = chunks.is_empty() && index % 3 == 0;
         LoadedDelta {
-            cursor: Cursor { generation: generation(), sequence: index as u64 + 1, hash },
-            encoded,
+            cursor,
+            given: if is_pruned { Given::Pruned(place) } else { Given::Whole(encoded) },
             chunks: chunks.iter().map(|id| ChunkRef { chunk: ChunkId([*id; 32]), sealed_bytes: 100 }).collect(),
         }
     };
@@ -58,7 +62,7 @@ impl World {
     fn position(&self) -> LogPosition {
         let head = self.peer_head.checked_sub(1).map_or_else(start, |last| self.history[last].cursor.clone());
         let lineage = vec![Branch { generation: generation(), first: 1, previous: DeltaHash::ZERO }];
-        LogPosition { log: LogId::default(), head, lineage, refusal: None }
+        LogPosition { log: LogId::default(), whole: head.clone(), head, lineage, refusal: None }
     }
 
     fn drain(&mut self) {
@@ -102,10 +106,10 @@ impl World {
         self.sender.handle(event);
     }
 
-    fn deliver(&mut self, deltas: Vec<Bytes>) -> SenderEvent {
-        for encoded in deltas {
+    fn deliver(&mut self, deltas: Vec<Given>) -> SenderEvent {
+        for given in deltas {
             let next = &self.history[self.peer_head];
-            assert_eq!(next.encoded, encoded, "a delta that does not continue the peer's head");
+            assert_eq!(next.given, given, "a delta that does not continue the peer's head");
             assert!(next.chunks.iter().all(|chunk| self.peer_chunks.contains(&chunk.chunk)), "a chunk is missing");
             self.peer_head += 1;
         }

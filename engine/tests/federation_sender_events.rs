@@ -8,9 +8,9 @@
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
-use farside::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
-use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation};
-use farside_codec::ids::{ChunkId, DeltaHash, LogId, SiteId};
+use farside::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
+use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, PrunedDelta};
+use farside_codec::ids::{ChunkId, DeltaHash, Hlc, LogId, SiteId};
 use farside_codec::message::{LogPosition, Refusal, RefusalCode};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,17 +98,24 @@ fn history(deltas: &[Vec<u8>]) -> Vec<LoadedDelta> {
     let build = |(index, chunks): (usize, &Vec<u8>)| {
         let sequence = index as u64 + 1;
         let encoded = Bytes::from([&sequence.to_le_bytes()[..], &vec![0; chunks.len() * 9]].concat());
+        let cursor = Cursor { generation: generation(1), sequence, hash: Delta::hash(&encoded) };
+        let place = PrunedDelta { cursor: cursor.clone(), time: Hlc(sequence), total_bytes: sequence, removed: None };
+        // Some of those that name nothing are pruned.
+        let is_pruned = chunks.is_empty() && sequence % 3 == 0;
         LoadedDelta {
-            cursor: Cursor { generation: generation(1), sequence, hash: Delta::hash(&encoded) },
-            encoded,
+            cursor,
+            given: if is_pruned { Given::Pruned(place) } else { Given::Whole(encoded) },
             chunks: chunks.iter().map(|id| ChunkRef { chunk: chunk(u16::from(*id)), sealed_bytes: 100 }).collect(),
         }
     };
     deltas.iter().enumerate().map(build).collect()
 }
 
-fn sequence_of(encoded: &Bytes) -> usize {
-    encoded.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes)) as usize
+fn sequence_of(given: &Given) -> usize {
+    match given {
+        Given::Whole(encoded) => encoded.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes)) as usize,
+        Given::Pruned(place) => place.cursor.sequence as usize,
+    }
 }
 
 impl World {
@@ -135,7 +142,13 @@ impl World {
 
     fn position(&self, sequence: usize, counter: u64) -> LogPosition {
         let lineage = vec![Branch { generation: generation(counter), first: 1, previous: DeltaHash::ZERO }];
-        LogPosition { log: LogId::default(), head: self.cursor(sequence), lineage, refusal: None }
+        LogPosition {
+            log: LogId::default(),
+            head: self.cursor(sequence),
+            whole: self.cursor(sequence),
+            lineage,
+            refusal: None,
+        }
     }
 
     fn tell(&mut self, told: Told) {
@@ -195,12 +208,12 @@ impl World {
             }
             SenderCommand::Deliver(deltas) => {
                 assert!(!std::mem::replace(&mut connection.delivering, true), "two deliveries at once");
-                let bytes: usize = deltas.iter().map(Bytes::len).sum();
+                let bytes: usize = deltas.iter().map(Given::bytes).sum();
                 assert!(!deltas.is_empty() && deltas.len() <= LIMITS.deltas_per_delivery);
                 assert!(bytes <= LIMITS.bytes_per_delivery || deltas.len() == 1);
                 let first = acknowledged.expect("a delivery needs the peer's position") + 1;
-                for (at, encoded) in deltas.iter().enumerate() {
-                    assert_eq!(sequence_of(encoded), first + at, "a gap");
+                for (at, given) in deltas.iter().enumerate() {
+                    assert_eq!(sequence_of(given), first + at, "a gap");
                     let chunks = &self.history[first + at - 1].chunks;
                     let durable = chunks.iter().all(|reference| connection.said.contains(&reference.chunk));
                     assert!(durable, "delta {} goes before one of its chunks", first + at);
@@ -224,8 +237,8 @@ impl World {
             SenderCommand::Load { from, limit, bytes } => {
                 let mut size = 0;
                 let fits = |delta: &&LoadedDelta| {
-                    size += delta.encoded.len();
-                    size <= *bytes || size == delta.encoded.len()
+                    size += delta.given.bytes();
+                    size <= *bytes || size == delta.given.bytes()
                 };
                 let from = (*from as usize).saturating_sub(1);
                 Told::Loaded(self.history.iter().skip(from).take(*limit).take_while(fits).cloned().collect())
@@ -250,7 +263,7 @@ impl World {
     }
 
     /// The peer takes what continues its head and is whole, and refuses anything else.
-    fn take(&mut self, deltas: &[Bytes]) -> Told {
+    fn take(&mut self, deltas: &[Given]) -> Told {
         for sequence in deltas.iter().map(sequence_of) {
             let whole = |delta: &LoadedDelta| delta.chunks.iter().all(|at| self.peer_chunks.contains(&at.chunk));
             match sequence {

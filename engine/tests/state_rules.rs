@@ -427,7 +427,9 @@ fn pruning_keeps_the_chain_and_what_a_rewind_could_bring_back() {
     let generation = Generation { counter: 2, site: site_id(2), incarnation: 0 };
     lineage.push(Branch { generation, first: 4, previous: history[2].0.hash });
     let fence = GroupCommand::Fence(Fence { log: LOG, lineage, time: Hlc(1) });
-    assert_eq!(refused(site.apply(fence)), RefusalCode::Diverged);
+    assert!(matches!(site.apply(fence), GroupOutcome::Head(head) if head.sequence == 3));
+    let seeding = site.view(LOG).seeding.unwrap();
+    assert_eq!((seeding.whole.sequence, seeding.filled.unwrap().sequence), (0, 0), "it is sent all of it again");
 }
 
 #[test]

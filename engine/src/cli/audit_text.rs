@@ -115,6 +115,8 @@ pub(super) fn described(action: &AuditAction) -> (&'static str, Value) {
                 PeerAction::Remove => "peer.remove",
                 PeerAction::Limit(_) => "peer.limit",
                 PeerAction::Unlimit => "peer.unlimit",
+                PeerAction::Hold(_) => "peer.hold",
+                PeerAction::Unhold => "peer.unhold",
             },
             match &order.action {
                 PeerAction::Limit(limit) => json!({
@@ -122,6 +124,9 @@ pub(super) fn described(action: &AuditAction) -> (&'static str, Value) {
                     "rate_bytes_per_second": limit.rate,
                     "window": limit.window.as_ref().map(show_window),
                 }),
+                PeerAction::Hold(hold) => {
+                    json!({ "peer": order.name.as_str(), "hold_seconds": hold.seconds, "hold_bytes": hold.bytes })
+                }
                 _ => json!({ "peer": order.name.as_str() }),
             },
         ),

@@ -7,9 +7,10 @@ use super::sizes::{show_bytes, show_window};
 use crate::client::{Client, parse_label, unexpected};
 use crate::node;
 use crate::terminal::line;
+use crate::times::show_seconds;
 use clap::Subcommand;
 use farside_codec::message::{PeerAction, PeerRecord, Reply, Request, SetPeer};
-use farside_codec::peer::{DayWindow, PeerLimit};
+use farside_codec::peer::{DayWindow, PeerHold, PeerLimit};
 use serde_json::json;
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +58,24 @@ pub(super) enum PeerCommand {
         #[arg(long, conflicts_with_all = ["rate", "window"])]
         clear: bool,
     },
+    /// Bounds how long what a peer lacks is kept, in each log; past it the peer is given what is there when it comes back
+    #[command(after_help = "Examples: farside peer hold --dir near far --for 14d\n          \
+                            farside peer hold --dir near far --for none --up-to 2TiB\n          \
+                            farside peer hold --dir near far --reset")]
+    Hold {
+        /// The peer's name
+        site: String,
+        /// Since it has lacked something: 12h, 14d; none: without end. A week, if nobody says anything
+        #[arg(long = "for", value_name = "TIME", value_parser = super::sizes::parse_seconds_or_none,
+              required_unless_present_any = ["up_to", "reset"])]
+        seconds: Option<u64>,
+        /// Bytes of one log that it lacks: 500GiB, 2TiB; none: without end. A quarter of what the site takes, if nobody says anything
+        #[arg(long, value_name = "SIZE", value_parser = super::sizes::parse_bound)]
+        up_to: Option<u64>,
+        /// Takes back what was said
+        #[arg(long, conflicts_with_all = ["seconds", "up_to"])]
+        reset: bool,
+    },
     /// Forgets a peer and what is held for it
     #[command(after_help = "Example: farside peer remove --dir near far")]
     Remove {
@@ -73,6 +92,8 @@ async fn set_peer(client: &Client, site: &str, action: PeerAction, common: &Comm
         PeerAction::Remove => ("removed", "is a peer no more; what was kept for it is let go"),
         PeerAction::Limit(_) => ("limited", "is sent chunks at the new rate from now on"),
         PeerAction::Unlimit => ("unlimited", "is sent chunks as fast as it goes, at any time"),
+        PeerAction::Hold(_) => ("held", "has what it lacks kept for it within the new bounds"),
+        PeerAction::Unhold => ("unheld", "has what it lacks kept for it as if nobody had said anything"),
     };
     client.control(&Request::SetPeer(SetPeer { name, action })).await?;
     match common.json {
@@ -93,18 +114,22 @@ async fn list(client: &Client, common: &Common) -> Outcome {
     };
     for peer in &peers {
         let of_peer = limits.iter().find(|found| found.site == peer.site);
-        print_peer(peer, of_peer.map_or(&[], |found| &found.limits[..]), common);
+        let hold = of_peer.map_or(PeerHold::UNSAID, |found| found.hold.clone());
+        print_peer(peer, of_peer.map_or(&[], |found| &found.limits[..]), &hold, common);
     }
     Ok(())
 }
 
-fn print_peer(peer: &PeerRecord, limits: &[PeerLimit], common: &Common) {
+fn print_peer(peer: &PeerRecord, limits: &[PeerLimit], hold: &PeerHold, common: &Common) {
     let state = if peer.paused { "paused" } else { "active" };
     if common.json {
         let limit = |limit: &PeerLimit| json!({ "rate_bytes_per_second": limit.rate, "window": limit.window.as_ref().map(show_window) });
         let limits: Vec<_> = limits.iter().map(limit).collect();
         let name = peer.name.as_str();
-        return line(json!({ "site": name, "state": state, "endpoints": peer.endpoints, "limits": limits }));
+        let hold = json!({ "seconds": hold.seconds, "bytes": hold.bytes });
+        return line(
+            json!({ "site": name, "state": state, "endpoints": peer.endpoints, "limits": limits, "hold": hold }),
+        );
     }
     line(format!("{}  {state}  {}", peer.name, peer.endpoints.join(" ")));
     for limit in limits {
@@ -113,6 +138,19 @@ fn print_peer(peer: &PeerRecord, limits: &[PeerLimit], common: &Common) {
             0 => line(format!("  {when}: as fast as it goes")),
             rate => line(format!("  {when}: at most {}/s", show_bytes(rate))),
         }
+    }
+    if *hold != PeerHold::UNSAID {
+        let seconds = match hold.seconds {
+            None => "a week".into(),
+            Some(0) => "any time".into(),
+            Some(seconds) => show_seconds(seconds as f64),
+        };
+        let bytes = match hold.bytes {
+            None => "a quarter of the site".into(),
+            Some(0) => "any size".into(),
+            Some(bytes) => show_bytes(bytes),
+        };
+        line(format!("  what it lacks is kept for {seconds}, up to {bytes} of a log"));
     }
 }
 
@@ -123,6 +161,7 @@ fn check_peer_command(command: &PeerCommand) -> Outcome {
         PeerCommand::Pause { site }
         | PeerCommand::Resume { site }
         | PeerCommand::Remove { site }
+        | PeerCommand::Hold { site, .. }
         | PeerCommand::Limit { site, .. } => Ok(parse_label(site).map(drop)?),
         PeerCommand::Add { site, token } => {
             let maker = node::token_site(token);
@@ -158,6 +197,10 @@ pub(super) async fn peer(command: PeerCommand, common: &Common) -> Outcome {
         PeerCommand::Limit { site, rate, window, .. } => {
             let limit = rate.map(|rate| PeerAction::Limit(PeerLimit { rate, window }));
             set_peer(&client, &site, limit.unwrap_or(PeerAction::Unlimit), common).await?;
+        }
+        PeerCommand::Hold { site, seconds, up_to, reset } => {
+            let hold = PeerAction::Hold(PeerHold { seconds, bytes: up_to });
+            set_peer(&client, &site, if reset { PeerAction::Unhold } else { hold }, common).await?;
         }
     }
     Ok(client.close().await?)

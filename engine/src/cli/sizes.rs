@@ -33,6 +33,11 @@ pub fn parse_bytes_or_none(text: &str) -> Result<u64, String> {
     if text == "0" { Ok(0) } else { parse_bytes(text) }
 }
 
+/// Reads what [`parse_bytes`] reads, or `none`, which is 0.
+pub fn parse_bound(text: &str) -> Result<u64, String> {
+    if text == "none" { Ok(0) } else { parse_bytes(text) }
+}
+
 /// Reads a rate in bytes a second: `1Gbit`, `200Mbit`, and what [`parse_bytes_or_none`] reads.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     let units = [("kbit", 1_000.0), ("Mbit", 1_000_000.0), ("Gbit", 1_000_000_000.0)];

@@ -13,6 +13,8 @@ pub struct Candidate {
     pub head: Cursor,
     /// Time of this copy's head.
     pub head_time: Hlc,
+    /// Where it is no exact copy up to its head: up to where it is, and the time of that. Sequence 0: nowhere.
+    pub whole: Option<(Cursor, Hlc)>,
     /// The home's head as it was last heard, and its time.
     pub heard: Option<(Cursor, Hlc)>,
     /// What this site has promised the home.
@@ -46,12 +48,18 @@ pub struct Loss {
 impl Candidate {
     /// What promoting this copy loses.
     pub fn loss(&self) -> Loss {
+        let (head, head_time) = match &self.whole {
+            // What this copy has is not what there was at any time, so how much is missing can't be said.
+            Some((whole, _)) if whole.sequence == 0 => return Loss { deltas: None, ms: None },
+            Some((whole, time)) => (whole, *time),
+            None => (&self.head, self.head_time),
+        };
         match &self.heard {
             None => Loss { deltas: None, ms: None },
             Some((home, time)) => Loss {
-                deltas: Some(home.sequence.saturating_sub(self.head.sequence)),
-                ms: Some(match home.sequence > self.head.sequence {
-                    true => time.ms().saturating_sub(self.head_time.ms()),
+                deltas: Some(home.sequence.saturating_sub(head.sequence)),
+                ms: Some(match home.sequence > head.sequence {
+                    true => time.ms().saturating_sub(head_time.ms()),
                     false => 0,
                 }),
             },
@@ -75,6 +83,11 @@ pub enum Objection {
     HomeAnswers,
     /// This copy never heard where the home's head stands, so the loss is unknown.
     LossUnknown {
+        /// The log.
+        log: (Label, Label),
+    },
+    /// The copy is still being made, and there is no point at which it is an exact one.
+    NotExact {
         /// The log.
         log: (Label, Label),
     },
@@ -107,6 +120,12 @@ impl std::fmt::Display for Objection {
                     "how much of {tenant}/{name} would be lost is unknown: what its home has written was never heard here"
                 )
             }
+            Self::NotExact { log: (tenant, name) } => {
+                write!(
+                    f,
+                    "the copy of {tenant}/{name} is still being made: objects are missing, or have older versions than they had at any one time"
+                )
+            }
             Self::LeaseRuns { log: (tenant, name), left } => {
                 let seconds = left.as_secs_f64().ceil();
                 write!(f, "{tenant}/{name} has a home lease that runs for {seconds} s more: try again after that")
@@ -135,5 +154,8 @@ pub fn preflight(home: OldHome, candidates: &[Candidate]) -> Vec<Objection> {
         Promise::Missing => Some(Objection::NoPromise { log: candidate.name.clone() }),
         Promise::None | Promise::Kept => None,
     });
-    answers.into_iter().chain(unknown).chain(promised).collect()
+    let inexact =
+        candidates.iter().filter(|candidate| candidate.whole.as_ref().is_some_and(|(whole, _)| whole.sequence == 0));
+    let inexact = inexact.map(|candidate| Objection::NotExact { log: candidate.name.clone() });
+    answers.into_iter().chain(unknown).chain(inexact).chain(promised).collect()
 }

@@ -7,7 +7,7 @@
 //! reports what came of it.
 
 use bytes::Bytes;
-use farside_codec::delta::{ChunkRef, Cursor, Lineage};
+use farside_codec::delta::{ChunkRef, Cursor, Lineage, PrunedDelta};
 use farside_codec::ids::ChunkId;
 use farside_codec::message::{LogPosition, Refusal, RefusalCode};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -43,13 +43,35 @@ impl Default for SenderLimits {
     }
 }
 
+/// What a peer is given of a delta.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    /// Its bytes.
+    Whole(Bytes),
+    /// Its place: its version was pruned.
+    Pruned(PrunedDelta),
+}
+
+impl Given {
+    /// What it counts for in limits of bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Whole(encoded) => encoded.len(),
+            Self::Pruned(_) => PRUNED_BYTES,
+        }
+    }
+}
+
+/// Encoded bytes of a place.
+const PRUNED_BYTES: usize = 88;
+
 /// A committed delta, as the log's state hands it out.
 #[derive(Debug, Clone)]
 pub struct LoadedDelta {
     /// Its place and hash.
     pub cursor: Cursor,
-    /// Its bytes.
-    pub encoded: Bytes,
+    /// What the peer is given.
+    pub given: Given,
     /// The chunks that it names.
     pub chunks: Vec<ChunkRef>,
 }
@@ -98,7 +120,7 @@ pub enum SenderCommand {
     /// Have this chunk's coordinator send it → `Sent`, `NotSent` or `Lost`.
     Send(ChunkRef),
     /// Deliver these deltas → `Positioned`, `Refused` or `Lost`.
-    Deliver(Vec<Bytes>),
+    Deliver(Vec<Given>),
     /// Commit the peer's cursor in the log's own group → `Recorded`.
     Record(Cursor),
     /// The peer is ahead: it holds a higher generation. Fence this copy with the peer's lineage; the sender ends.
@@ -138,7 +160,7 @@ struct Wanted {
 #[derive(Debug)]
 struct Held {
     cursor: Cursor,
-    encoded: Bytes,
+    given: Given,
     chunks: Vec<ChunkId>,
 }
 
@@ -148,7 +170,7 @@ pub struct Sender {
     limits: SenderLimits,
     phase: Phase,
     head: Cursor,
-    /// The peer's position, as it stated it last in this connection.
+    /// From where the peer goes on, as it stated it last in this connection.
     acknowledged: Option<Cursor>,
     held: VecDeque<Held>,
     held_bytes: usize,
@@ -298,9 +320,9 @@ impl Sender {
             }
             Phase::Greeting => {
                 self.phase = Phase::Streaming;
-                self.acknowledge(position.head);
+                self.acknowledge(position);
             }
-            Phase::Streaming if self.delivering > 0 => self.delivered(position.head),
+            Phase::Streaming if self.delivering > 0 => self.delivered(position),
             // An answer to something that a lost link carried.
             Phase::Streaming | Phase::Disconnected | Phase::Resting => {}
         }
@@ -311,20 +333,21 @@ impl Sender {
         position.sequence >= self.head.sequence && position.hash != self.head.hash
     }
 
-    fn acknowledge(&mut self, cursor: Cursor) {
-        self.unrecorded = Some(cursor.clone());
-        self.acknowledged = Some(cursor);
+    /// It counts as far as it could be promoted.
+    fn acknowledge(&mut self, position: LogPosition) {
+        self.unrecorded = Some(position.whole);
+        self.acknowledged = Some(position.head);
     }
 
-    fn delivered(&mut self, head: Cursor) {
-        let expected = &self.held[self.delivering - 1].cursor;
+    fn delivered(&mut self, position: LogPosition) {
+        let (head, expected) = (&position.head, &self.held[self.delivering - 1].cursor);
         if (head.sequence, head.hash) != (expected.sequence, expected.hash) {
             // The peer stands elsewhere than where this delivery leads: begin again from what it says.
             return self.greet_again();
         }
         for _ in 0..std::mem::take(&mut self.delivering) {
             let Some(held) = self.held.pop_front() else { break };
-            self.held_bytes -= held.encoded.len();
+            self.held_bytes -= held.given.bytes();
             for chunk in &held.chunks {
                 if let Some(wanted) = self.chunks.get_mut(chunk) {
                     wanted.users -= 1;
@@ -334,7 +357,7 @@ impl Sender {
                 }
             }
         }
-        self.acknowledge(head);
+        self.acknowledge(position);
     }
 
     fn loaded(&mut self, deltas: Vec<LoadedDelta>) {
@@ -355,10 +378,10 @@ impl Sender {
                 });
                 wanted.users += 1;
             }
-            self.held_bytes += delta.encoded.len();
+            self.held_bytes += delta.given.bytes();
             self.held.push_back(Held {
                 cursor: delta.cursor,
-                encoded: delta.encoded,
+                given: delta.given,
                 chunks: delta.chunks.iter().map(|reference| reference.chunk).collect(),
             });
         }
@@ -403,19 +426,19 @@ impl Sender {
         if self.delivering > 0 {
             return None;
         }
-        let mut encoded = Vec::new();
+        let mut given = Vec::new();
         let mut bytes = 0;
         for held in &self.held {
             let durable = |chunk: &ChunkId| self.chunks.get(chunk).is_some_and(|at| at.state == ChunkState::Durable);
-            bytes += held.encoded.len();
-            let fits = encoded.is_empty() || bytes <= self.limits.bytes_per_delivery;
-            if encoded.len() >= self.limits.deltas_per_delivery || !fits || !held.chunks.iter().all(durable) {
+            bytes += held.given.bytes();
+            let fits = given.is_empty() || bytes <= self.limits.bytes_per_delivery;
+            if given.len() >= self.limits.deltas_per_delivery || !fits || !held.chunks.iter().all(durable) {
                 break;
             }
-            encoded.push(held.encoded.clone());
+            given.push(held.given.clone());
         }
-        self.delivering = encoded.len();
-        (!encoded.is_empty()).then_some(SenderCommand::Deliver(encoded))
+        self.delivering = given.len();
+        (!given.is_empty()).then_some(SenderCommand::Deliver(given))
     }
 
     fn poll_send(&mut self) -> Option<SenderCommand> {

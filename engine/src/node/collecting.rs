@@ -1,12 +1,13 @@
 //! The shard's background: closed time, checkpoints, snapshots when due; and GC, which shard 0 leads for the node.
 
+use super::holding;
 use super::limits;
 use super::routing;
 use super::shard::{LogGroup, Shard, state_refusal};
 use crate::store::CollectCursor;
 use farside_codec::cluster::ReferencesQuestion;
-use farside_codec::command::{GroupCommand, GroupOutcome, Prune};
-use farside_codec::ids::{ChunkId, GroupId, Hlc};
+use farside_codec::command::GroupCommand;
+use farside_codec::ids::{ChunkId, GroupId};
 use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use farside_raft::Group;
@@ -184,7 +185,7 @@ pub(super) async fn hear_epoch<D: Disk>(shard: &Rc<Shard<D>>, epoch: u64) -> Res
 
 /// Prunes old versions, deletes unreferenced chunks, and moves what is left together.
 async fn collect_here<D: Disk>(shard: &Rc<Shard<D>>, barrier: u64) -> Result<(), Refusal> {
-    prune(shard).await?;
+    holding::prune(shard).await?;
     let mut cursor = Some(CollectCursor::default());
     while let Some(at) = cursor {
         let (mut chunks, next) = shard.store.collectable(barrier, at, limits::GC_STEP_CHUNKS);
@@ -260,36 +261,4 @@ pub(super) async fn references<D: Disk>(
         state.references(&question.chunks).map_err(state_refusal)
     });
     referenced.await?
-}
-
-/// Drops versions past their log's history, below what every peer has.
-async fn prune<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
-    // What a backup has found in a group's state it must find among the chunks as well.
-    if shard.view().backup_reads(shard.clock.now()) {
-        return Ok(());
-    }
-    let peers: Vec<_> = shard.view().peers.keys().copied().collect();
-    for group in shard.groups().into_iter().filter(Group::is_leader) {
-        let logs = group.state().borrow().logs().map_err(state_refusal)?;
-        for log in logs {
-            let cursors = group.state().borrow().peers(log.descriptor.log).map_err(state_refusal)?;
-            let lowest = |peer| cursors.iter().find(|lag| lag.peer == peer).map_or(0, |lag| lag.cursor.sequence);
-            let home = log.is_told_by(shard.site.site);
-            // A copy prunes what its home may prune: versions replaced before the horizon, below its own head.
-            let below = match home {
-                true => peers.iter().copied().map(lowest).min().unwrap_or(u64::MAX).saturating_add(1),
-                false => log.head.sequence,
-            };
-            let history_ms = log.descriptor.policy.history_seconds.saturating_mul(1000);
-            let horizon = Hlc::from_ms(shard.clock.now().ms().saturating_sub(history_ms));
-            loop {
-                let prune = Prune { log: log.descriptor.log, horizon, below, limit: limits::PRUNE_STEP };
-                match shard.command(group.id(), &GroupCommand::Prune(prune)).await? {
-                    GroupOutcome::Pruned(count) if count == limits::PRUNE_STEP => {}
-                    _ => break,
-                }
-            }
-        }
-    }
-    Ok(())
 }

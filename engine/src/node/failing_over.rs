@@ -58,9 +58,17 @@ fn expected<D: Disk>(shard: &Shard<D>, log: &LogStanding, loss: &Loss) -> Failed
         tenant_name: log.descriptor.tenant_name.clone(),
         name: log.descriptor.name.clone(),
         generation: next_generation(shard, log),
-        position: log.head.sequence,
+        position: at(log),
         lost_deltas: loss.deltas,
         lost_ms: loss.ms,
+    }
+}
+
+/// Where a log's next generation would begin: after what this copy has, if it is an exact one.
+fn at(log: &LogStanding) -> u64 {
+    match &log.whole {
+        Some((whole, _)) if whole.sequence > 0 => whole.sequence,
+        _ => log.head.sequence,
     }
 }
 
@@ -144,7 +152,7 @@ pub(super) async fn weigh<D: Disk>(shard: &Rc<Shard<D>>, question: Weigh) -> Ans
             tenant_name: log.descriptor.tenant_name.clone(),
             name: log.descriptor.name.clone(),
             generation: log.known,
-            position: log.head.sequence,
+            position: at(log),
             lost_deltas: loss.deltas,
             lost_ms: loss.ms,
         }
@@ -239,8 +247,10 @@ pub(super) async fn standing<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Answe
             let left = there.promises.left(log, term, lease.promises, now, Duration::from_millis(lease.longest_ms));
             (left.as_millis() as u64, lease.promises)
         });
+        let whole = view.seeding.as_ref().map(|seeding| (seeding.whole.clone(), seeding.whole_time));
         Ok(Some(LogStanding {
             lease,
+            whole,
             descriptor: view.descriptor,
             lineage: view.lineage,
             known: view.known,
@@ -258,6 +268,7 @@ fn candidate(log: &LogStanding, here: SiteId, peers: usize) -> Candidate {
         name: (log.descriptor.tenant_name.clone(), log.descriptor.name.clone()),
         head: log.head.clone(),
         head_time: log.head_time,
+        whole: log.whole.clone(),
         // What the site that this one has handed the log over to may have written by now was never heard.
         heard: if lineage::is_told_by(&log.lineage, here) { None } else { log.heard.clone() },
         promise: match (log.lease, log.descriptor.policy.home_lease_seconds) {
@@ -301,8 +312,8 @@ async fn promote<D: Disk>(
     // Deltas may have come in since the order was weighed: what counts is where the new generation begins.
     let promoted = log_view(shard, id).await?;
     let branch = promoted.and_then(|log| log.lineage.into_iter().find(|branch| branch.generation == generation));
-    let position = branch.map_or(log.head.sequence, |branch| branch.first - 1);
-    let came_since = position.saturating_sub(log.head.sequence);
+    let position = branch.map_or(at(log), |branch| branch.first - 1);
+    let came_since = position.saturating_sub(at(log));
     Ok(FailedOver {
         tenant_name: log.descriptor.tenant_name.clone(),
         name: log.descriptor.name.clone(),

@@ -10,6 +10,12 @@ pub const MIN_POOL_BYTES: usize = 64 << 20;
 pub const SHARD_QUEUE: usize = 1024;
 /// Deltas that one command lets go of: it is applied in one go, while the group waits.
 pub const DISCARD_DELTAS: u32 = 512;
+/// Seconds for which what a peer lacks is kept, where nobody has said anything: a week.
+pub const HOLD_SECONDS: u64 = 7 * 86_400;
+/// The part of what the site takes that a log may hold for a peer, where nobody has said anything: a quarter.
+pub const HOLD_PART: u64 = 4;
+/// What is counted at once at most of the time for which a peer has lacked something.
+pub const HOLD_STEP: Duration = Duration::from_secs(3600);
 /// How often a log group closes time while it is written to.
 pub const CLOSE_INTERVAL: Duration = Duration::from_millis(200);
 /// How often where nothing else is committed.

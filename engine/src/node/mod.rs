@@ -25,6 +25,7 @@ mod failing_over;
 mod found;
 mod fragments;
 mod gathering;
+mod holding;
 mod identities;
 mod init;
 mod joining;

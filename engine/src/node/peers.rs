@@ -13,9 +13,8 @@ use farside_codec::cluster::NodeState;
 use farside_codec::command::{ControlCommand, GroupCommand, RedeemToken};
 use farside_codec::ids::{GroupId, Label, SiteId};
 use farside_codec::message::{
-    Hello, PeerAction, PeerEndpoints, PeerJoin, PeerLimits, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer,
+    Hello, PeerAction, PeerEndpoints, PeerJoin, PeerRecord, Refusal, RefusalCode, Reply, Request, SetPeer,
 };
-use farside_codec::peer::PeerLimit;
 use farside_io::disk::Disk;
 use farside_transport::{CallError, Caller, Class, ConnectError, Expect};
 use std::collections::BTreeMap;
@@ -204,14 +203,13 @@ async fn wait_for_silence<D: Disk>(shard: &Rc<Shard<D>>, peer: SiteId) -> Result
     Ok(())
 }
 
-/// The limits of peers that have some.
+/// What was said of the bounds of each peer.
 pub(super) fn limits<D: Disk>(shard: &Shard<D>) -> Reply {
     let view = shard.view();
-    let of = |(site, limits): (&SiteId, &Vec<PeerLimit>)| PeerLimits { site: *site, limits: limits.clone() };
-    Reply::PeerLimits(view.peer_limits.iter().map(of).collect())
+    Reply::PeerLimits(view.peers.keys().map(|site| view.bounds(*site)).collect())
 }
 
-/// Pauses, resumes, limits or removes a peer.
+/// Pauses, resumes, bounds or removes a peer.
 pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, set: SetPeer) -> Answered {
     let missing = || Refusal::new(RefusalCode::NotFound, format!("there is no peer {}", set.name));
     let peer = shard.view().peer(&set.name).map(|peer| peer.site).ok_or_else(missing)?;

@@ -62,7 +62,7 @@ async fn greet_for_each<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, hello: F
 
 fn refused_position(log: LogId, generation: Generation, refusal: Refusal) -> LogPosition {
     let head = farside_codec::delta::Cursor { generation, sequence: 0, hash: Default::default() };
-    LogPosition { log, head, lineage: Vec::new(), refusal: Some(refusal) }
+    LogPosition { log, whole: head.clone(), head, lineage: Vec::new(), refusal: Some(refusal) }
 }
 
 async fn take_offer<D: Disk>(shard: &Rc<Shard<D>>, sender: &Caller, offer: LogOffer) -> Result<LogPosition, Refusal> {
@@ -110,7 +110,8 @@ async fn create<D: Disk>(shard: &Rc<Shard<D>>, sender: &Caller, offer: &LogOffer
 /// Where this site stands in a log of this shard.
 fn position<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<LogPosition, Refusal> {
     let view = log_view(&shard.log_group(log)?, log)?;
-    Ok(LogPosition { log, head: view.head, lineage: view.lineage, refusal: None })
+    let (head, whole) = (view.goes_on_from().clone(), view.whole().0.clone());
+    Ok(LogPosition { log, head, whole, lineage: view.lineage, refusal: None })
 }
 
 /// Takes in deltas; their chunks must be here already.
@@ -121,7 +122,7 @@ pub(super) async fn accept<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, delta
             "the deltas' lineage does not end at the site that sends them",
         ));
     }
-    if deltas.deltas.len() > limits::MAX_DELTAS_PER_REQUEST {
+    if deltas.deltas.len() + deltas.pruned.len() > limits::MAX_DELTAS_PER_REQUEST {
         return Err(Refusal::new(RefusalCode::BadRequest, "more deltas than a request may carry"));
     }
     let owner = shard.shard_of_log(deltas.log);
@@ -135,7 +136,7 @@ async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answer
         return Err(Refusal::retry(RefusalCode::NotLeader, 100, "another node leads the log's group"));
     }
     let mut chunks = Vec::new();
-    let mut grows = false;
+    let mut grows = !deltas.pruned.is_empty();
     for encoded in &deltas.deltas {
         let delta = Delta::parse(encoded.clone())
             .map_err(|error| Refusal::new(RefusalCode::BadRequest, format!("a delta can't be read: {error}")))?;
@@ -159,6 +160,8 @@ async fn accept_here<D: Disk>(shard: &Rc<Shard<D>>, deltas: FedDeltas) -> Answer
         log,
         lineage: deltas.lineage,
         deltas: deltas.deltas,
+        pruned: deltas.pruned,
+        floor: deltas.floor,
         head: deltas.head,
         head_time: deltas.head_time,
         closed: deltas.closed,

@@ -9,9 +9,8 @@ use super::refetching::{found, is_gone};
 use super::shard::Shard;
 use super::{gathering, leases, pacing};
 use crate::federation::receiver::generation_of;
-use crate::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
-use crate::state::LogView;
-use bytes::Bytes;
+use crate::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
+use crate::state::{LogView, StoredDelta};
 use farside_codec::command::{Acknowledge, Fence, GroupCommand};
 use farside_codec::delta::{ChunkRef, Cursor, Delta};
 use farside_codec::ids::{ChunkId, GroupId, LogId, SiteId};
@@ -238,17 +237,21 @@ impl<D: Disk> Driver<D> {
 
     fn load(&self, from: u64, limit: usize, bytes: usize) -> SenderEvent {
         let Ok(group) = self.shard.log_group(self.log) else { return SenderEvent::Lost };
-        let deltas = group.state().borrow().deltas(self.log, from, limit, bytes);
-        let loaded = |(cursor, encoded): (Cursor, Bytes)| {
+        let state = group.state().borrow();
+        let loaded = |(cursor, encoded): StoredDelta| {
+            if encoded.is_empty() {
+                let pruned = state.pruned(self.log, cursor.sequence).ok()??;
+                return Some(LoadedDelta { cursor, given: Given::Pruned(pruned), chunks: Vec::new() });
+            }
             let chunks = Delta::parse(encoded.clone()).ok()?.proposal.chunks;
-            Some(LoadedDelta { cursor, encoded, chunks })
+            Some(LoadedDelta { cursor, given: Given::Whole(encoded), chunks })
         };
+        let deltas = state.deltas(self.log, from, limit, bytes);
         match deltas.map(|deltas| deltas.into_iter().map(loaded).collect::<Option<Vec<_>>>()) {
             Ok(Some(deltas)) => SenderEvent::Loaded(deltas),
             _ => {
-                // A delta without its bytes was pruned: a peer that far behind must be reseeded.
-                let detail = "the peer is behind the history that is kept here: remove and add it again to reseed";
-                SenderEvent::Refused(Refusal::new(RefusalCode::Diverged, detail))
+                let detail = "deltas that the peer lacks can't be read here: restart the node to rebuild its state";
+                SenderEvent::Refused(Refusal::new(RefusalCode::Internal, detail))
             }
         }
     }
@@ -296,26 +299,35 @@ impl<D: Disk> Driver<D> {
         }
     }
 
-    async fn deliver(&self, deltas: Vec<Bytes>) -> SenderEvent {
+    async fn deliver(&self, given: Vec<Given>) -> SenderEvent {
         let Some(view) = self.view() else { return SenderEvent::Lost };
-        pacing::goes_ahead(&self.shard, self.peer.site, deltas.iter().map(Bytes::len).sum()).await;
-        match self.call_deltas(view, deltas).await {
+        pacing::goes_ahead(&self.shard, self.peer.site, given.iter().map(Given::bytes).sum()).await;
+        match self.call_deltas(view, given).await {
             Ok(Reply::FedAck(position)) => SenderEvent::Positioned(position),
             Err(PeerCallError::Call(CallError::Refused(refusal))) => SenderEvent::Refused(refusal),
             other => self.lost(other),
         }
     }
 
-    fn deltas(&self, view: LogView, deltas: Vec<Bytes>) -> FedDeltas {
+    fn deltas(&self, view: LogView, given: Vec<Given>) -> FedDeltas {
         let closed = self
             .shard
             .log_group(self.log)
             .and_then(|group| group.state().borrow().closed().map_err(super::shard::state_refusal));
         let lease_ms = leases::asked_for(&self.shard, &view, self.peer.site);
+        let (mut deltas, mut pruned) = (Vec::with_capacity(given.len()), Vec::new());
+        for given in given {
+            match given {
+                Given::Whole(encoded) => deltas.push(encoded),
+                Given::Pruned(place) => pruned.push(place),
+            }
+        }
         FedDeltas {
             log: self.log,
             lineage: view.lineage,
             deltas,
+            pruned,
+            floor: view.floor,
             head: view.head,
             head_time: view.head_time,
             closed: closed.unwrap_or_default(),
@@ -335,10 +347,10 @@ impl<D: Disk> Driver<D> {
     }
 
     /// Delivers deltas, or none, and takes note of what the peer promises with its answer.
-    async fn call_deltas(&self, view: LogView, deltas: Vec<Bytes>) -> Result<Reply, PeerCallError> {
+    async fn call_deltas(&self, view: LogView, given: Vec<Given>) -> Result<Reply, PeerCallError> {
         let (asked_at, home, version) =
             (self.shard.clock.clock().monotonic(), view.known, view.descriptor.policy_version);
-        let request = self.deltas(view, deltas);
+        let request = self.deltas(view, given);
         let lease = Duration::from_millis(request.lease_ms);
         let reply = self.call_log(&Request::FedDeltas(request)).await?;
         if let Reply::FedAck(position) = &reply

@@ -139,6 +139,8 @@ pub(crate) struct Shard<D: Disk> {
     /// Woken when a log's head moved.
     pub(crate) moved: RefCell<BTreeMap<LogId, Rc<Notify>>>,
     pub(crate) senders: RefCell<BTreeMap<(LogId, SiteId), SenderState>>,
+    /// When it was counted last, in the groups that are led here, for how long peers have lacked something; by the monotonic clock.
+    pub(crate) held_at: RefCell<BTreeMap<GroupId, Duration>>,
     /// The peers were asked whether this site is still home, or had their time to answer.
     pub(crate) fence_checked: Cell<bool>,
     /// Woken when a log is written to that has to begin a new generation first.

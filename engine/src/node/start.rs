@@ -247,6 +247,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         neighbours: seed.neighbours,
         moved: RefCell::default(),
         senders: RefCell::default(),
+        held_at: RefCell::default(),
         fence_checked: Cell::new(false),
         renewal: Notify::new(),
         recovery: seed.recovered.map(|recovered| recovered.recovery),

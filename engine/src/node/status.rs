@@ -5,7 +5,7 @@ use super::directory::ScrubRecord;
 use super::keys::telling;
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
 use super::shard::Shard;
-use super::{clocks, expiring, membership, pacing, recovered, repairing, routing, scrubbing};
+use super::{clocks, expiring, holding, membership, pacing, recovered, repairing, routing, scrubbing};
 use crate::state::{ControlView, Opened};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
 use crate::times::show_time;
@@ -526,9 +526,14 @@ fn log_entry<D: Disk>(
     }
     if log.is_told_by(shard.site.site) {
         let lags = state.peers(log.descriptor.log).unwrap_or_default();
+        let holds = state.holds(log.descriptor.log).unwrap_or_default();
         for peer in view.peers.values() {
             let lag = lags.iter().find(|lag| lag.peer == peer.site);
-            let entry = peer_entry(shard, &log, peer, lag);
+            let lacks = lag.map_or(log.total_bytes, |lag| lag.bytes);
+            let held = holds.iter().find(|held| held.peer == peer.site);
+            let kept = holding::kept(&holding::bounds(shard, peer.site), lacks, held);
+            let entry = peer_entry(shard, &log, peer, lag, &kept);
+            alerts.extend(kept.alert(&name, peer.name.as_str()));
             let policy = &log.descriptor.policy;
             let (bound, stops) = (policy.lag_bound_seconds as f64, policy.lag_stops_writers);
             let alarmed_at = if stops { bound / 2.0 } else { bound };
@@ -544,6 +549,7 @@ fn log_entry<D: Disk>(
     {
         alerts.push(refusal.detail);
     }
+    alerts.extend(holding::unfinished(&name, &log));
     if log.aside > 0 {
         alerts.push(format!("{} deltas of {name} were set aside here after a change of home", log.aside));
     }
@@ -556,6 +562,7 @@ fn log_entry<D: Disk>(
         "head_seq": log.head.sequence,
         "head_hash": log.head.hash.to_string(),
         "set_aside_deltas": log.aside,
+        "exact_up_to_seq": log.whole().0.sequence,
         "peers": peers,
     })
 }
@@ -565,6 +572,7 @@ fn peer_entry<D: Disk>(
     log: &crate::state::LogView,
     peer: &farside_codec::message::PeerRecord,
     lag: Option<&crate::state::PeerLag>,
+    kept: &holding::Kept,
 ) -> Value {
     let sender = shard.senders.borrow().get(&(log.descriptor.log, peer.site)).cloned().unwrap_or_default();
     let cursor = lag.map_or(0, |lag| lag.cursor.sequence);
@@ -588,8 +596,9 @@ fn peer_entry<D: Disk>(
         "lag_bytes": lag_bytes,
         "lag_seconds": seconds,
         "caught_up": caught_up,
-        "hold_bytes": lag_bytes,
-        "hold_expires_seconds": Value::Null,
+        "hold_bytes": if kept.expired { 0 } else { lag_bytes },
+        "hold_expires_seconds": kept.expires_seconds,
+        "hold_expired": kept.expired,
         "lease_left_seconds": promised,
     })
 }

@@ -1,15 +1,15 @@
 //! Accepting what the home placed: only what continues this copy's head, on the home's own lineage, bytes unchanged.
 
-use super::fence;
 use super::limits::{MAX_EPOCHS_BYTES, MAX_GENERATIONS};
 use super::lineage;
 use super::log_group::{Done, Work, refuse};
-use super::place::{delta_row, insert};
+use super::place::{bytes_of, delta_row, insert};
 use super::rows::{Lease, LogRow};
+use super::{fence, seeding};
 use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::command::{AcceptDeltas, GroupOutcome};
-use farside_codec::delta::{Cursor, Delta, DeltaKind, Generation};
+use farside_codec::delta::{Cursor, Delta, DeltaKind, Generation, PrunedDelta};
 use farside_codec::message::RefusalCode;
 use farside_raft::StateError;
 
@@ -32,22 +32,51 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     if !lineage::continues(&row, &accept.lineage) {
         return refuse(RefusalCode::Diverged, "this copy is not a beginning of the sender's history");
     }
-    let checked = match check(work, &row, &accept)? {
+    if seeding::leads_elsewhere(&row, &accept.lineage) {
+        // The sender learns from the position that it is to begin again.
+        let head = row.head.sequence;
+        (row.known, row.lineage) = (theirs, accept.lineage);
+        seeding::fill_again(&mut row, head);
+        work.put_log(&row)?;
+        return Ok(GroupOutcome::Head(row.head));
+    }
+    let given = match given(&accept) {
+        Ok(given) => given,
+        Err((code, detail)) => return refuse(code, detail),
+    };
+    let reached = given.first().zip(given.last()).map(|(first, last)| (first.sequence(), last.sequence()));
+    let checked = match check(work, &row, &accept, given)? {
         Ok(checked) => checked,
         Err((code, detail)) => return refuse(code, detail),
     };
     // A switchover's last delta and what it brings about are one step: with it this site is home.
-    let own = fence::handed_over(work.site, theirs, checked.last().map(|(delta, _)| delta));
+    let last = checked.last().and_then(|(given, _)| match given {
+        Given::Whole(delta, _) => Some(delta),
+        Given::Pruned(_) => None,
+    });
+    let own = fence::handed_over(work.site, theirs, last);
     if own.is_some() && accept.lineage.len() >= MAX_GENERATIONS {
         return refuse(RefusalCode::BadRequest, "the log is handed over and can list no further home");
     }
     take_policy(&mut row, theirs, &accept);
     row.known = theirs;
     row.lineage = accept.lineage;
-    for (delta, encoded) in checked {
-        row.closed = row.closed.max(delta.closed);
-        insert(work, &mut row, &delta, encoded)?;
+    for (given, place) in checked {
+        match (given, place) {
+            (Given::Whole(delta, encoded), Place::Next) => {
+                row.closed = row.closed.max(delta.closed);
+                insert(work, &mut row, &delta, encoded)?;
+            }
+            (Given::Whole(delta, encoded), Place::Hole) => seeding::fill(work, &row, &delta, encoded)?,
+            (Given::Pruned(pruned), Place::Next) => seeding::take(work, &mut row, &pruned, accept.floor)?,
+            // Neither has it any more.
+            (Given::Pruned(pruned), Place::Hole) => {
+                row.floor = row.floor.max(accept.floor);
+                seeding::hide(work, &row, &pruned)?;
+            }
+        }
     }
+    seeding::came(work, &mut row, reached)?;
     // Pipelined deliveries may be committed out of order; what was heard never falls back.
     let place = |head: &Cursor| (head.generation, head.sequence);
     if row.heard.as_ref().is_none_or(|(heard, _)| place(heard) <= place(&accept.head)) {
@@ -89,55 +118,125 @@ fn take_policy(row: &mut LogRow, home: Generation, accept: &AcceptDeltas) {
 
 type Objection = (RefusalCode, String);
 
-/// Reads and checks every delta before the first is inserted: a refused command changes nothing.
+/// One of what was delivered.
+enum Given {
+    Whole(Delta, Bytes),
+    Pruned(PrunedDelta),
+}
+
+/// Where it goes.
+enum Place {
+    /// After the head.
+    Next,
+    /// Where this copy has pruned it, and is filled up again.
+    Hole,
+}
+
+impl Given {
+    fn sequence(&self) -> u64 {
+        match self {
+            Self::Whole(delta, _) => delta.sequence,
+            Self::Pruned(pruned) => pruned.cursor.sequence,
+        }
+    }
+}
+
+/// What was delivered, in order.
+fn given(accept: &AcceptDeltas) -> Result<Vec<Given>, Objection> {
+    let bad = |detail: String| Err((RefusalCode::BadRequest, detail));
+    let mut given = Vec::with_capacity(accept.deltas.len() + accept.pruned.len());
+    let mut pruned = accept.pruned.iter().peekable();
+    for encoded in &accept.deltas {
+        let delta = match Delta::parse(encoded.clone()) {
+            Ok(delta) if delta.log == accept.log => delta,
+            Ok(_) => return bad("a delta belongs to another log".into()),
+            Err(error) => return bad(format!("a delta can't be read: {error}")),
+        };
+        while let Some(before) = pruned.next_if(|pruned| pruned.cursor.sequence < delta.sequence) {
+            given.push(Given::Pruned(before.clone()));
+        }
+        given.push(Given::Whole(delta, encoded.clone()));
+    }
+    given.extend(pruned.cloned().map(Given::Pruned));
+    match given.windows(2).all(|pair| pair[0].sequence().checked_add(1) == Some(pair[1].sequence())) {
+        true => Ok(given),
+        false => Err((RefusalCode::Diverged, "what was delivered leaves gaps".into())),
+    }
+}
+
+/// Checks everything before the first is inserted: a refused command changes nothing.
 fn check(
     work: &Work<'_>,
     row: &LogRow,
     accept: &AcceptDeltas,
-) -> Result<Result<Vec<(Delta, Bytes)>, Objection>, StateError> {
+    given: Vec<Given>,
+) -> Result<Result<Vec<(Given, Place)>, Objection>, StateError> {
     let mut head: Cursor = row.head.clone();
-    let mut time = row.head_time;
+    let (mut time, mut total_bytes) = (row.head_time, row.total_bytes);
     let mut epochs = row.epochs.clone();
+    let is_filled = row.seeding.as_ref().is_some_and(|seeding| seeding.filled.is_some());
     let mut checked = Vec::new();
-    for encoded in &accept.deltas {
-        let delta = match Delta::parse(encoded.clone()) {
-            Ok(delta) if delta.log == accept.log => delta,
-            Ok(_) => return Ok(Err((RefusalCode::BadRequest, "a delta belongs to another log".into()))),
-            Err(error) => return Ok(Err((RefusalCode::BadRequest, format!("a delta can't be read: {error}")))),
+    for given in given {
+        let (cursor, at, previous) = match &given {
+            Given::Whole(delta, encoded) => {
+                let hash = Delta::hash(encoded);
+                let cursor = Cursor { generation: delta.generation, sequence: delta.sequence, hash };
+                (cursor, delta.time, Some(delta.previous))
+            }
+            // What it continued went with it; the next delta says whether it is the one.
+            Given::Pruned(pruned) => (pruned.cursor.clone(), pruned.time, None),
         };
-        let hash = Delta::hash(encoded);
-        if delta.sequence <= row.head.sequence {
+        let sequence = cursor.sequence;
+        if sequence <= row.head.sequence {
             // Delivered before, or another history.
-            match delta_row(work, accept.log, delta.sequence)? {
-                Some(held) if held.hash == hash => continue,
-                _ => return Ok(Err((RefusalCode::Diverged, format!("delta {} is another one here", delta.sequence)))),
+            match delta_row(work, accept.log, sequence)? {
+                Some(held) if held.hash == cursor.hash => {
+                    if held.is_pruned() && is_filled {
+                        checked.push((given, Place::Hole));
+                    }
+                    continue;
+                }
+                _ => return Ok(Err((RefusalCode::Diverged, format!("delta {sequence} is another one here")))),
             }
         }
-        if delta.sequence != head.sequence + 1 || delta.previous != head.hash {
-            let detail = format!("delta {} does not continue this copy's head {}", delta.sequence, head.sequence);
+        if sequence != head.sequence + 1 || previous.is_some_and(|previous| previous != head.hash) {
+            let detail = format!("delta {sequence} does not continue this copy's head {}", head.sequence);
             return Ok(Err((RefusalCode::Diverged, detail)));
         }
-        let branch = lineage::reached(&accept.lineage, delta.sequence).last();
+        let branch = lineage::reached(&accept.lineage, sequence).last();
         let fits = branch.is_some_and(|branch| {
-            branch.generation == delta.generation
-                && (branch.first != delta.sequence || branch.previous == delta.previous)
+            branch.generation == cursor.generation && (branch.first != sequence || branch.previous == head.hash)
         });
-        let rises = (delta.time > time || head.sequence == 0) && delta.time <= accept.head_time;
-        if !fits || !rises || delta.sequence > accept.head.sequence {
-            return Ok(Err((RefusalCode::BadRequest, format!("delta {} is not of its lineage", delta.sequence))));
+        let rises = (at > time || head.sequence == 0) && at <= accept.head_time;
+        if !fits || !rises || sequence > accept.head.sequence {
+            return Ok(Err((RefusalCode::BadRequest, format!("delta {sequence} is not of its lineage"))));
         }
-        if let DeltaKind::Epoch(epoch) = &delta.proposal.kind
-            && !epochs.iter().any(|known| known.epoch == epoch.epoch)
-        {
-            // No honest home places more: they are in every row of the log, and in its snapshot.
-            epochs.push(epoch.clone());
-            if epochs.iter().map(|epoch| epoch.to_bytes().len()).sum::<usize>() > MAX_EPOCHS_BYTES {
-                return Ok(Err((RefusalCode::BadRequest, "the log has more key epochs than it can list".into())));
+        match &given {
+            Given::Whole(delta, encoded) => {
+                total_bytes = total_bytes.saturating_add(bytes_of(delta, encoded));
+                if let DeltaKind::Epoch(epoch) = &delta.proposal.kind
+                    && !epochs.iter().any(|known| known.epoch == epoch.epoch)
+                {
+                    // No honest home places more: they are in every row of the log, and in its snapshot.
+                    epochs.push(epoch.clone());
+                    if epochs.iter().map(|epoch| epoch.to_bytes().len()).sum::<usize>() > MAX_EPOCHS_BYTES {
+                        let detail = "the log has more key epochs than it can list".into();
+                        return Ok(Err((RefusalCode::BadRequest, detail)));
+                    }
+                }
+            }
+            Given::Pruned(pruned) => {
+                let replaced = sequence <= accept.floor && accept.floor <= accept.head.sequence;
+                if !replaced || pruned.total_bytes < total_bytes {
+                    let detail = format!("delta {sequence} is pruned, and that can't be");
+                    return Ok(Err((RefusalCode::BadRequest, detail)));
+                }
+                total_bytes = pruned.total_bytes;
             }
         }
-        time = delta.time;
-        head = Cursor { generation: delta.generation, sequence: delta.sequence, hash };
-        checked.push((delta, encoded.clone()));
+        time = at;
+        head = cursor;
+        checked.push((given, Place::Next));
     }
     Ok(Ok(checked))
 }

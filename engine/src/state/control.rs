@@ -18,7 +18,7 @@ use farside_codec::erasure::Geometry;
 use farside_codec::identity::{IdentityRecord, Serial};
 use farside_codec::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 use farside_codec::message::{PeerLimits, PeerRecord, Refusal, RefusalCode, Tenant};
-use farside_codec::peer::PeerLimit;
+use farside_codec::peer::{PeerHold, PeerLimit};
 use farside_raft::{Applied, SnapshotPieces, StateError, StateMachine};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -38,6 +38,8 @@ pub struct ControlView {
     pub peers: BTreeMap<SiteId, PeerRecord>,
     /// How fast peers are sent chunks, where somebody has said so.
     pub peer_limits: BTreeMap<SiteId, Vec<PeerLimit>>,
+    /// How long what peers lack is kept, where somebody has said so.
+    pub peer_holds: BTreeMap<SiteId, PeerHold>,
     /// Tokens that wait for whom they let in.
     pub tokens: BTreeMap<[u8; 32], PendingToken>,
     /// Nodes, also those that are out for good.
@@ -122,6 +124,15 @@ impl ControlView {
     /// A peer by name.
     pub fn peer(&self, name: &Label) -> Option<&PeerRecord> {
         self.peers.values().find(|peer| peer.name == *name)
+    }
+    /// What was said of how long what a peer lacks is kept.
+    pub fn hold(&self, peer: SiteId) -> PeerHold {
+        self.peer_holds.get(&peer).cloned().unwrap_or(PeerHold::UNSAID)
+    }
+    /// Everything that was said of a peer's bounds.
+    pub fn bounds(&self, peer: SiteId) -> PeerLimits {
+        let limits = self.peer_limits.get(&peer).cloned().unwrap_or_default();
+        PeerLimits { site: peer, limits, hold: self.hold(peer) }
     }
     /// The name of a site, this one or a peer.
     pub fn site_name(&self, site: SiteId) -> Option<&Label> {
@@ -248,8 +259,13 @@ impl ControlState {
                     view.peer_authorities.insert(said.site, said);
                 }
                 Some(45) => {
-                    let PeerLimits { site, limits } = read_row(value)?;
-                    view.peer_limits.insert(site, limits);
+                    let PeerLimits { site, limits, hold } = read_row(value)?;
+                    if !limits.is_empty() {
+                        view.peer_limits.insert(site, limits);
+                    }
+                    if hold != PeerHold::UNSAID {
+                        view.peer_holds.insert(site, hold);
+                    }
                 }
                 _ => {}
             }

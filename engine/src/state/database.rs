@@ -44,10 +44,12 @@ pub(super) enum Table {
     Control = 11,
     /// (group, site, scope, incarnation, sequence) → entry of an audit log.
     Audit = 12,
+    /// (group, log, peer) → HoldRow.
+    Holds = 13,
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Meta,
         Self::Logs,
         Self::Deltas,
@@ -60,6 +62,7 @@ impl Table {
         Self::Dead,
         Self::Control,
         Self::Audit,
+        Self::Holds,
     ];
 
     pub(super) fn from_number(number: u8) -> Option<Self> {
@@ -80,6 +83,7 @@ impl Table {
             Self::Dead => "dead",
             Self::Control => "control",
             Self::Audit => "audit",
+            Self::Holds => "holds",
         })
     }
 }

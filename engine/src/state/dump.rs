@@ -82,7 +82,7 @@ pub fn rows_of_part(piece: &Bytes, logs: &BTreeSet<LogId>) -> Result<Bytes, Stat
         let (table, key, value) = row(&mut reader).map_err(StateError::Unreadable)?;
         let place = match table {
             Table::Meta | Table::Control | Table::Audit => None,
-            Table::Cursors => continue,
+            Table::Cursors | Table::Holds => continue,
             Table::References => Some(4 + 32),
             _ => Some(4),
         };

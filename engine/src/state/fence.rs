@@ -4,13 +4,13 @@
 //! after it, and the site that it names is home only by having it. Until it arrives no site takes writes; whoever
 //! can't wait for that promotes a site by force, as after any loss.
 
-use super::aside;
 use super::database::{Rows, Table};
 use super::limits::MAX_GENERATIONS;
 use super::lineage;
 use super::log_group::{Done, Work, read_row, refuse};
 use super::place::{delta_row, insert, take_back};
 use super::rows::{CursorRow, LogRow};
+use super::{aside, holds, seeding};
 use farside_codec::Field;
 use farside_codec::command::{Fence, GroupOutcome, HandOverLog, Promote, Rewind};
 use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Generation, Proposal};
@@ -36,16 +36,35 @@ pub(super) fn promote(work: &Work<'_>, promote: Promote) -> Done {
     if promote.weighed.is_some_and(|(home, promises)| home != row.known || promised > promises) {
         return refuse(RefusalCode::Unsafe, "the log's home has just been heard of, so it is alive");
     }
+    // An exact copy of a while ago is one; what came since is set aside. Where there is none, it is for people to say.
+    let back = row.seeding.as_ref().map(|seeding| (seeding.whole.sequence, seeding.floor));
+    let back = match back {
+        Some((0, _)) if promote.weighed.is_some() => return refuse(RefusalCode::Unsafe, NOT_EXACT),
+        back => back.filter(|(sequence, _)| *sequence > 0),
+    };
+    let head = back.map_or(row.head.sequence, |(sequence, _)| sequence);
     // Generations that begin past this copy's head never came here, so this history does not have them.
-    row.lineage.retain(|branch| branch.first <= row.head.sequence);
+    row.lineage.retain(|branch| branch.first <= head);
     if row.lineage.len() >= MAX_GENERATIONS {
         return refuse(RefusalCode::Full, TOO_MANY_HOMES);
     }
+    if let Some((sequence, floor)) = back {
+        row.known = promote.generation;
+        rewind(work, &mut row, sequence, promote.time)?;
+        row.floor = floor;
+        row.closed = row.closed.min(row.head_time);
+        forget_cursors_past(work, &row)?;
+    } else if row.seeding.is_some() {
+        row.floor = row.floor.max(head.saturating_add(1));
+    }
+    row.seeding = None;
     begin(work, &mut row, promote.generation, promote.time)?;
     work.put_log(&row)?;
     Ok(GroupOutcome::Head(row.head))
 }
 
+const NOT_EXACT: &str =
+    "this copy is still being made: names are missing, or have older versions than they had at any one time";
 const TOO_MANY_HOMES: &str = "the log has had as many homes as it can list: go on in a new log";
 
 /// Begins a generation of this site after the head.
@@ -156,17 +175,19 @@ pub(super) fn fence(work: &Work<'_>, fence: Fence) -> Done {
     if forgotten || !agrees {
         return refuse(RefusalCode::Diverged, "the new home's history and this copy's have no such point in common");
     }
-    if common < row.floor {
-        let detail = "versions that the new home's history still has were pruned here: this copy must be made anew";
-        return refuse(RefusalCode::Diverged, detail);
-    }
+    // Versions that the new home's history still has may be missing here.
+    let lacks = common < row.floor || row.seeding.is_some();
     row.lineage = fence.lineage;
     row.known = theirs;
     row.heard = None;
     rewind(work, &mut row, common, fence.time)?;
     // The old home's promises about time were for deltas that are gone; the log's own order is all that is left.
     row.closed = row.closed.min(row.head_time);
+    if lacks {
+        seeding::fill_again(&mut row, common);
+    }
     forget_cursors_past(work, &row)?;
+    holds::forget(work, fence.log)?;
     work.put_log(&row)?;
     Ok(GroupOutcome::Head(row.head))
 }
@@ -219,9 +240,13 @@ fn rewind(work: &Work<'_>, row: &mut LogRow, common: u64, time: Hlc) -> Result<(
     while row.head.sequence > common {
         let sequence = row.head.sequence;
         let stored = delta_row(work, log, sequence)?.ok_or_else(gap)?;
-        let delta = Delta::parse(stored.encoded.clone()).map_err(StateError::Unreadable)?;
-        let encoded = take_back(work, row, stored, &delta)?;
-        aside::keep(work, row, &delta, encoded, time)?;
+        if stored.is_pruned() {
+            seeding::drop_place(work, row, &stored)?;
+        } else {
+            let delta = Delta::parse(stored.encoded.clone()).map_err(StateError::Unreadable)?;
+            let encoded = take_back(work, row, stored, &delta)?;
+            aside::keep(work, row, &delta, encoded, time)?;
+        }
         (row.head, row.head_time, row.total_bytes) = match sequence - 1 {
             0 => (Cursor { generation: row.known, sequence: 0, hash: DeltaHash::ZERO }, row.descriptor.created, 0),
             before => {

@@ -114,6 +114,7 @@ mod tests {
                 heard: None,
                 closed: Hlc(0),
                 lease: None,
+                seeding: None,
                 floor: 0,
                 epochs: Vec::new(),
                 aside: 0,

@@ -6,7 +6,7 @@
 use super::database::{Change, Database, Rows, Table};
 use super::keys::Key;
 use super::rows::{CursorRow, LogRow};
-use super::{accept, aside, fence, place, prune, snapshot};
+use super::{accept, aside, fence, holds, place, prune, snapshot};
 use bytes::Bytes;
 use farside_codec::command::{Acknowledge, ChangePolicy, GroupCommand, GroupOutcome};
 use farside_codec::delta::{Cursor, Generation, LogDescriptor};
@@ -105,6 +105,7 @@ impl Work<'_> {
             GroupCommand::DiscardAside(discard) => aside::discard(self, &discard),
             GroupCommand::HandOver(order) => fence::hand_over(self, order),
             GroupCommand::Rewind(order) => fence::rewind_to(self, order),
+            GroupCommand::HoldPeers(hold) => holds::count(self, &hold),
         }
     }
 
@@ -129,6 +130,7 @@ impl Work<'_> {
             floor: 0,
             aside: 0,
             lease: None,
+            seeding: None,
             descriptor,
         };
         self.put_log(&row)?;
@@ -153,9 +155,9 @@ impl Work<'_> {
 
     /// A peer's cursor counts only if this history has it, and never falls back within a history.
     fn acknowledge(&self, acknowledge: Acknowledge) -> Done {
-        if self.log(acknowledge.log)?.is_none() {
+        let Some(log) = self.log(acknowledge.log)? else {
             return refuse(RefusalCode::NotFound, "no such log in this group");
-        }
+        };
         let row = CursorRow { cursor: acknowledge.cursor, time: acknowledge.time };
         let held = match row.cursor.sequence {
             0 => Some(DeltaHash::ZERO),
@@ -168,6 +170,7 @@ impl Work<'_> {
         let known: Option<CursorRow> = self.change.get(Table::Cursors, &key)?.map(read_row).transpose()?;
         if known.is_none_or(|known| known.cursor.sequence <= row.cursor.sequence) {
             self.change.put(Table::Cursors, &key, &row.to_bytes())?;
+            holds::heard(self, &log, acknowledge.peer, &row)?;
         }
         Ok(GroupOutcome::Done)
     }
@@ -184,16 +187,18 @@ impl Work<'_> {
     }
 
     fn forget_peer(&self, peer: SiteId) -> Done {
-        let mut gone = Vec::new();
         let prefix = self.key();
         let end = prefix.after_prefix().unwrap_or_default();
-        self.change.scan(Table::Cursors, &prefix[..]..&end[..], &mut |key, _| {
-            if key.ends_with(&peer.0) {
-                gone.push(key.to_vec());
-            }
-            Ok(true)
-        })?;
-        gone.iter().try_for_each(|key| self.change.remove(Table::Cursors, key))?;
+        for table in [Table::Cursors, Table::Holds] {
+            let mut gone = Vec::new();
+            self.change.scan(table, &prefix[..]..&end[..], &mut |key, _| {
+                if key.ends_with(&peer.0) {
+                    gone.push(key.to_vec());
+                }
+                Ok(true)
+            })?;
+            gone.iter().try_for_each(|key| self.change.remove(table, key))?;
+        }
         Ok(GroupOutcome::Done)
     }
 }

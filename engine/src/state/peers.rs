@@ -6,8 +6,8 @@ use super::database::{Change, Table};
 use super::limits::{MAX_NODES, MAX_PEER_LIMITS, MAX_PEERS};
 use farside_codec::Field;
 use farside_codec::ids::{Label, SiteId};
-use farside_codec::message::{PeerAction, PeerEndpoints, PeerLimits, PeerRecord, Refusal, RefusalCode};
-use farside_codec::peer::PeerLimit;
+use farside_codec::message::{PeerAction, PeerEndpoints, PeerRecord, Refusal, RefusalCode};
+use farside_codec::peer::{PeerHold, PeerLimit};
 use farside_raft::StateError;
 use std::net::SocketAddr;
 
@@ -64,10 +64,17 @@ pub(super) fn set(
             change.remove(Table::Control, &key(Kind::Peer, &peer.site.0))?;
             view.peers.remove(&peer.site);
             keep_limits(change, view, peer.site, Vec::new())?;
+            keep_hold(change, view, peer.site, PeerHold::UNSAID)?;
             authorities::forget_peer(change, view, peer.site)?;
         }
         PeerAction::Limit(limit) => return set_limit(change, view, peer.site, limit),
         PeerAction::Unlimit => keep_limits(change, view, peer.site, Vec::new())?,
+        PeerAction::Hold(hold) => {
+            let known = view.hold(peer.site);
+            let hold = PeerHold { seconds: hold.seconds.or(known.seconds), bytes: hold.bytes.or(known.bytes) };
+            keep_hold(change, view, peer.site, hold)?;
+        }
+        PeerAction::Unhold => keep_hold(change, view, peer.site, PeerHold::UNSAID)?,
         PeerAction::Pause | PeerAction::Resume => {
             peer.paused = action == PeerAction::Pause;
             change.put(Table::Control, &key(Kind::Peer, &peer.site.0), &peer.to_bytes())?;
@@ -102,12 +109,27 @@ fn keep_limits(
     site: SiteId,
     limits: Vec<PeerLimit>,
 ) -> Result<(), StateError> {
+    match limits.is_empty() {
+        true => view.peer_limits.remove(&site),
+        false => view.peer_limits.insert(site, limits),
+    };
+    keep_bounds(change, view, site)
+}
+
+fn keep_hold(change: &Change, view: &mut ControlView, site: SiteId, hold: PeerHold) -> Result<(), StateError> {
+    match hold == PeerHold::UNSAID {
+        true => view.peer_holds.remove(&site),
+        false => view.peer_holds.insert(site, hold),
+    };
+    keep_bounds(change, view, site)
+}
+
+/// Writes down what the view says of a peer's bounds; nothing, where nobody has said any.
+fn keep_bounds(change: &Change, view: &ControlView, site: SiteId) -> Result<(), StateError> {
+    let bounds = view.bounds(site);
     let key = key(Kind::PeerLimits, &site.0);
-    if limits.is_empty() {
-        view.peer_limits.remove(&site);
-        return change.remove(Table::Control, &key);
+    match bounds.limits.is_empty() && bounds.hold == PeerHold::UNSAID {
+        true => change.remove(Table::Control, &key),
+        false => change.put(Table::Control, &key, &bounds.to_bytes()),
     }
-    change.put(Table::Control, &key, &PeerLimits { site, limits: limits.clone() }.to_bytes())?;
-    view.peer_limits.insert(site, limits);
-    Ok(())
 }

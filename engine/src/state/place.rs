@@ -147,7 +147,7 @@ fn commit_objection(
     Ok(None)
 }
 
-fn extent_key(work: &Work<'_>, log: LogId, object: OperationId, index: u32) -> Key {
+pub(super) fn extent_key(work: &Work<'_>, log: LogId, object: OperationId, index: u32) -> Key {
     work.key().log(log).operation(object).number(u64::from(index))
 }
 
@@ -159,13 +159,18 @@ fn newest(work: &Work<'_>, log: LogId, proposal: &Proposal) -> Result<Option<(u6
     found.map(|(key, value)| Ok((super::keys::last_number(&key), read_row(value)?))).transpose()
 }
 
+/// Bytes of a delta and of the chunks that it names.
+pub(super) fn bytes_of(delta: &Delta, encoded: &Bytes) -> u64 {
+    let chunk_bytes: u64 = delta.proposal.chunks.iter().map(|chunk| u64::from(chunk.sealed_bytes)).sum();
+    chunk_bytes + encoded.len() as u64
+}
+
 /// Puts a delta into its place, with everything that finds it. The caller has checked that it continues the head.
 pub(super) fn insert(work: &Work<'_>, row: &mut LogRow, delta: &Delta, encoded: Bytes) -> Result<(), StateError> {
     assert!(delta.sequence == row.head.sequence + 1 && delta.previous == row.head.hash, "a delta continues the head");
     let log = delta.log;
     let hash = Delta::hash(&encoded);
-    let chunk_bytes: u64 = delta.proposal.chunks.iter().map(|chunk| u64::from(chunk.sealed_bytes)).sum();
-    row.total_bytes += chunk_bytes + encoded.len() as u64;
+    row.total_bytes = row.total_bytes.saturating_add(bytes_of(delta, &encoded));
     let sequence = delta.sequence;
     let proposal = &delta.proposal;
     for chunk in &proposal.chunks {
@@ -194,7 +199,7 @@ pub(super) fn insert(work: &Work<'_>, row: &mut LogRow, delta: &Delta, encoded: 
     }
     work.change.put(Table::Operations, &work.key().log(log).operation(proposal.operation), &sequence.to_bytes())?;
     let (generation, time, total_bytes) = (delta.generation, delta.time, row.total_bytes);
-    let stored = DeltaRow { hash, generation, time, total_bytes, encoded };
+    let stored = DeltaRow { hash, generation, time, total_bytes, encoded, removed: None };
     work.change.put(Table::Deltas, &work.key().log(log).number(sequence), &stored.to_bytes())?;
     row.head = Cursor { generation, sequence, hash };
     row.head_time = time;

@@ -19,13 +19,15 @@ pub(super) fn apply(work: &Work<'_>, prune: Prune) -> Done {
     let Some(mut log) = work.log(prune.log)? else {
         return refuse(RefusalCode::NotFound, "no such log in this group");
     };
+    // A copy that is not exact may go back to where it was.
+    let below = log.seeding.as_ref().map_or(prune.below, |seeding| prune.below.min(seeding.whole.sequence));
     let first = work.key().log(prune.log).number(0);
     let last = work.key().log(prune.log).number(prune.horizon.0);
     let limit = prune.limit as usize;
     let (mut dead, mut seen) = (Vec::new(), 0);
     work.change.scan(Table::Dead, &first[..]..&last[..], &mut |key, value| {
         let replaced_by: u64 = read_row(value.to_vec())?;
-        if replaced_by < prune.below && dead.len() < limit {
+        if replaced_by < below && dead.len() < limit {
             log.floor = log.floor.max(replaced_by);
             dead.push(key.to_vec());
         }
@@ -43,14 +45,19 @@ pub(super) fn apply(work: &Work<'_>, prune: Prune) -> Done {
 }
 
 fn drop_version(work: &Work<'_>, prune: &Prune, sequence: u64) -> Result<(), StateError> {
-    let Some(mut row) = delta_row(work, prune.log, sequence)?.filter(|row| !row.encoded.is_empty()) else {
-        return Ok(());
-    };
+    let Some(mut row) = delta_row(work, prune.log, sequence)? else { return Ok(()) };
+    if row.is_pruned() {
+        // A removal that came here as pruned hides versions that go with it at the latest.
+        return row.removed.map_or(Ok(()), |name| {
+            work.change.remove(Table::Names, &work.key().log(prune.log).name(name).number(sequence))
+        });
+    }
     let delta = Delta::parse(std::mem::take(&mut row.encoded)).map_err(StateError::Unreadable)?;
     for chunk in &delta.proposal.chunks {
         work.change.remove(Table::References, &work.key().chunk(chunk.chunk).log(prune.log).number(sequence))?;
     }
     work.change.remove(Table::Names, &work.key().log(prune.log).name(delta.proposal.name).number(sequence))?;
+    row.removed = (delta.proposal.kind == DeltaKind::Remove).then_some(delta.proposal.name);
     work.change.put(Table::Deltas, &work.key().log(prune.log).number(sequence), &row.to_bytes())?;
     if let (DeltaKind::Put, Some(extent)) = (&delta.proposal.kind, &delta.proposal.extent) {
         for index in 0..extent.index {

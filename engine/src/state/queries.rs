@@ -4,10 +4,10 @@ use super::database::{Rows, Table, View};
 use super::keys::{Key, last_number};
 use super::lineage;
 use super::log_group::{LogGroupState, meta_keys, read_row};
-use super::rows::{CursorRow, DeltaRow, Lease, LogRow, NameRow};
+use super::rows::{CursorRow, DeltaRow, HoldRow, Lease, LogRow, NameRow, Seeding};
 use bytes::Bytes;
 use farside_codec::DecodeError;
-use farside_codec::delta::{Cursor, Delta, EpochRecord, Generation, Lineage, LogDescriptor};
+use farside_codec::delta::{Cursor, Delta, EpochRecord, Generation, Lineage, LogDescriptor, PrunedDelta};
 use farside_codec::ids::{BlindName, ChunkId, GroupId, Hlc, LogId, OperationId, SiteId};
 use farside_codec::message::{Moment, Version, Versions};
 use farside_raft::StateError;
@@ -35,6 +35,10 @@ pub struct LogView {
     pub epochs: Vec<EpochRecord>,
     /// Deltas set aside here.
     pub aside: u64,
+    /// What was pruned was replaced at or before this sequence.
+    pub floor: u64,
+    /// `None`: this copy is an exact one up to its head.
+    pub seeding: Option<Seeding>,
     /// What this site has promised the log's home, if it has.
     pub lease: Option<Lease>,
 }
@@ -70,9 +74,34 @@ impl From<LogRow> for LogView {
             closed: row.closed,
             epochs: row.epochs,
             aside: row.aside,
+            floor: row.floor,
+            seeding: row.seeding,
             lease: row.lease.filter(|lease| lease.home == row.known && lease.longest_ms > 0),
         }
     }
+}
+
+impl LogView {
+    /// Up to where this copy is an exact one, and the time of that.
+    pub fn whole(&self) -> (&Cursor, Hlc) {
+        self.seeding.as_ref().map_or((&self.head, self.head_time), |seeding| (&seeding.whole, seeding.whole_time))
+    }
+
+    /// From where a home has to go on sending.
+    pub fn goes_on_from(&self) -> &Cursor {
+        self.seeding.as_ref().and_then(|seeding| seeding.filled.as_ref()).unwrap_or(&self.head)
+    }
+}
+
+/// What is kept for a peer that lacks something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerHeld {
+    /// The peer.
+    pub peer: SiteId,
+    /// For so many milliseconds, as counted, it has lacked it.
+    pub behind_ms: u64,
+    /// Nothing is kept for it any more.
+    pub expired: bool,
 }
 
 /// How far behind a peer is.
@@ -187,7 +216,7 @@ impl LogGroupState {
     }
 
     fn version(&self, view: &View, log: LogId, sequence: u64) -> Result<Option<Version>, StateError> {
-        let Some(row) = self.row(view, log, sequence)?.filter(|row| !row.encoded.is_empty()) else { return Ok(None) };
+        let Some(row) = self.row(view, log, sequence)?.filter(|row| !row.is_pruned()) else { return Ok(None) };
         let delta = Delta::parse(row.encoded.clone()).map_err(StateError::Unreadable)?;
         let mut extents = Vec::new();
         if let Some(extent) = &delta.proposal.extent {
@@ -278,7 +307,7 @@ impl LogGroupState {
                 break;
             }
             let sequence = last_number(&key);
-            if let Some(row) = self.row(&view, log, sequence)?.filter(|row| !row.encoded.is_empty()) {
+            if let Some(row) = self.row(&view, log, sequence)?.filter(|row| !row.is_pruned()) {
                 size += row.encoded.len();
                 found.versions.push(Version { delta: row.encoded, extents: Vec::new() });
             }
@@ -327,6 +356,31 @@ impl LogGroupState {
             Ok(PeerLag { peer, cursor, deltas, bytes: head.total_bytes.saturating_sub(before), oldest })
         };
         cursors.into_iter().map(lag).collect()
+    }
+
+    /// What is kept of a log for peers that lack something, as it was counted last.
+    pub fn holds(&self, log: LogId) -> Result<Vec<PeerHeld>, StateError> {
+        let prefix = self.key(log);
+        let end = prefix.after_prefix().unwrap_or_default();
+        let mut holds = Vec::new();
+        self.database.read()?.scan(Table::Holds, &prefix[..]..&end[..], &mut |key, value| {
+            let peer = key.last_chunk::<16>().map_or(SiteId::default(), |bytes| SiteId(*bytes));
+            let HoldRow { behind_ms, expired } = read_row(value.to_vec())?;
+            holds.push(PeerHeld { peer, behind_ms, expired });
+            Ok(true)
+        })?;
+        Ok(holds)
+    }
+
+    /// What is left of a delta that was pruned; `None` where there is no such place.
+    pub fn pruned(&self, log: LogId, sequence: u64) -> Result<Option<PrunedDelta>, StateError> {
+        let row = self.row(&self.database.read()?, log, sequence)?;
+        Ok(row.map(|row| PrunedDelta {
+            cursor: Cursor { generation: row.generation, sequence, hash: row.hash },
+            time: row.time,
+            total_bytes: row.total_bytes,
+            removed: row.removed,
+        }))
     }
 
     /// Which of these chunks some delta of this group names, set aside ones included.

@@ -3,7 +3,7 @@
 use super::lineage;
 use bytes::Bytes;
 use farside_codec::delta::{Cursor, EpochRecord, Generation, Lineage, LogDescriptor};
-use farside_codec::ids::{DeltaHash, Hlc, SiteId};
+use farside_codec::ids::{BlindName, DeltaHash, Hlc, SiteId};
 use farside_codec::record;
 
 record!(
@@ -34,6 +34,24 @@ record!(
         aside: u64,
         /// What was promised to a home.
         lease: Option<Lease>,
+        /// `None`: this copy is an exact one of its home up to its head.
+        seeding: Option<Seeding>,
+    }
+);
+
+record!(
+    /// A copy that takes in what its home has pruned, or is filled up again: names are missing, or have older versions than they
+    /// had at any one time, until it has come far enough.
+    Seeding {
+        /// Up to here it is exact; what came later may be taken back to here. Sequence 0: there is no such point.
+        whole: Cursor,
+        /// Time of that.
+        whole_time: Hlc,
+        /// The log's floor then.
+        floor: u64,
+        /// What this copy has pruned is needed again: the home sends the log once more, and has come so far. `None`: what comes
+        /// goes on from the head.
+        filled: Option<Cursor>,
     }
 );
 
@@ -79,8 +97,17 @@ record!(
         total_bytes: u64,
         /// Its bytes; empty once its version was pruned. The hash chain stays.
         encoded: Bytes,
+        /// The name that it removed, once it was pruned.
+        removed: Option<BlindName>,
     }
 );
+
+impl DeltaRow {
+    /// Nothing is left of it but its place.
+    pub(super) fn is_pruned(&self) -> bool {
+        self.encoded.is_empty()
+    }
+}
 
 record!(
     /// A version of a name.
@@ -97,6 +124,16 @@ record!(
         cursor: Cursor,
         /// When it was acknowledged.
         time: Hlc,
+    }
+);
+
+record!(
+    /// What is kept for a peer that lacks something.
+    HoldRow {
+        /// For so long, as counted, it has.
+        behind_ms: u64,
+        /// Nothing is kept for it any more: it lacked it for too long, or too much of it.
+        expired: bool,
     }
 );
 

@@ -123,12 +123,16 @@ impl Site {
     pub(crate) fn delivery(&self, log: LogId, from: u64, limit: usize) -> AcceptDeltas {
         let view = self.view(log);
         let closed = self.state.closed().unwrap();
-        let deltas = self.state.deltas(log, from, limit, usize::MAX).unwrap();
-        let deltas = deltas.into_iter().map(|(_, encoded)| encoded).collect();
+        let all = self.state.deltas(log, from, limit, usize::MAX).unwrap();
+        let (gone, there): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, encoded)| encoded.is_empty());
+        let pruned = gone.iter().map(|(cursor, _)| self.state.pruned(log, cursor.sequence).unwrap().unwrap()).collect();
+        let deltas = there.into_iter().map(|(_, encoded)| encoded).collect();
         AcceptDeltas {
             log,
             lineage: view.lineage,
             deltas,
+            pruned,
+            floor: view.floor,
             head: view.head,
             head_time: view.head_time,
             closed,
@@ -190,7 +194,7 @@ pub(crate) fn replicate(from: &mut Site, to: &mut Site, log: LogId, limit: usize
             }
             OfferDecision::Refuse(refusal) => return Sent::Refused(refusal.code),
             OfferDecision::Position => {
-                let first = (to.view(log).head.sequence + 1).saturating_sub(overlap).max(1);
+                let first = (to.view(log).goes_on_from().sequence + 1).saturating_sub(overlap).max(1);
                 let delivery = from.delivery(log, first, limit);
                 return match to.apply(GroupCommand::Accept(delivery)) {
                     GroupOutcome::Head(_) => Sent::Taken,

@@ -5,10 +5,10 @@ use super::feed::Feed;
 use super::{Seed, values};
 use bytes::Bytes;
 use farside::federation::receiver::{LocalCopy, OfferDecision, decide, generation_of};
-use farside::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
+use farside::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use farside_codec::Field;
-use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, Lineage};
-use farside_codec::ids::{ChunkId, DeltaHash};
+use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, Lineage, PrunedDelta};
+use farside_codec::ids::{ChunkId, DeltaHash, Hlc};
 use farside_codec::message::{LogOffer, LogPosition, Refusal, RefusalCode};
 use std::collections::BTreeSet;
 
@@ -39,11 +39,14 @@ impl History {
             encoded.resize(10 + (place * 37 + usize::from(shape)) % 90, shape);
             let hash = Delta::hash(&encoded);
             let chunk = |index: usize| ChunkId([((place * 3 + index * usize::from(shape)) % 23) as u8; 32]);
-            let chunks = (0..(place + usize::from(shape)) % 5)
+            let chunks: Vec<ChunkRef> = (0..(place + usize::from(shape)) % 5)
                 .map(|index| ChunkRef { chunk: chunk(index), sealed_bytes: CHUNK_BYTES })
                 .collect();
             let cursor = Cursor { generation: home(), sequence: place as u64 + 1, hash };
-            LoadedDelta { cursor, encoded: encoded.into(), chunks }
+            let place = PrunedDelta { cursor: cursor.clone(), time: Hlc(place as u64), total_bytes: 0, removed: None };
+            let is_pruned = chunks.is_empty() && shape & 1 == 1;
+            let given = if is_pruned { Given::Pruned(place) } else { Given::Whole(encoded.into()) };
+            LoadedDelta { cursor, given, chunks }
         };
         Self((0..count).map(delta).collect())
     }
@@ -57,8 +60,11 @@ impl History {
         self.0.iter().skip(sequence.saturating_sub(1) as usize).take(limit).cloned().collect()
     }
 
-    fn of(&self, encoded: &[u8]) -> &LoadedDelta {
-        let sequence = encoded.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    fn of(&self, given: &Given) -> &LoadedDelta {
+        let sequence = match given {
+            Given::Whole(encoded) => encoded.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes)),
+            Given::Pruned(place) => place.cursor.sequence,
+        };
         &self.0[sequence as usize - 1]
     }
 }
@@ -126,13 +132,13 @@ impl World {
         }
     }
 
-    fn check_delivery(&self, deltas: &[Bytes]) {
-        let bytes: usize = deltas.iter().map(Bytes::len).sum();
+    fn check_delivery(&self, deltas: &[Given]) {
+        let bytes: usize = deltas.iter().map(Given::bytes).sum();
         assert!((1..=LIMITS.deltas_per_delivery).contains(&deltas.len()));
         assert!(deltas.len() == 1 || bytes <= LIMITS.bytes_per_delivery);
         let position = self.sender.acknowledged().expect("a position that the peer stated");
-        for (place, encoded) in (position.sequence + 1..).zip(deltas) {
-            let delta = self.history.of(encoded);
+        for (place, given) in (position.sequence + 1..).zip(deltas) {
+            let delta = self.history.of(given);
             assert_eq!(delta.cursor.sequence, place, "in sequence, without a gap");
             let missing = delta.chunks.iter().find(|chunk| !self.told.contains(&chunk.chunk));
             assert_eq!(missing, None, "delta {place} goes before its chunk");
@@ -140,7 +146,7 @@ impl World {
     }
 
     fn position(head: Cursor, lineage: Lineage) -> LogPosition {
-        LogPosition { log: values::log(1), head, lineage, refusal: None }
+        LogPosition { log: values::log(1), whole: head.clone(), head, lineage, refusal: None }
     }
 
     /// What an honest peer answers, where a delivery arrives and a chunk may fail.
@@ -155,7 +161,7 @@ impl World {
             SenderCommand::Send(chunk) if fails => SenderEvent::NotSent(chunk.chunk),
             SenderCommand::Send(chunk) => SenderEvent::Sent(chunk.chunk),
             SenderCommand::Deliver(deltas) => {
-                let last = deltas.last().map_or(0, |encoded| self.history.of(encoded).cursor.sequence);
+                let last = deltas.last().map_or(0, |given| self.history.of(given).cursor.sequence);
                 if fails {
                     return self.handle(SenderEvent::Refused(Refusal::new(RefusalCode::Busy, "busy")));
                 }

@@ -98,13 +98,22 @@ impl Site {
     /// What a driver sends of a log from a sequence on.
     pub(super) fn delivery(&self, log: LogId, from: u64, limit: usize) -> Option<AcceptDeltas> {
         let view = self.view(log)?;
-        let deltas = self.state.deltas(log, from, limit, usize::MAX).expect("deltas");
-        let deltas = deltas.into_iter().map(|(_, encoded)| encoded).collect();
+        let (gone, there): (Vec<_>, Vec<_>) = self
+            .state
+            .deltas(log, from, limit, usize::MAX)
+            .expect("deltas")
+            .into_iter()
+            .partition(|(_, encoded)| encoded.is_empty());
+        let place = |(cursor, _): (Cursor, Bytes)| self.state.pruned(log, cursor.sequence).expect("a row");
+        let pruned = gone.into_iter().filter_map(place).collect();
+        let deltas = there.into_iter().map(|(_, encoded)| encoded).collect();
         let closed = self.state.closed().expect("a time");
         Some(AcceptDeltas {
             log,
             lineage: view.lineage,
             deltas,
+            pruned,
+            floor: view.floor,
             head: view.head,
             head_time: view.head_time,
             closed,

@@ -11,7 +11,8 @@ use farside::state::{ControlState, LogGroupState};
 use farside_codec::Field;
 use farside_codec::command::{
     AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence, GroupCommand,
-    GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, TokenPurpose,
+    GroupOutcome, HandOverLog, HeldPeer, HoldPeers, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken,
+    TokenPurpose,
 };
 use farside_codec::delta::{
     Branch, ChunkRef, Cursor, Deduplication, Delta, DeltaKind, Extent, Generation, Lineage, LogDescriptor, LogPolicy,
@@ -145,6 +146,17 @@ impl World {
                 let (below, limit) = (u64::from(feed.byte()), u32::from(feed.byte()));
                 GroupCommand::Prune(Prune { log, horizon: time(feed), below, limit })
             }
+            19 if feed.is() => {
+                let held = |feed: &mut Feed<'_>| HeldPeer {
+                    site: values::site(feed.byte() & 3),
+                    most_ms: u64::from(feed.byte()),
+                    most_bytes: if feed.is() { u64::MAX } else { u64::from(feed.byte()) },
+                };
+                GroupCommand::HoldPeers(HoldPeers {
+                    peers: vec![held(feed), held(feed)],
+                    passed_ms: u64::from(feed.byte()),
+                })
+            }
             19 => GroupCommand::ForgetPeer(values::site(feed.byte() & 3)),
             20..=26 => return self.replicate(here, log, feed),
             28 => {
@@ -268,6 +280,8 @@ impl World {
             log,
             lineage,
             deltas,
+            pruned: Vec::new(),
+            floor: 0,
             head,
             head_time: at,
             closed: Hlc(0),

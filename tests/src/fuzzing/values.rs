@@ -11,7 +11,7 @@ use farside_codec::cluster::{GroupRecord, NodeRecord, NodeState};
 use farside_codec::command::ControlCommand;
 use farside_codec::delta::{
     Branch, ChunkReceipt, ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Extent, Generation, Lineage,
-    LogDescriptor, LogPolicy, Proposal,
+    LogDescriptor, LogPolicy, Proposal, PrunedDelta,
 };
 use farside_codec::identity::{IdentityRecord, IdentityRole, IssueIdentity, PutIdentity, Revocation, RevokeIdentity};
 use farside_codec::ids::{
@@ -44,6 +44,12 @@ pub fn generation() -> Generation {
 /// A place in a log.
 pub fn cursor() -> Cursor {
     Cursor { generation: generation(), sequence: 77, hash: DeltaHash([4; 32]) }
+}
+
+/// What is left of a delta that was pruned.
+pub fn pruned() -> PrunedDelta {
+    let cursor = Cursor { generation: generation(), sequence: 4, hash: DeltaHash([6; 32]) };
+    PrunedDelta { cursor, time: Hlc(8), total_bytes: 99, removed: Some(BlindName([9; 32])) }
 }
 
 /// A key epoch.

@@ -12,8 +12,8 @@ use farside_codec::authority::{
 use farside_codec::cluster::{DropStripes, RaftCall, SetDevice};
 use farside_codec::command::{
     AcceptAudit, AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence,
-    GroupCommand, GroupOutcome, HandOverLog, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken, SiteRecord,
-    TokenPurpose,
+    GroupCommand, GroupOutcome, HandOverLog, HeldPeer, HoldPeers, PendingToken, PlaceDeltas, Promote, Prune,
+    RedeemToken, SiteRecord, TokenPurpose,
 };
 use farside_codec::delta::{
     Branch, ChunkReceipt, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Generation, LogDescriptor, LogPolicy,
@@ -29,7 +29,7 @@ use farside_codec::message::{
     PutChunk, ReadDeltas, Refusal, RefusalCode, Reply, Request, ResolveLog, SetPeer, SetPolicy, SwitchedOver,
     Switchover, Tenant, Version, Versions, Weigh, Weighed,
 };
-use farside_codec::peer::{DayWindow, PeerLimit};
+use farside_codec::peer::{DayWindow, PeerHold, PeerLimit};
 use farside_codec::record::wal::{EntryPayload, Vote};
 use farside_codec::{Field, FrameHeader};
 use farside_raft::message::{Answer, AppendEntries, Ask, HandOver, RequestVote, SnapshotEnd, SnapshotPiece, Voted};
@@ -160,6 +160,8 @@ pub fn request_seeds() -> Vec<Seed> {
         log,
         lineage: values::lineage(),
         deltas,
+        pruned: vec![values::pruned()],
+        floor: 5,
         head: values::cursor(),
         head_time: Hlc(1),
         closed: Hlc(2),
@@ -263,8 +265,13 @@ pub fn reply_seeds() -> Vec<Seed> {
         lost_ms: None,
     };
     let refused = Some(Refusal { home: Some(values::label("far")), ..refusal.clone() });
-    let position =
-        LogPosition { log: values::log(2), head: values::cursor(), lineage: values::lineage(), refusal: refused };
+    let position = LogPosition {
+        log: values::log(2),
+        head: values::cursor(),
+        whole: values::pruned().cursor,
+        lineage: values::lineage(),
+        refusal: refused,
+    };
     let range = ChunkRange { sealed_bytes: 9, offset: 1, length: 2 };
     let report = FailoverReport { logs: vec![over.clone()], rto_ms: 9, fenced: true };
     let behind = LogBehind {
@@ -315,7 +322,14 @@ pub fn reply_seeds() -> Vec<Seed> {
         ("peers", Reply::Peers(vec![peer()])),
         ("wall-clock", Reply::WallClock(1_700_000_000_000)),
         ("raft-beats", Reply::RaftBeats(vec![Some(Answer::Appended.to_bytes()), None])),
-        ("peer-limits", Reply::PeerLimits(vec![PeerLimits { site: values::site(2), limits: vec![peer_limit()] }])),
+        (
+            "peer-limits",
+            Reply::PeerLimits(vec![PeerLimits {
+                site: values::site(2),
+                limits: vec![peer_limit()],
+                hold: PeerHold { seconds: Some(7), bytes: None },
+            }]),
+        ),
         ("status", Reply::Status(Bytes::from_static(b"{}"))),
         ("failed-over", Reply::FailedOver(report)),
         ("switched-over", Reply::SwitchedOver(moved)),
@@ -400,6 +414,8 @@ pub(super) fn group_commands() -> Vec<(&'static str, GroupCommand)> {
         log,
         lineage: lineage.clone(),
         deltas: vec![values::delta(DeltaKind::Put).to_bytes()],
+        pruned: vec![values::pruned()],
+        floor: 5,
         head: head.clone(),
         head_time: time,
         closed: Hlc(2),
@@ -407,6 +423,7 @@ pub(super) fn group_commands() -> Vec<(&'static str, GroupCommand)> {
         policy_version: 4,
         lease_ms: 3,
     };
+    let held = HeldPeer { site: values::site(2), most_ms: 4, most_bytes: u64::MAX };
     vec![
         ("create-log", GroupCommand::CreateLog((values::descriptor(2), generation))),
         ("place", GroupCommand::Place(place)),
@@ -420,6 +437,7 @@ pub(super) fn group_commands() -> Vec<(&'static str, GroupCommand)> {
         ("prune", GroupCommand::Prune(Prune { log, horizon: Hlc(3), below: 4, limit: 5 })),
         ("forget-peer", GroupCommand::ForgetPeer(values::site(2))),
         ("discard-aside", GroupCommand::DiscardAside(DiscardAside { log, expected: 3, limit: 2 })),
+        ("hold-peers", GroupCommand::HoldPeers(HoldPeers { peers: vec![held], passed_ms: 7 })),
         ("hand-over", GroupCommand::HandOver(HandOverLog { log, to: generation, time })),
     ]
 }

@@ -26,6 +26,8 @@ pub enum Hunter {
     Backups,
     /// The same with chunks that are cut another way, and back again.
     Geometry,
+    /// The same with peers that are away for longer than what they lack is kept.
+    Seeding,
     /// Random histories of a chunk store.
     Store,
     /// Random histories of a write-ahead log.
@@ -36,13 +38,14 @@ pub enum Hunter {
 
 impl Hunter {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Sim,
         Self::Cluster,
         Self::Upkeep,
         Self::Leases,
         Self::Backups,
         Self::Geometry,
+        Self::Seeding,
         Self::Store,
         Self::Wal,
         Self::Group,
@@ -56,6 +59,7 @@ impl Hunter {
             Self::Leases => "leases",
             Self::Backups => "backups",
             Self::Geometry => "geometry",
+            Self::Seeding => "seeding",
             Self::Store => "store",
             Self::Wal => "wal",
             Self::Group => "group",

@@ -3,6 +3,7 @@
 
 mod at_rest;
 mod backups;
+mod names;
 
 use super::divergence;
 use super::history::{Event, Operation, Outcome};
@@ -18,6 +19,7 @@ use farside_codec::delta::{Cursor, Delta, DeltaKind, Lineage};
 use farside_codec::ids::{BlindName, ChunkId, DeltaHash};
 use farside_codec::limits::MAX_CHUNKS_PER_QUESTION;
 use farside_codec::message::{LogInfo, Moment, ReadDeltas, Reply, Request};
+use names::{names_agree, newest_of, versions_of};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -142,12 +144,13 @@ async fn wait_until_caught_up(world: &World) -> Result<(), String> {
 /// (3) The copies are equal, byte for byte, and each is one unbroken chain. (2) Everything that they show is whole.
 async fn settle(world: &World, clients: &[Client], log: &str) -> Result<Settled, String> {
     let failed = |error: ClientError| format!("{log}: {error}");
-    let mut copies = Vec::new();
+    let (mut copies, mut newest) = (Vec::new(), Vec::new());
     let mut numbers = BTreeMap::new();
     for client in clients {
         let opened = client.open_log(log).await.map_err(failed)?;
         // In this order: what is pruned in between has a number and no delta, which says nothing.
         let versions = versions_of(&opened).await.map_err(failed)?;
+        newest.push(newest_of(&opened).await.map_err(failed)?);
         numbers.extend(versions.iter().map(|(sequence, (_, put))| (*sequence, *put)));
         let deltas = read_all(client, opened.info()).await?;
         for number in 0..NAMES {
@@ -156,6 +159,7 @@ async fn settle(world: &World, clients: &[Client], log: &str) -> Result<Settled,
         old_versions_are_readable(world, &opened, client, &deltas, &versions).await?;
         copies.push((opened.info().clone(), deltas));
     }
+    names_agree(world, log, &newest);
     let (info, mut encoded) = copies.remove(0);
     for (other, theirs) in copies {
         let agree = |(one, other): (&Bytes, &Bytes)| one.is_empty() || other.is_empty() || one == other;
@@ -232,20 +236,6 @@ async fn read_all(client: &Client, info: &LogInfo) -> Result<Vec<Bytes>, String>
     }
     all.truncate(info.head.sequence as usize);
     Ok(all)
-}
-
-/// Which versions there are, by sequence: of which name each is, and which put made it.
-async fn versions_of(log: &Log) -> Result<BTreeMap<u64, (u64, u64)>, ClientError> {
-    let mut found = BTreeMap::new();
-    for number in 0..NAMES {
-        let versions = match log.history(&name(number)).await {
-            Err(ClientError::NotFound(_)) => continue,
-            versions => versions?,
-        };
-        let puts = versions.iter().filter(|version| version.kind.is_some());
-        found.extend(puts.map(|version| (version.sequence, (number, version.modified.0 as u64))));
-    }
-    Ok(found)
 }
 
 fn check_chain(world: &World, log: &str, info: &LogInfo, deltas: &[Option<Delta>], hashes: &[Option<DeltaHash>]) {
@@ -530,7 +520,18 @@ async fn undone_deltas_are_set_aside(
             Outcome::Placed(cursor) => !survives(settled, cursor),
             _ => false,
         });
-        let lost = lost.count() as u64;
+        let lost: Vec<&&Event> = lost.collect();
+        // Where what a peer lacks is let go of a home may have pruned what it replaced itself before that was undone.
+        let place = |event: &Event| match &event.outcome {
+            Outcome::Placed(cursor) => (cursor.generation, cursor.sequence),
+            _ => unreachable!("only what was placed is lost"),
+        };
+        let may_be_gone = |event: &&&&Event| {
+            let replaced = |other: &&&Event| other.name == event.name && place(other) > place(event);
+            event.operation == Operation::Remove || lost.iter().any(|other| replaced(&other))
+        };
+        let is_bound = world.bounds_holds();
+        let lost = lost.iter().filter(|event| !is_bound || !may_be_gone(event)).count() as u64;
         let document = status(client).await?;
         let mine = document["logs"].as_array().and_then(|logs| logs.iter().find(|entry| entry["name"] == log));
         let aside = mine.and_then(|entry| entry["set_aside_deltas"].as_u64()).unwrap_or(0);

@@ -23,6 +23,8 @@ pub struct Scenario {
     pub spares: bool,
     /// Logs have a home lease.
     pub leases: bool,
+    /// What peers lack is kept for seconds only, and so are old versions.
+    pub holds: bool,
     /// Sites have backups made.
     pub backups: Backups,
 }
@@ -47,6 +49,7 @@ const PLAIN: Scenario = Scenario {
     several: false,
     spares: false,
     leases: false,
+    holds: false,
     backups: Backups::Never,
 };
 
@@ -250,6 +253,26 @@ pub const SCENARIOS: &[Scenario] = &[
         weights: &[(Upkeep, 8), (Restart, 5), (Isolate, 3), (Cut, 3), (Loss, 1), (Drain, 1), (Device, 2), (Swap, 1)],
         objects: Some(Objects::Mixed),
         several: true,
+        ..PLAIN
+    },
+    Scenario {
+        name: "seeding",
+        about: "what peers lack is kept for seconds only, and they are away for longer: they are given what is there, are new, and take \
+                over in the middle",
+        weights: &[
+            (Peer, 8),
+            (Cut, 6),
+            (Failover, 6),
+            (Restart, 4),
+            (Switchover, 3),
+            (Blackout, 2),
+            (Clog, 1),
+            (Device, 1),
+            (Clock, 2),
+            (Order, 1),
+        ],
+        objects: Some(Objects::Mixed),
+        holds: true,
         ..PLAIN
     },
     Scenario {

@@ -56,6 +56,7 @@ struct Inner {
     history_seconds: Option<u64>,
     /// How long the home lease of the logs is, if they have one.
     lease_seconds: Option<u64>,
+    hold_seconds: Option<u64>,
     /// Peace leaves nodes running that are well.
     spares_the_well: bool,
     /// Copies of victims as they once were, and whose.
@@ -155,9 +156,13 @@ impl World {
         };
         // Devices that fill up are good for nothing any more where nothing is ever pruned.
         let prunes = below(2) == 0 || objects == Objects::Large;
-        let history_seconds = prunes.then(|| 12 + below(12));
+        let history_seconds = match scenario.holds {
+            true => Some(1 + below(8)),
+            false => prunes.then(|| 12 + below(12)),
+        };
         let spares_the_well = below(2) == 0;
         let lease_seconds = scenario.leases.then(|| 4 + below(6));
+        let hold_seconds = scenario.holds.then(|| 2 + below(15));
         let (mut sites, mut longest_gc_seconds) = (Vec::new(), 0);
         let (mut victims, mut losses) = ([geometry.parity() as u64; 2], [0; 2]);
         for (number, name) in (1..).zip(["near", "far"]) {
@@ -215,6 +220,7 @@ impl World {
             victims,
             history_seconds,
             lease_seconds,
+            hold_seconds,
             spares_the_well,
             old_copies: RefCell::default(),
             promotions: RefCell::default(),
@@ -248,6 +254,7 @@ impl World {
         let url = format!("file:{}", self.0.shared.kms.display());
         near.create_tenant(&self.0.shared.tenant, &url).await.map_err(failed)?;
         self.join().await?;
+        self.bound_holds().await?;
         for log in &self.0.shared.logs {
             let (tenant, name) = farside::client::parse_log_name(log).map_err(failed)?;
             let made = near.create_log(&tenant, &name).await.map_err(failed)?;
@@ -517,34 +524,10 @@ impl World {
             Fault::Order { site, order } => self.order(site, order).await,
             Fault::Upkeep { site, order } => self.upkeep(site, order, lasts).await,
             Fault::Evict { place, device, back } => self.evict(place, device, back, lasts).await,
-            // A home without peers prunes what a peer that comes back would need, and must then be reseeded.
-            Fault::Peer { site, removed } => {
-                self.unsettle_peer(site, removed && self.0.history_seconds.is_none(), lasts).await;
-            }
+            Fault::Peer { site, removed } => self.unsettle_peer(site, removed, lasts).await,
             Fault::Failover { site, after_death, force } => self.fail_over(site, after_death, force, lasts).await,
             Fault::Switchover { site, back, cut } => self.switch_over(site, back, cut, lasts).await,
         }
-    }
-
-    /// Whether every node runs with everything that it should have, so that only a start could make it no better.
-    async fn is_well(&self, site: usize) -> bool {
-        if !self.sites()[site].borrow().present().all(|(_, node)| node.runs()) {
-            return false;
-        }
-        let Ok(client) = self.client(site).await else { return false };
-        let Ok(Reply::Status(document)) = client.control(&Request::Status).await else { return false };
-        let Ok(document) = serde_json::from_slice::<serde_json::Value>(&document) else { return false };
-        let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
-        let nodes = list(&document["nodes"]).into_iter().filter(|node| node["state"] != "dead");
-        let devices: Vec<Vec<serde_json::Value>> = nodes.map(|node| list(&node["devices"])).collect();
-        let is_grave = |alert: &serde_json::Value| {
-            let text = alert.as_str().unwrap_or_default();
-            ["write-ahead log", "has stopped", "state file", "takes no writes", "can't be read"]
-                .iter()
-                .any(|grave| text.contains(grave))
-        };
-        devices.iter().all(|devices| !devices.is_empty() && devices.iter().all(|device| device["state"] == "ok"))
-            && !list(&document["alerts"]).iter().any(is_grave)
     }
 
     /// Ends every fault and starts nodes anew, which takes failed devices back into use. Some worlds spare nodes that are

@@ -2,7 +2,7 @@
 //! are one if they are equal in everything, and what an event makes of one is found out once.
 
 use bytes::Bytes;
-use farside::federation::sender::{LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
+use farside::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use farside::state::StoredDelta;
 use farside_codec::Field;
 use farside_codec::delta::{Cursor, Lineage};
@@ -40,7 +40,7 @@ impl Heard {
     fn event(&self) -> SenderEvent {
         let loaded = |(cursor, encoded): &StoredDelta| LoadedDelta {
             cursor: cursor.clone(),
-            encoded: encoded.clone(),
+            given: Given::Whole(encoded.clone()),
             chunks: Vec::new(),
         };
         match self {
@@ -82,11 +82,18 @@ pub(crate) enum Asked {
     Wait,
 }
 
+fn whole(given: Given) -> Bytes {
+    match given {
+        Given::Whole(encoded) => encoded,
+        Given::Pruned(_) => panic!("nothing is pruned here"),
+    }
+}
+
 fn asked(command: SenderCommand) -> Asked {
     match command {
         SenderCommand::Greet => Asked::Greet,
         SenderCommand::Load { from, limit, .. } => Asked::Load { from, limit },
-        SenderCommand::Deliver(deltas) => Asked::Deliver(deltas),
+        SenderCommand::Deliver(deltas) => Asked::Deliver(deltas.into_iter().map(whole).collect()),
         SenderCommand::Record(cursor) => Asked::Record(cursor),
         SenderCommand::StepDown(lineage) => Asked::StepDown(lineage),
         SenderCommand::Wait(_) => Asked::Wait,

@@ -394,6 +394,8 @@ impl World {
             log: self.log,
             lineage,
             deltas,
+            pruned: Vec::new(),
+            floor: 0,
             head,
             head_time,
             closed: Hlc(0),
@@ -550,6 +552,7 @@ impl World {
             name: (view.descriptor.tenant_name.clone(), view.descriptor.name.clone()),
             head: view.head.clone(),
             head_time: view.head_time,
+            whole: view.seeding.as_ref().map(|seeding| (seeding.whole.clone(), seeding.whole_time)),
             heard: view.heard.clone(),
             promise: Promise::None,
         };
@@ -569,7 +572,8 @@ impl World {
         match &copy.view {
             Some(view) => Heard::Positioned(LogPosition {
                 log: self.log,
-                head: view.head.clone(),
+                head: view.goes_on_from().clone(),
+                whole: view.whole().0.clone(),
                 lineage: view.lineage.clone(),
                 refusal: None,
             }),
@@ -580,7 +584,13 @@ impl World {
     fn refused(&self, home: usize, refusal: Refusal) -> Heard {
         let generation = Generation { counter: 0, site: site_id(home), incarnation: 0 };
         let head = Cursor { generation, sequence: 0, hash: Default::default() };
-        Heard::Positioned(LogPosition { log: self.log, head, lineage: Vec::new(), refusal: Some(refusal) })
+        Heard::Positioned(LogPosition {
+            log: self.log,
+            whole: head.clone(),
+            head,
+            lineage: Vec::new(),
+            refusal: Some(refusal),
+        })
     }
 }
 

@@ -206,4 +206,25 @@ impl World {
         }
         Ok(left)
     }
+
+    /// Whether every node runs with everything that it should have, so that only a start could make it no better.
+    pub(super) async fn is_well(&self, site: usize) -> bool {
+        if !self.sites()[site].borrow().present().all(|(_, node)| node.runs()) {
+            return false;
+        }
+        let Ok(client) = self.client(site).await else { return false };
+        let Ok(Reply::Status(document)) = client.control(&Request::Status).await else { return false };
+        let Ok(document) = serde_json::from_slice::<serde_json::Value>(&document) else { return false };
+        let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+        let nodes = list(&document["nodes"]).into_iter().filter(|node| node["state"] != "dead");
+        let devices: Vec<Vec<serde_json::Value>> = nodes.map(|node| list(&node["devices"])).collect();
+        let is_grave = |alert: &serde_json::Value| {
+            let text = alert.as_str().unwrap_or_default();
+            ["write-ahead log", "has stopped", "state file", "takes no writes", "can't be read"]
+                .iter()
+                .any(|grave| text.contains(grave))
+        };
+        devices.iter().all(|devices| !devices.is_empty() && devices.iter().all(|device| device["state"] == "ok"))
+            && !list(&document["alerts"]).iter().any(is_grave)
+    }
 }

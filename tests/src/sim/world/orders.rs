@@ -5,7 +5,7 @@ use super::World;
 use farside_codec::delta::LogPolicy;
 use farside_codec::ids::Label;
 use farside_codec::message::{PeerAction, Request, SetPeer, SetPolicy};
-use farside_codec::peer::{DAY_MINUTES, DayWindow, PeerLimit};
+use farside_codec::peer::{DAY_MINUTES, DayWindow, PeerHold, PeerLimit};
 use std::time::Duration;
 
 impl World {
@@ -74,8 +74,29 @@ impl World {
         tell(if removed { PeerAction::Remove } else { PeerAction::Pause }).await;
         tokio::time::sleep(lasts).await;
         match removed {
-            true => drop(self.join().await),
+            true => {
+                drop(self.join().await);
+                // The new peer has no bounds yet; where this goes unanswered it keeps none.
+                drop(self.bound_holds().await);
+            }
             false => tell(PeerAction::Resume).await,
         }
+    }
+
+    /// Where what peers lack is kept for a short time only, says so at both sites.
+    pub(super) async fn bound_holds(&self) -> Result<(), String> {
+        let Some(seconds) = self.0.hold_seconds else { return Ok(()) };
+        for site in 0..self.sites().len() {
+            let name = self.sites()[(site + 1) % self.sites().len()].borrow().name.clone();
+            let hold = PeerHold { seconds: Some(seconds), bytes: None };
+            let order = Request::SetPeer(SetPeer { name, action: PeerAction::Hold(hold) });
+            self.client(site).await?.control(&order).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Whether what peers lack is kept for a short time only.
+    pub fn bounds_holds(&self) -> bool {
+        self.0.hold_seconds.is_some()
     }
 }

@@ -1,0 +1,164 @@
+//! Copies that are not exact: those that take in what their home has pruned, and those that are filled up again.
+//!
+//! A home prunes versions that were replaced long ago, and for a peer that lacks too much it does not wait. Such a peer is given
+//! the places of what is gone, and everything that is there: at the home's *floor*, up to which all of it was replaced, it is
+//! exact again. Until then it can go back to where it was before, so it lets go of nothing that it had there.
+//!
+//! A copy that has pruned what another history still has is filled up: it is sent the log from its beginning and puts in what it lacks.
+//! It keeps all that it has meanwhile, so no chunk of it crosses again.
+
+use super::database::{Rows, Table};
+use super::keys::last_number;
+use super::log_group::Work;
+use super::place::{delta_row, extent_key};
+use super::rows::{DeltaRow, LogRow, NameRow, Seeding};
+use bytes::Bytes;
+use farside_codec::Field;
+use farside_codec::delta::{Cursor, Delta, DeltaKind, Lineage, PrunedDelta};
+use farside_codec::ids::{BlindName, DeltaHash, Hlc};
+use farside_raft::StateError;
+
+/// The beginning of a log.
+fn beginning(row: &LogRow) -> Cursor {
+    Cursor { generation: row.known, sequence: 0, hash: DeltaHash::ZERO }
+}
+
+/// Takes in the place of a delta whose version its home has pruned. The caller has checked that it continues the head.
+pub(super) fn take(work: &Work<'_>, row: &mut LogRow, pruned: &PrunedDelta, floor: u64) -> Result<(), StateError> {
+    if row.seeding.is_none() {
+        let (whole, whole_time) = (row.head.clone(), row.head_time);
+        row.seeding = Some(Seeding { whole, whole_time, floor: row.floor, filled: None });
+    }
+    row.floor = row.floor.max(floor);
+    let PrunedDelta { cursor, time, total_bytes, removed } = pruned.clone();
+    let (hash, generation) = (cursor.hash, cursor.generation);
+    let stored = DeltaRow { hash, generation, time, total_bytes, encoded: Bytes::new(), removed };
+    work.change.put(Table::Deltas, &work.key().log(row.descriptor.log).number(cursor.sequence), &stored.to_bytes())?;
+    (row.head, row.head_time, row.total_bytes) = (cursor, time, total_bytes);
+    hide(work, row, pruned)
+}
+
+/// A name that this copy has a version of was removed by what was pruned.
+pub(super) fn hide(work: &Work<'_>, row: &LogRow, pruned: &PrunedDelta) -> Result<(), StateError> {
+    let Some(name) = pruned.removed else { return Ok(()) };
+    let names = work.key().log(row.descriptor.log).name(name);
+    let (first, own) = (names.clone().number(0), names.number(pruned.cursor.sequence));
+    match work.change.last_in(Table::Names, &first[..]..&own[..])? {
+        Some(_) => put_name(work, row, name, pruned.cursor.sequence, pruned.time, true),
+        None => Ok(()),
+    }
+}
+
+/// Drops the head's place, of which nothing else is left.
+pub(super) fn drop_place(work: &Work<'_>, row: &LogRow, stored: &DeltaRow) -> Result<(), StateError> {
+    let (log, sequence) = (row.descriptor.log, row.head.sequence);
+    if let Some(name) = stored.removed {
+        let names = work.key().log(log).name(name);
+        let (first, own) = (names.clone().number(0), names.number(sequence));
+        let dead = work.key().log(log).number(stored.time.0);
+        if let Some((older, _)) = work.change.last_in(Table::Names, &first[..]..&own[..])? {
+            work.change.remove(Table::Dead, &dead.clone().number(last_number(&older)))?;
+        }
+        work.change.remove(Table::Dead, &dead.number(sequence))?;
+        work.change.remove(Table::Names, &own)?;
+    }
+    work.change.remove(Table::Deltas, &work.key().log(log).number(sequence))
+}
+
+/// Puts a version or a removal of a name, which may have older and newer ones, where it belongs.
+fn put_name(
+    work: &Work<'_>,
+    row: &LogRow,
+    name: BlindName,
+    sequence: u64,
+    time: Hlc,
+    removed: bool,
+) -> Result<(), StateError> {
+    let log = row.descriptor.log;
+    let name = work.key().log(log).name(name);
+    let (first, own) = (name.clone().number(0), name.clone().number(sequence));
+    let (after, last) = (name.clone().number(sequence.saturating_add(1)), name.number(u64::MAX));
+    let dead = |time: Hlc| work.key().log(log).number(time.0);
+    let mut newer = None;
+    work.change.scan(Table::Names, &after[..]..=&last[..], &mut |key, _| {
+        newer = Some(last_number(key));
+        Ok(false)
+    })?;
+    let newer = match newer {
+        Some(newer) => delta_row(work, log, newer)?.map(|stored| (newer, stored.time)),
+        None => None,
+    };
+    if let Some((older, _)) = work.change.last_in(Table::Names, &first[..]..&own[..])? {
+        // It was taken to be replaced by what is newer than this one.
+        let older = last_number(&older);
+        if let Some((_, time)) = newer {
+            work.change.remove(Table::Dead, &dead(time).number(older))?;
+        }
+        work.change.put(Table::Dead, &dead(time).number(older), &sequence.to_bytes())?;
+    }
+    if let Some((newer, time)) = newer {
+        work.change.put(Table::Dead, &dead(time).number(sequence), &newer.to_bytes())?;
+    }
+    if removed {
+        work.change.put(Table::Dead, &dead(time).number(sequence), &sequence.to_bytes())?;
+    }
+    work.change.put(Table::Names, &own, &NameRow { removed }.to_bytes())
+}
+
+/// From here on the copy is sent the log once more. It is exact up to what it was exact up to before, if `common`, up to which its
+/// history goes on, is not below that.
+pub(super) fn fill_again(row: &mut LogRow, common: u64) {
+    if row.head.sequence == 0 {
+        (row.floor, row.seeding) = (0, None);
+        return;
+    }
+    let none = Seeding { whole: beginning(row), whole_time: row.descriptor.created, floor: 0, filled: None };
+    let known = row.seeding.take().filter(|known| known.whole.sequence <= common).unwrap_or(none);
+    // What was pruned elsewhere says nothing about this history.
+    row.floor = known.floor;
+    row.seeding = Some(Seeding { filled: Some(beginning(row)), ..known });
+}
+
+/// Whether what a copy lacks can't be what this lineage's home has pruned: it goes another way before the point at which the
+/// copy would be exact again.
+pub(super) fn leads_elsewhere(row: &LogRow, lineage: &Lineage) -> bool {
+    let parts = |floor: u64| lineage.iter().any(|branch| branch.first <= floor && !row.lineage.contains(branch));
+    row.seeding.as_ref().is_some_and(|seeding| seeding.filled.is_none()) && parts(row.floor)
+}
+
+/// Puts a delta back into a place in which this copy has pruned it.
+pub(super) fn fill(work: &Work<'_>, row: &LogRow, delta: &Delta, encoded: Bytes) -> Result<(), StateError> {
+    let (log, sequence, proposal) = (delta.log, delta.sequence, &delta.proposal);
+    for chunk in &proposal.chunks {
+        work.change.put(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence), &[])?;
+    }
+    if matches!(proposal.kind, DeltaKind::Put | DeltaKind::Remove) {
+        let removed = proposal.kind == DeltaKind::Remove;
+        put_name(work, row, proposal.name, sequence, delta.time, removed)?;
+    }
+    if let (DeltaKind::Extent, Some(extent)) = (&proposal.kind, &proposal.extent) {
+        work.change.put(Table::Extents, &extent_key(work, log, extent.object, extent.index), &sequence.to_bytes())?;
+    }
+    work.change.put(Table::Operations, &work.key().log(log).operation(proposal.operation), &sequence.to_bytes())?;
+    let Some(stored) = delta_row(work, log, sequence)? else { return Ok(()) };
+    let stored = DeltaRow { encoded, removed: None, ..stored };
+    work.change.put(Table::Deltas, &work.key().log(row.descriptor.log).number(sequence), &stored.to_bytes())
+}
+
+/// Takes note of what a delivery, from its first delta to its last, has brought.
+pub(super) fn came(work: &Work<'_>, row: &mut LogRow, given: Option<(u64, u64)>) -> Result<(), StateError> {
+    let Some(mut seeding) = row.seeding.take() else { return Ok(()) };
+    if let (Some(filled), Some((first, last))) = (&seeding.filled, given)
+        && first <= filled.sequence + 1
+        && last > filled.sequence
+    {
+        let cursor = |end: u64, held: DeltaRow| Cursor { generation: held.generation, sequence: end, hash: held.hash };
+        seeding.filled = match last.min(row.head.sequence) {
+            end if end == row.head.sequence => None,
+            end => delta_row(work, row.descriptor.log, end)?.map(|held| cursor(end, held)),
+        };
+    }
+    let is_exact = seeding.filled.is_none() && row.head.sequence >= row.floor;
+    row.seeding = (!is_exact).then_some(seeding);
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! Copies that are given what their home has pruned, and copies that are filled up again: whatever is placed, pruned, delivered
+//! and promoted in which order, a copy that calls itself exact is one, and in the end all of them are.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod state_support;
+
+use farside_codec::command::{Acknowledge, GroupCommand, GroupOutcome, HeldPeer, HoldPeers, Promote, Prune};
+use farside_codec::delta::{Cursor, DeltaKind, Generation};
+use farside_codec::ids::{DeltaHash, Hlc, LogId};
+use farside_codec::message::{Moment, RefusalCode};
+use proptest::prelude::*;
+use state_support::*;
+use std::collections::{BTreeMap, HashMap};
+
+const LOG: LogId = LogId([9; 16]);
+const SITES: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put {
+        site: usize,
+        name: u8,
+        removes: bool,
+    },
+    /// Prunes what was replaced so many deltas before the head, for whom it was not kept.
+    Prune {
+        site: usize,
+        behind: u64,
+        limit: u32,
+    },
+    Send {
+        from: usize,
+        to: usize,
+        limit: usize,
+        overlap: u64,
+    },
+    Promote {
+        site: usize,
+        is_forced: bool,
+    },
+    /// Goes on with what a snapshot gives.
+    Snapshot {
+        site: usize,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let site = || 0..SITES;
+    prop_oneof![
+        8 => (site(), 0u8..5, prop::bool::weighted(0.2)).prop_map(|(site, name, removes)| Step::Put { site, name, removes }),
+        3 => (site(), 0u64..6, 1u32..9).prop_map(|(site, behind, limit)| Step::Prune { site, behind, limit }),
+        8 => (site(), site(), 1usize..6, 0u64..3)
+            .prop_map(|(from, to, limit, overlap)| Step::Send { from, to, limit, overlap }),
+        1 => (site(), any::<bool>()).prop_map(|(site, is_forced)| Step::Promote { site, is_forced }),
+        1 => site().prop_map(|site| Step::Snapshot { site }),
+    ]
+}
+
+/// Every delta that was ever placed: what it follows, and which name it gave a version or took away.
+type Placed = HashMap<DeltaHash, (DeltaHash, u64, Option<(u8, bool)>)>;
+
+struct World {
+    sites: Vec<Site>,
+    placed: Placed,
+    time: u64,
+    operations: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut sites: Vec<Site> = (1..=SITES as u8).map(Site::new).collect();
+        sites[0].create(LOG);
+        Self { sites, placed: HashMap::new(), time: 100, operations: 0 }
+    }
+
+    fn knows(&self, site: usize) -> bool {
+        self.sites[site].state.log(LOG).unwrap().is_some()
+    }
+
+    fn is_home(&self, site: usize) -> bool {
+        self.knows(site) && self.sites[site].view(LOG).is_home(self.sites[site].id)
+    }
+
+    /// What exists at a place in a history: for each name the sequence of its version.
+    fn expected(&self, at: DeltaHash) -> BTreeMap<u8, u64> {
+        let (mut newest, mut at) = (BTreeMap::new(), at);
+        while let Some((previous, sequence, about)) = self.placed.get(&at) {
+            if let Some((name, removed)) = about {
+                newest.entry(*name).or_insert((!removed).then_some(*sequence));
+            }
+            at = *previous;
+        }
+        newest.into_iter().filter_map(|(name, sequence)| Some((name, sequence?))).collect()
+    }
+
+    fn listed(&self, site: usize) -> BTreeMap<u8, u64> {
+        let listed = self.sites[site].state.list(LOG, &Moment::Latest, None, 1000, usize::MAX).unwrap();
+        let mut found = BTreeMap::new();
+        for version in listed.versions {
+            let delta = parse(&version.delta);
+            let chunks: Vec<_> = delta.proposal.chunks.iter().map(|chunk| chunk.chunk).collect();
+            let referenced = self.sites[site].state.references(&chunks).unwrap();
+            assert!(referenced.iter().all(|referenced| *referenced), "a version's chunk is not kept at site {site}");
+            found.insert(delta.proposal.name.0[0], delta.sequence);
+        }
+        found
+    }
+
+    fn check(&self) {
+        for site in (0..SITES).filter(|site| self.knows(*site)) {
+            let view = self.sites[site].view(LOG);
+            if view.seeding.is_none() {
+                assert_eq!(self.listed(site), self.expected(view.head.hash), "site {site} calls itself exact");
+            }
+            assert!(view.whole().0.sequence <= view.head.sequence);
+        }
+    }
+
+    fn head_before(&self, site: usize) -> DeltaHash {
+        let history = self.sites[site].history(LOG);
+        history.len().checked_sub(2).map_or(DeltaHash::ZERO, |at| history[at].0.hash)
+    }
+
+    fn note(&mut self, site: usize, head: &Cursor, about: Option<(u8, bool)>) {
+        let previous = self.head_before(site);
+        self.placed.insert(head.hash, (previous, head.sequence, about));
+    }
+
+    fn run(&mut self, step: &Step) {
+        self.time += TICK;
+        match *step {
+            Step::Put { site, name: number, removes } if self.is_home(site) => {
+                self.operations += 1;
+                let kind = if removes { DeltaKind::Remove } else { DeltaKind::Put };
+                let chunks = if removes { vec![] } else { vec![(self.operations % 250) as u8] };
+                let proposal = with_chunks(proposal(self.operations, kind, number), &chunks, 0);
+                let receipt = self.sites[site].put(LOG, self.time, proposal);
+                self.note(site, &receipt.cursor, Some((number, removes)));
+            }
+            Step::Prune { site, behind, limit } if self.knows(site) => {
+                let view = self.sites[site].view(LOG);
+                // A home whose peers are kept nothing for, or a copy as its node has it.
+                let below = match view.is_told_by(self.sites[site].id) {
+                    true => (view.head.sequence + 1).saturating_sub(behind),
+                    false => view.head.sequence.saturating_sub(behind),
+                };
+                let prune = Prune { log: LOG, horizon: Hlc(u64::MAX), below, limit };
+                let outcome = self.sites[site].apply(GroupCommand::Prune(prune));
+                assert!(matches!(outcome, GroupOutcome::Pruned(_)), "{outcome:?}");
+            }
+            Step::Send { from, to, limit, overlap } if from != to && self.knows(from) => {
+                self.send(from, to, limit, overlap);
+            }
+            Step::Promote { site, is_forced } if self.knows(site) && !self.is_home(site) => {
+                self.promote(site, is_forced);
+            }
+            Step::Snapshot { site } if self.knows(site) => self.sites[site] = self.sites[site].through_snapshot(),
+            _ => {}
+        }
+        self.check();
+    }
+
+    fn send(&mut self, from: usize, to: usize, limit: usize, overlap: u64) -> Option<Sent> {
+        if !self.sites[from].view(LOG).is_told_by(self.sites[from].id) {
+            return None;
+        }
+        let (first, second) = self.sites.split_at_mut(from.max(to));
+        let (low, high) = (&mut first[from.min(to)], &mut second[0]);
+        let (from, to) = if from < to { (low, high) } else { (high, low) };
+        Some(replicate(from, to, LOG, limit, overlap, self.time))
+    }
+
+    fn promote(&mut self, site: usize, is_forced: bool) {
+        let view = self.sites[site].view(LOG);
+        let whole = view.whole().0.clone();
+        let generation = Generation { counter: view.known.counter + 1, site: self.sites[site].id, incarnation: 0 };
+        let promises = view.lease.map_or(0, |lease| lease.promises);
+        let weighed = (!is_forced).then_some((view.known, promises));
+        if view.seeding.is_some() && whole.sequence == 0 {
+            // Nobody forces this here: what is missing afterwards would be missing for good.
+            let command = Promote { log: LOG, generation, time: Hlc(self.time), weighed: Some((view.known, promises)) };
+            assert_eq!(refused(self.sites[site].apply(GroupCommand::Promote(command))), RefusalCode::Unsafe);
+            return;
+        }
+        let command = Promote { log: LOG, generation, time: Hlc(self.time), weighed };
+        let outcome = self.sites[site].apply(GroupCommand::Promote(command));
+        let GroupOutcome::Head(head) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(head.sequence, whole.sequence + 1, "an exact copy goes on");
+        assert!(self.sites[site].view(LOG).seeding.is_none());
+        self.note(site, &head, None);
+    }
+
+    /// The home of the highest generation sends the others everything.
+    fn settle(&mut self) {
+        let known = |world: &Self, site: usize| world.sites[site].view(LOG).known;
+        let there = (0..SITES).filter(|site| self.knows(*site));
+        let Some(home) = there.filter(|site| self.is_home(*site)).max_by_key(|site| known(self, *site)) else { return };
+        for to in (0..SITES).filter(|to| *to != home) {
+            for _ in 0..2000 {
+                let sent = self.send(home, to, 3, 0);
+                assert!(matches!(sent, Some(Sent::Taken)), "{sent:?}");
+                let (ours, theirs) = (self.sites[home].view(LOG), self.sites[to].view(LOG));
+                if theirs.seeding.is_none() && theirs.head.hash == ours.head.hash {
+                    break;
+                }
+            }
+            let (ours, theirs) = (self.sites[home].view(LOG), self.sites[to].view(LOG));
+            assert_eq!(
+                (theirs.head.hash, theirs.seeding.is_none()),
+                (ours.head.hash, true),
+                "site {to} never gets there"
+            );
+        }
+        self.check();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_copy_that_calls_itself_exact_is_one(steps in prop::collection::vec(step(), 1..120)) {
+        let mut world = World::new();
+        steps.iter().for_each(|step| world.run(step));
+        world.settle();
+    }
+}
+
+fn put_all(site: &mut Site, from: u64, names: &[u8]) {
+    for (number, name) in (from..).zip(names) {
+        site.put(LOG, number * TICK, with_chunks(proposal(number, DeltaKind::Put, *name), &[number as u8], 0));
+    }
+}
+
+fn prune(site: &mut Site, below: u64) -> GroupOutcome {
+    site.apply(GroupCommand::Prune(Prune { log: LOG, horizon: Hlc(u64::MAX), below, limit: 100 }))
+}
+
+#[test]
+fn a_new_copy_is_given_what_is_there_and_the_places_of_what_is_not() {
+    let (mut near, mut far) = (Site::new(1), Site::new(2));
+    near.create(LOG);
+    put_all(&mut near, 1, &[1, 1, 2, 1, 2, 3]);
+    assert!(matches!(prune(&mut near, 100), GroupOutcome::Pruned(3)));
+    assert_eq!(replicate(&mut near, &mut far, LOG, 4, 0, 1), Sent::Taken);
+    let view = far.view(LOG);
+    assert_eq!((view.head.sequence, view.whole().0.sequence, view.floor), (4, 0, 5), "it has one name of two");
+    let order = Promote {
+        log: LOG,
+        generation: Generation { counter: 2, site: far.id, incarnation: 0 },
+        time: Hlc(1),
+        weighed: Some((view.known, 0)),
+    };
+    assert_eq!(refused(far.apply(GroupCommand::Promote(order))), RefusalCode::Unsafe);
+    assert_eq!(replicate(&mut near, &mut far, LOG, 4, 0, 1), Sent::Taken);
+    let (ours, theirs) = (near.view(LOG), far.view(LOG));
+    assert!(theirs.seeding.is_none());
+    assert_eq!((theirs.head, theirs.total_bytes), (ours.head, ours.total_bytes));
+    let listed = |site: &Site| site.state.list(LOG, &Moment::Latest, None, 10, 1 << 20).unwrap();
+    assert_eq!(listed(&far), listed(&near));
+}
+
+#[test]
+fn a_copy_that_was_exact_once_takes_over_from_there() {
+    let (mut near, mut far) = (Site::new(1), Site::new(2));
+    near.create(LOG);
+    put_all(&mut near, 1, &[1, 2]);
+    replicate(&mut near, &mut far, LOG, 10, 0, 1);
+    put_all(&mut near, 3, &[1, 3, 1]);
+    prune(&mut near, 100);
+    replicate(&mut near, &mut far, LOG, 2, 0, 1);
+    let view = far.view(LOG);
+    assert_eq!((view.head.sequence, view.whole().0.sequence, view.whole().1), (4, 2, Hlc(20)));
+    assert_eq!(prune(&mut far, 4), GroupOutcome::Pruned(0), "what it may go back to stays");
+    let order = Promote {
+        log: LOG,
+        generation: Generation { counter: 2, site: far.id, incarnation: 0 },
+        time: Hlc(60),
+        weighed: Some((view.known, 0)),
+    };
+    assert!(matches!(far.apply(GroupCommand::Promote(order)), GroupOutcome::Head(head) if head.sequence == 3));
+    assert_eq!(far.view(LOG).aside, 1, "what came since is set aside, but for what was never there");
+    let version = far.state.lookup(LOG, name(1), &Moment::Latest).unwrap().unwrap();
+    assert_eq!(parse(&version.delta).sequence, 1);
+    // The old home has pruned what its new one still has, and is filled up again.
+    assert_eq!(replicate(&mut far, &mut near, LOG, 1, 0, 70), Sent::Taken);
+    assert!(near.view(LOG).seeding.is_some());
+    assert_eq!(replicate(&mut far, &mut near, LOG, 9, 0, 70), Sent::Taken);
+    let version = near.state.lookup(LOG, name(1), &Moment::Latest).unwrap().unwrap();
+    assert_eq!(parse(&version.delta).sequence, 1);
+    assert!(near.view(LOG).seeding.is_none());
+    assert_eq!(near.view(LOG).head, far.view(LOG).head);
+}
+
+#[test]
+fn what_can_not_be_pruned_is_refused() {
+    let (mut near, mut far) = (Site::new(1), Site::new(2));
+    near.create(LOG);
+    put_all(&mut near, 1, &[1, 1, 2]);
+    prune(&mut near, 100);
+    let generation = near.view(LOG).known;
+    assert!(matches!(far.apply(GroupCommand::CreateLog((descriptor(LOG), generation))), GroupOutcome::Head(_)));
+    let good = near.delivery(LOG, 1, 10);
+    let rows = far.rows();
+    let refuses = |far: &mut Site, change: &dyn Fn(&mut farside_codec::command::AcceptDeltas)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        let code = refused(far.apply(GroupCommand::Accept(bad)));
+        assert_eq!(far.view(LOG).head.sequence, 0);
+        code
+    };
+    assert_eq!(refuses(&mut far, &|bad| bad.floor = 0), RefusalCode::BadRequest, "nothing was pruned there");
+    assert_eq!(refuses(&mut far, &|bad| bad.floor = 9), RefusalCode::BadRequest, "past the head");
+    assert_eq!(refuses(&mut far, &|bad| bad.pruned[0].cursor.sequence = 2), RefusalCode::Diverged, "twice");
+    assert_eq!(refuses(&mut far, &|bad| bad.pruned.clear()), RefusalCode::Diverged, "a gap");
+    assert_eq!(refuses(&mut far, &|bad| bad.pruned[0].cursor.hash = DeltaHash([7; 32])), RefusalCode::Diverged);
+    assert_eq!(refuses(&mut far, &|bad| bad.pruned[0].time = Hlc(u64::MAX)), RefusalCode::BadRequest);
+    assert_eq!(refuses(&mut far, &|bad| bad.pruned[0].cursor.generation.counter = 9), RefusalCode::BadRequest);
+    assert_eq!(rows.len(), far.rows().len(), "what is refused changes nothing");
+    assert!(matches!(far.apply(GroupCommand::Accept(good)), GroupOutcome::Head(_)));
+}
+
+#[test]
+fn what_a_peer_lacks_is_kept_for_so_long_and_up_to_so_much() {
+    let (mut near, far) = (Site::new(1), site_id(2));
+    near.create(LOG);
+    put_all(&mut near, 1, &[1, 2, 3]);
+    let count = |near: &mut Site, passed_ms, most_ms, most_bytes| {
+        let peers = vec![HeldPeer { site: far, most_ms, most_bytes }];
+        assert_eq!(near.apply(GroupCommand::HoldPeers(HoldPeers { peers, passed_ms })), GroupOutcome::Done);
+        near.state.holds(LOG).unwrap().first().map(|held| (held.behind_ms, held.expired))
+    };
+    let says = |near: &mut Site, sequence: usize, ms| {
+        let cursor = near.history(LOG)[sequence - 1].0.clone();
+        let order = Acknowledge { log: LOG, peer: far, cursor, time: Hlc::from_ms(ms) };
+        assert_eq!(near.apply(GroupCommand::Acknowledge(order)), GroupOutcome::Done);
+        near.state.holds(LOG).unwrap().first().map(|held| (held.behind_ms, held.expired))
+    };
+    assert_eq!(count(&mut near, 400, 1000, u64::MAX), Some((400, false)));
+    assert_eq!(count(&mut near, 599, 1000, u64::MAX), Some((999, false)));
+    assert_eq!(says(&mut near, 1, 300), Some((300, false)), "what it lacks now was placed 300 ms ago");
+    assert_eq!(count(&mut near, 700, 1000, u64::MAX), Some((1000, true)));
+    assert_eq!(count(&mut near, 0, 5000, u64::MAX), Some((1000, true)), "what is let go is gone");
+    assert_eq!(says(&mut near, 1, 400), Some((0, false)), "it is there: what is left is kept from now on");
+    assert_eq!(count(&mut near, 0, 5000, 10), Some((0, true)), "it lacks more than ten bytes");
+    assert_eq!(says(&mut near, 3, 500), None);
+    assert_eq!(count(&mut near, 9000, 1000, 10), None, "it lacks nothing");
+    assert_eq!(near.state.log(LOG).unwrap().unwrap().head.sequence, 3);
+}
