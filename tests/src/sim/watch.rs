@@ -54,6 +54,11 @@ impl Watch {
         let document: Value = serde_json::from_slice(&document).ok()?;
         for log in document["logs"].as_array()? {
             let (name, generation) = (log["name"].as_str()?.to_owned(), log["generation"].as_u64()?);
+            // (6) What a peer lacks is kept for it, so it never has to do without.
+            let is_kept = !world.bounds_holds() && !world.peer_was_removed();
+            world.violations().check(!is_kept || log["exact_up_to_seq"] == log["head_seq"], || {
+                format!("the copy of {name} at site {site} lacks what was to be kept for it")
+            });
             for peer in log["peers"].as_array()? {
                 let cursor = peer["cursor_seq"].as_u64()?;
                 let most = self.acknowledged.entry((name.clone(), generation)).or_default();

@@ -83,13 +83,15 @@ impl World {
         }
     }
 
-    /// Where what peers lack is kept for a short time only, says so at both sites.
+    /// Says at both sites how long what peers lack is kept: for a short time, or without end.
     pub(super) async fn bound_holds(&self) -> Result<(), String> {
-        let Some(seconds) = self.0.hold_seconds else { return Ok(()) };
+        let hold = match self.0.hold_seconds {
+            Some(seconds) => PeerHold { seconds: Some(seconds), bytes: None },
+            None => PeerHold { seconds: Some(0), bytes: Some(0) },
+        };
         for site in 0..self.sites().len() {
             let name = self.sites()[(site + 1) % self.sites().len()].borrow().name.clone();
-            let hold = PeerHold { seconds: Some(seconds), bytes: None };
-            let order = Request::SetPeer(SetPeer { name, action: PeerAction::Hold(hold) });
+            let order = Request::SetPeer(SetPeer { name, action: PeerAction::Hold(hold.clone()) });
             self.client(site).await?.control(&order).await.map_err(|error| error.to_string())?;
         }
         Ok(())
