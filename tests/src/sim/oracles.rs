@@ -19,7 +19,7 @@ use farside_codec::delta::{Cursor, Delta, DeltaKind, Lineage};
 use farside_codec::ids::{BlindName, ChunkId, DeltaHash};
 use farside_codec::limits::MAX_CHUNKS_PER_QUESTION;
 use farside_codec::message::{LogInfo, Moment, ReadDeltas, Reply, Request};
-use names::{names_agree, newest_of, versions_of};
+use names::{names_agree, versions_of};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -150,12 +150,14 @@ async fn settle(world: &World, clients: &[Client], log: &str) -> Result<Settled,
         let opened = client.open_log(log).await.map_err(failed)?;
         // In this order: what is pruned in between has a number and no delta, which says nothing.
         let versions = versions_of(&opened).await.map_err(failed)?;
-        newest.push(newest_of(&opened).await.map_err(failed)?);
         numbers.extend(versions.iter().map(|(sequence, (_, put))| (*sequence, *put)));
         let deltas = read_all(client, opened.info()).await?;
+        let mut found = BTreeMap::new();
         for number in 0..NAMES {
-            read(&opened, &name(number), world.shared()).await.map_err(failed)?;
+            let newest = read(&opened, &name(number), world.shared()).await.map_err(failed)?;
+            found.extend(newest.map(|(_, sequence)| (number, sequence)));
         }
+        newest.push(found);
         old_versions_are_readable(world, &opened, client, &deltas, &versions).await?;
         copies.push((opened.info().clone(), deltas));
     }

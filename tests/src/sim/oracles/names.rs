@@ -19,20 +19,6 @@ pub(super) async fn versions_of(log: &Log) -> Result<BTreeMap<u64, (u64, u64)>, 
     Ok(found)
 }
 
-/// Which names there are, and the place of each one's newest version.
-pub(super) async fn newest_of(log: &Log) -> Result<BTreeMap<u64, u64>, ClientError> {
-    let mut found = BTreeMap::new();
-    for number in 0..NAMES {
-        let versions = match log.history(&name(number)).await {
-            Err(ClientError::NotFound(_)) => continue,
-            versions => versions?,
-        };
-        let newest = versions.first().filter(|version| version.kind.is_some());
-        found.extend(newest.map(|version| (number, version.sequence)));
-    }
-    Ok(found)
-}
-
 /// (3) Every copy has every name, with the same newest version. Whoever forces a copy that is still being made to take over
 /// is told that it is none.
 pub(super) fn names_agree(world: &World, log: &str, newest: &[BTreeMap<u64, u64>]) {
