@@ -72,6 +72,16 @@ record!(
         time: Hlc,
         /// Bytes of deltas and chunks up to and with it.
         total_bytes: u64,
+        /// What else is left.
+        left: Left,
+    }
+);
+
+record!(
+    /// What of a delta outlives its version.
+    Left {
+        /// Its operation: tried again, it is not applied again.
+        operation: OperationId,
         /// The name that it removed: whoever has an older version of it has to know.
         removed: Option<BlindName>,
     }

@@ -7,8 +7,8 @@
 
 use bytes::Bytes;
 use farside::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
-use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, PrunedDelta};
-use farside_codec::ids::{ChunkId, DeltaHash, Hlc, LogId, SiteId};
+use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, Left, PrunedDelta};
+use farside_codec::ids::{ChunkId, DeltaHash, Hlc, LogId, OperationId, SiteId};
 use farside_codec::message::LogPosition;
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -36,7 +36,12 @@ fn history(deltas: &[Vec<u8>]) -> Vec<LoadedDelta> {
         let encoded = Bytes::from(vec![index as u8; 10 + chunks.len() * 7]);
         let hash = Delta::hash(&[&encoded[..], &index.to_le_bytes()].concat());
         let cursor = Cursor { generation: generation(), sequence: index as u64 + 1, hash };
-        let place = PrunedDelta { cursor: cursor.clone(), time: Hlc(index as u64), total_bytes: 0, removed: None };
+        let place = PrunedDelta {
+            cursor: cursor.clone(),
+            time: Hlc(index as u64),
+            total_bytes: 0,
+            left: Left { operation: OperationId::default(), removed: None },
+        };
         // Some of those that name nothing are pruned.
         let is_pruned = chunks.is_empty() && index % 3 == 0;
         LoadedDelta {

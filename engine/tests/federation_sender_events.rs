@@ -9,8 +9,8 @@
 
 use bytes::Bytes;
 use farside::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
-use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, PrunedDelta};
-use farside_codec::ids::{ChunkId, DeltaHash, Hlc, LogId, SiteId};
+use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, Left, PrunedDelta};
+use farside_codec::ids::{ChunkId, DeltaHash, Hlc, LogId, OperationId, SiteId};
 use farside_codec::message::{LogPosition, Refusal, RefusalCode};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,7 +99,12 @@ fn history(deltas: &[Vec<u8>]) -> Vec<LoadedDelta> {
         let sequence = index as u64 + 1;
         let encoded = Bytes::from([&sequence.to_le_bytes()[..], &vec![0; chunks.len() * 9]].concat());
         let cursor = Cursor { generation: generation(1), sequence, hash: Delta::hash(&encoded) };
-        let place = PrunedDelta { cursor: cursor.clone(), time: Hlc(sequence), total_bytes: sequence, removed: None };
+        let place = PrunedDelta {
+            cursor: cursor.clone(),
+            time: Hlc(sequence),
+            total_bytes: sequence,
+            left: Left { operation: OperationId::default(), removed: None },
+        };
         // Some of those that name nothing are pruned.
         let is_pruned = chunks.is_empty() && sequence % 3 == 0;
         LoadedDelta {

@@ -5,8 +5,11 @@
 
 mod state_support;
 
-use farside_codec::command::{Acknowledge, GroupCommand, GroupOutcome, HeldPeer, HoldPeers, Promote, Prune};
-use farside_codec::delta::{Cursor, DeltaKind, Generation};
+use farside::federation::sender::Given;
+use farside_codec::command::{
+    Acknowledge, GroupCommand, GroupOutcome, HandOverLog, HeldPeer, HoldPeers, Promote, Prune,
+};
+use farside_codec::delta::{Cursor, DeltaKind, Extent, Generation, Proposal};
 use farside_codec::ids::{DeltaHash, Hlc, LogId};
 use farside_codec::message::{Moment, RefusalCode};
 use proptest::prelude::*;
@@ -35,6 +38,21 @@ enum Step {
         limit: usize,
         overlap: u64,
     },
+    /// What comes after a copy's head is delivered, wherever it is to be sent from.
+    SendAhead {
+        from: usize,
+        to: usize,
+        limit: usize,
+    },
+    HandOver {
+        from: usize,
+        to: usize,
+    },
+    /// An operation is tried again, wherever the home is by now.
+    Retry {
+        site: usize,
+        number: u64,
+    },
     Promote {
         site: usize,
         is_forced: bool,
@@ -52,26 +70,33 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (site(), 0u64..6, 1u32..9).prop_map(|(site, behind, limit)| Step::Prune { site, behind, limit }),
         8 => (site(), site(), 1usize..6, 0u64..3)
             .prop_map(|(from, to, limit, overlap)| Step::Send { from, to, limit, overlap }),
+        1 => (site(), site(), 1usize..6).prop_map(|(from, to, limit)| Step::SendAhead { from, to, limit }),
         1 => (site(), any::<bool>()).prop_map(|(site, is_forced)| Step::Promote { site, is_forced }),
+        1 => (site(), site()).prop_map(|(from, to)| Step::HandOver { from, to }),
+        2 => (site(), 1u64..40).prop_map(|(site, number)| Step::Retry { site, number }),
         1 => site().prop_map(|site| Step::Snapshot { site }),
     ]
 }
 
-/// Every delta that was ever placed: what it follows, and which name it gave a version or took away.
-type Placed = HashMap<DeltaHash, (DeltaHash, u64, Option<(u8, bool)>)>;
+/// What a delta did: by which operation, to which name, and whether it took it away.
+type About = Option<(u64, u8, bool)>;
+/// Every delta that was ever placed: what it follows, its sequence, and what it did.
+type Placed = HashMap<DeltaHash, (DeltaHash, u64, About)>;
 
 struct World {
     sites: Vec<Site>,
     placed: Placed,
     time: u64,
     operations: u64,
+    /// What each operation proposed.
+    made: Vec<Proposal>,
 }
 
 impl World {
     fn new() -> Self {
         let mut sites: Vec<Site> = (1..=SITES as u8).map(Site::new).collect();
         sites[0].create(LOG);
-        Self { sites, placed: HashMap::new(), time: 100, operations: 0 }
+        Self { sites, placed: HashMap::new(), time: 100, operations: 0, made: Vec::new() }
     }
 
     fn knows(&self, site: usize) -> bool {
@@ -86,7 +111,7 @@ impl World {
     fn expected(&self, at: DeltaHash) -> BTreeMap<u8, u64> {
         let (mut newest, mut at) = (BTreeMap::new(), at);
         while let Some((previous, sequence, about)) = self.placed.get(&at) {
-            if let Some((name, removed)) = about {
+            if let Some((_, name, removed)) = about {
                 newest.entry(*name).or_insert((!removed).then_some(*sequence));
             }
             at = *previous;
@@ -114,7 +139,24 @@ impl World {
                 assert_eq!(self.listed(site), self.expected(view.head.hash), "site {site} calls itself exact");
             }
             assert!(view.whole().0.sequence <= view.head.sequence);
+            let places = self.sites[site].state.given(LOG, 1, usize::MAX, usize::MAX).unwrap();
+            let gone = places.iter().filter(|(_, given)| matches!(given, Given::Pruned(_)));
+            let last = gone.map(|(cursor, _)| cursor.sequence).max().unwrap_or(0);
+            let is_filled = view.seeding.is_some_and(|seeding| seeding.filled.is_some());
+            assert!(is_filled || last <= view.floor, "site {site} has pruned {last} above its floor {}", view.floor);
         }
+    }
+
+    /// Where an operation stands on the history that a site has.
+    fn place_of(&self, site: usize, operation: u64) -> Option<u64> {
+        let mut at = self.sites[site].view(LOG).head.hash;
+        while let Some((previous, sequence, about)) = self.placed.get(&at) {
+            if about.is_some_and(|(number, ..)| number == operation) {
+                return Some(*sequence);
+            }
+            at = *previous;
+        }
+        None
     }
 
     fn head_before(&self, site: usize) -> DeltaHash {
@@ -122,7 +164,7 @@ impl World {
         history.len().checked_sub(2).map_or(DeltaHash::ZERO, |at| history[at].0.hash)
     }
 
-    fn note(&mut self, site: usize, head: &Cursor, about: Option<(u8, bool)>) {
+    fn note(&mut self, site: usize, head: &Cursor, about: About) {
         let previous = self.head_before(site);
         self.placed.insert(head.hash, (previous, head.sequence, about));
     }
@@ -135,8 +177,9 @@ impl World {
                 let kind = if removes { DeltaKind::Remove } else { DeltaKind::Put };
                 let chunks = if removes { vec![] } else { vec![(self.operations % 250) as u8] };
                 let proposal = with_chunks(proposal(self.operations, kind, number), &chunks, 0);
+                self.made.push(proposal.clone());
                 let receipt = self.sites[site].put(LOG, self.time, proposal);
-                self.note(site, &receipt.cursor, Some((number, removes)));
+                self.note(site, &receipt.cursor, Some((self.operations, number, removes)));
             }
             Step::Prune { site, behind, limit } if self.knows(site) => {
                 let view = self.sites[site].view(LOG);
@@ -152,6 +195,11 @@ impl World {
             Step::Send { from, to, limit, overlap } if from != to && self.knows(from) => {
                 self.send(from, to, limit, overlap);
             }
+            Step::SendAhead { from, to, limit } if from != to && self.knows(from) && self.knows(to) => {
+                self.send_ahead(from, to, limit);
+            }
+            Step::HandOver { from, to } if from != to && self.is_home(from) => self.hand_over(from, to),
+            Step::Retry { site, number } if self.is_home(site) && number <= self.operations => self.retry(site, number),
             Step::Promote { site, is_forced } if self.knows(site) && !self.is_home(site) => {
                 self.promote(site, is_forced);
             }
@@ -168,7 +216,50 @@ impl World {
         let (first, second) = self.sites.split_at_mut(from.max(to));
         let (low, high) = (&mut first[from.min(to)], &mut second[0]);
         let (from, to) = if from < to { (low, high) } else { (high, low) };
-        Some(replicate(from, to, LOG, limit, overlap, self.time))
+        let sent = replicate(from, to, LOG, limit, overlap, self.time);
+        self.note_homes();
+        Some(sent)
+    }
+
+    /// A site that was handed a log has begun a generation with the delta before.
+    fn note_homes(&mut self) {
+        for site in (0..SITES).filter(|site| self.is_home(*site)).collect::<Vec<_>>() {
+            let head = self.sites[site].view(LOG).head;
+            if !self.placed.contains_key(&head.hash) {
+                assert!(self.sites[site].view(LOG).seeding.is_none(), "a log was handed over to no exact copy");
+                self.note(site, &head, None);
+            }
+        }
+    }
+
+    fn send_ahead(&mut self, from: usize, to: usize, limit: usize) {
+        if self.sites[from].view(LOG).is_told_by(self.sites[from].id) {
+            let next = self.sites[to].view(LOG).head.sequence + 1;
+            let delivery = self.sites[from].delivery(LOG, next, limit);
+            let outcome = self.sites[to].apply(GroupCommand::Accept(delivery));
+            assert!(matches!(outcome, GroupOutcome::Head(_) | GroupOutcome::Refused(_)), "{outcome:?}");
+            self.note_homes();
+        }
+    }
+
+    fn hand_over(&mut self, from: usize, to: usize) {
+        let counter = self.sites[from].view(LOG).known.counter + 1;
+        let to = Generation { counter, site: self.sites[to].id, incarnation: 0 };
+        let order = HandOverLog { log: LOG, to, time: Hlc(self.time) };
+        let outcome = self.sites[from].apply(GroupCommand::HandOver(order));
+        let GroupOutcome::Head(head) = outcome else { panic!("{outcome:?}") };
+        self.note(from, &head, None);
+    }
+
+    fn retry(&mut self, site: usize, number: u64) {
+        let (stands, made) = (self.place_of(site, number), self.made[number as usize - 1].clone());
+        let (kind, about) = (made.kind.clone(), (number, made.name.0[0], made.kind == DeltaKind::Remove));
+        assert!(matches!(kind, DeltaKind::Put | DeltaKind::Remove));
+        let receipt = self.sites[site].put(LOG, self.time, made);
+        assert_eq!(receipt.replayed.then_some(receipt.cursor.sequence), stands, "operation {number} at site {site}");
+        if !receipt.replayed {
+            self.note(site, &receipt.cursor, Some(about));
+        }
     }
 
     fn promote(&mut self, site: usize, is_forced: bool) {
@@ -225,6 +316,32 @@ proptest! {
         steps.iter().for_each(|step| world.run(step));
         world.settle();
     }
+}
+
+#[test]
+fn extents_go_with_an_object_that_was_pruned_before_it_came() {
+    let (mut near, mut far) = (Site::new(1), Site::new(2));
+    near.create(LOG);
+    let extent = |index, number: u64, kind| Proposal {
+        extent: Some(Extent { object: operation(3), index }),
+        ..with_chunks(proposal(number, kind, 1), &[number as u8], 0)
+    };
+    near.put(LOG, 10, extent(0, 1, DeltaKind::Extent));
+    near.put(LOG, 20, extent(1, 2, DeltaKind::Extent));
+    // The extents come as they are, and their object once it is pruned.
+    assert_eq!(replicate(&mut near, &mut far, LOG, 2, 0, 1), Sent::Taken);
+    near.put(LOG, 30, extent(2, 3, DeltaKind::Put));
+    near.put(LOG, 40, with_chunks(proposal(4, DeltaKind::Put, 1), &[4], 0));
+    prune(&mut near, 100);
+    let mut fresh = Site::new(3);
+    let before = near.delivery(LOG, 3, 9);
+    assert_eq!(before.pruned.len(), 1);
+    assert_eq!(replicate(&mut near, &mut far, LOG, 9, 0, 1), Sent::Taken);
+    assert_eq!(replicate(&mut near, &mut fresh, LOG, 9, 0, 1), Sent::Taken);
+    let chunks = [1, 2, 3, 4].map(chunk);
+    assert_eq!(fresh.state.references(&chunks).unwrap(), [false, false, false, true]);
+    assert_eq!(far.state.references(&chunks).unwrap(), [false, false, false, true]);
+    assert!(far.view(LOG).seeding.is_none());
 }
 
 fn put_all(site: &mut Site, from: u64, names: &[u8]) {

@@ -62,8 +62,8 @@ impl Given {
     }
 }
 
-/// Encoded bytes of a place.
-const PRUNED_BYTES: usize = 88;
+/// Encoded bytes of a place that tells a name.
+const PRUNED_BYTES: usize = 137;
 
 /// A committed delta, as the log's state hands it out.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ pub struct LoadedDelta {
 pub enum SenderEvent {
     /// The log's head at home moved (or is told for the first time).
     Head(Cursor),
-    /// A link to the peer is up.
+    /// A link to the peer is up, or what was loaded for it is out of date: it is begun again from where the peer says to be.
     Connected,
     /// The link is gone; everything in flight with it.
     Lost,
@@ -187,6 +187,8 @@ pub struct Sender {
     greet_due: bool,
     recording: bool,
     unrecorded: Option<Cursor>,
+    /// What was recorded last in this connection, or is to be.
+    recorded: Option<Cursor>,
     due: VecDeque<SenderCommand>,
 }
 
@@ -212,6 +214,7 @@ impl Sender {
             greet_due: false,
             recording: false,
             unrecorded: None,
+            recorded: None,
             due: VecDeque::new(),
         }
     }
@@ -274,6 +277,7 @@ impl Sender {
     /// Forgets all that a lost link carried. Late answers to it find nothing to change.
     fn forget_flight(&mut self) {
         self.acknowledged = None;
+        self.recorded = None;
         self.held.clear();
         self.held_bytes = 0;
         self.chunks.clear();
@@ -335,7 +339,10 @@ impl Sender {
 
     /// It counts as far as it could be promoted.
     fn acknowledge(&mut self, position: LogPosition) {
-        self.unrecorded = Some(position.whole);
+        if self.recorded.as_ref() != Some(&position.whole) {
+            self.recorded = Some(position.whole.clone());
+            self.unrecorded = Some(position.whole);
+        }
         self.acknowledged = Some(position.head);
     }
 

@@ -47,7 +47,19 @@ pub(super) struct Kept {
     pub(super) is_late: bool,
 }
 
-pub(super) fn kept(bounds: &HeldPeer, lacks: u64, held: Option<&PeerHeld>) -> Kept {
+/// The same of a log for one of its peers.
+pub(super) fn kept_for<D: Disk>(
+    shard: &Shard<D>,
+    log: &LogView,
+    peer: SiteId,
+    lag: Option<&PeerLag>,
+    holds: &[PeerHeld],
+) -> Kept {
+    let held = holds.iter().find(|held| held.peer == peer);
+    kept(&bounds(shard, peer), lag.map_or(log.total_bytes, |lag| lag.bytes), held)
+}
+
+fn kept(bounds: &HeldPeer, lacks: u64, held: Option<&PeerHeld>) -> Kept {
     let Some(held) = held else { return Kept { expired: false, expires_seconds: None, is_late: false } };
     let expires_seconds = match held.expired {
         true => Some(0.0),
@@ -60,11 +72,10 @@ pub(super) fn kept(bounds: &HeldPeer, lacks: u64, held: Option<&PeerHeld>) -> Ke
 
 impl Kept {
     /// What is to be said of it, long before it is let go.
-    pub(super) fn alert(&self, log: &str, peer: &str) -> Option<String> {
+    pub(super) fn alert(&self, log: &str, peer: &str, connected: bool) -> Option<String> {
         if self.expired {
-            return Some(format!(
-                "{peer} lacks too much of {log}, or for too long: it is given what is there when it comes back"
-            ));
+            let when = if connected { "now" } else { "when it comes back" };
+            return Some(format!("{peer} lacks too much of {log}, or for too long: it is given what is there {when}"));
         }
         let left = self.expires_seconds.map(|seconds| format!(" for {} more", show_seconds(seconds)));
         let left = left.unwrap_or_default();
@@ -112,7 +123,8 @@ async fn count<D: Disk>(shard: &Rc<Shard<D>>, group: &LogGroup<D>) -> Result<(),
         return Ok(());
     }
     // Who begins to lead counts from then on. A node that was stopped for long does not know who else counted meanwhile.
-    let passed = last.map_or(Duration::ZERO, |last| now.saturating_sub(last)).min(HOLD_STEP);
+    let most = HOLD_STEP.max(Duration::from_secs(2 * shard.gc_seconds));
+    let passed = last.map_or(Duration::ZERO, |last| now.saturating_sub(last)).min(most);
     let hold = HoldPeers { peers, passed_ms: passed.as_millis() as u64 };
     shard.command(group.id(), &GroupCommand::HoldPeers(hold)).await.map(drop)
 }

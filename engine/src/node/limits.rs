@@ -14,7 +14,7 @@ pub const DISCARD_DELTAS: u32 = 512;
 pub const HOLD_SECONDS: u64 = 7 * 86_400;
 /// The part of what the site takes that a log may hold for a peer, where nobody has said anything: a quarter.
 pub const HOLD_PART: u64 = 4;
-/// What is counted at once at most of the time for which a peer has lacked something.
+/// What is counted at once at most of the time for which a peer has lacked something, or twice the time between rounds of GC.
 pub const HOLD_STEP: Duration = Duration::from_secs(3600);
 /// How often a log group closes time while it is written to.
 pub const CLOSE_INTERVAL: Duration = Duration::from_millis(200);

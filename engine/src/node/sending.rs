@@ -10,7 +10,7 @@ use super::shard::Shard;
 use super::{gathering, leases, pacing};
 use crate::federation::receiver::generation_of;
 use crate::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
-use crate::state::{LogView, StoredDelta};
+use crate::state::LogView;
 use farside_codec::command::{Acknowledge, Fence, GroupCommand};
 use farside_codec::delta::{ChunkRef, Cursor, Delta};
 use farside_codec::ids::{ChunkId, GroupId, LogId, SiteId};
@@ -237,17 +237,15 @@ impl<D: Disk> Driver<D> {
 
     fn load(&self, from: u64, limit: usize, bytes: usize) -> SenderEvent {
         let Ok(group) = self.shard.log_group(self.log) else { return SenderEvent::Lost };
-        let state = group.state().borrow();
-        let loaded = |(cursor, encoded): StoredDelta| {
-            if encoded.is_empty() {
-                let pruned = state.pruned(self.log, cursor.sequence).ok()??;
-                return Some(LoadedDelta { cursor, given: Given::Pruned(pruned), chunks: Vec::new() });
-            }
-            let chunks = Delta::parse(encoded.clone()).ok()?.proposal.chunks;
-            Some(LoadedDelta { cursor, given: Given::Whole(encoded), chunks })
+        let given = group.state().borrow().given(self.log, from, limit, bytes);
+        let loaded = |(cursor, given): (Cursor, Given)| {
+            let chunks = match &given {
+                Given::Whole(encoded) => Delta::parse(encoded.clone()).ok()?.proposal.chunks,
+                Given::Pruned(_) => Vec::new(),
+            };
+            Some(LoadedDelta { cursor, given, chunks })
         };
-        let deltas = state.deltas(self.log, from, limit, bytes);
-        match deltas.map(|deltas| deltas.into_iter().map(loaded).collect::<Option<Vec<_>>>()) {
+        match given.map(|given| given.into_iter().map(loaded).collect::<Option<Vec<_>>>()) {
             Ok(Some(deltas)) => SenderEvent::Loaded(deltas),
             _ => {
                 let detail = "deltas that the peer lacks can't be read here: restart the node to rebuild its state";
@@ -288,15 +286,25 @@ impl<D: Disk> Driver<D> {
         match sent.await {
             Ok(Ok(())) => SenderEvent::Sent(chunk),
             Ok(Err(NotSent { trouble, crossed, rest })) => {
-                self.report(|state| state.trouble = Some(trouble));
                 if !crossed {
                     pacing::give_back(&self.shard, self.peer.site, bytes).await;
                 }
                 tokio::time::sleep(rest.max(AGAIN)).await;
+                if self.is_pruned(chunk) {
+                    return SenderEvent::Connected;
+                }
+                self.report(|state| state.trouble = Some(trouble));
                 SenderEvent::NotSent(chunk)
             }
             Err(_) => SenderEvent::Lost,
         }
+    }
+
+    /// Whether nothing names a chunk any more: what was loaded has been pruned since, and the peer is to have the place of it.
+    fn is_pruned(&self, chunk: ChunkId) -> bool {
+        let Ok(group) = self.shard.log_group(self.log) else { return false };
+        let referenced = group.state().borrow().references(&[chunk]);
+        referenced.is_ok_and(|referenced| referenced == [false])
     }
 
     async fn deliver(&self, given: Vec<Given>) -> SenderEvent {

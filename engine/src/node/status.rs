@@ -6,7 +6,7 @@ use super::keys::telling;
 use super::limits::{STATUS_PATIENCE, UNREACHABLE_ALERT};
 use super::shard::Shard;
 use super::{clocks, expiring, holding, membership, pacing, recovered, repairing, routing, scrubbing};
-use crate::state::{ControlView, Opened};
+use crate::state::{ControlView, LogGroupState, LogView, Opened, PeerLag};
 use crate::store::{DeviceState, DeviceStatus, StoreStatus};
 use crate::times::show_time;
 use bytes::Bytes;
@@ -509,12 +509,7 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
     ShardReport { settled_groups, store, scrub, logs, alerts, counters, misplaced, unreachable: unreachable(shard) }
 }
 
-fn log_entry<D: Disk>(
-    shard: &Shard<D>,
-    state: &crate::state::LogGroupState,
-    log: crate::state::LogView,
-    alerts: &mut Vec<String>,
-) -> Value {
+fn log_entry<D: Disk>(shard: &Shard<D>, state: &LogGroupState, log: LogView, alerts: &mut Vec<String>) -> Value {
     let view = shard.view();
     let name = format!("{}/{}", log.descriptor.tenant_name, log.descriptor.name);
     let home = view.site_name(log.known.site).map(ToString::to_string);
@@ -529,11 +524,9 @@ fn log_entry<D: Disk>(
         let holds = state.holds(log.descriptor.log).unwrap_or_default();
         for peer in view.peers.values() {
             let lag = lags.iter().find(|lag| lag.peer == peer.site);
-            let lacks = lag.map_or(log.total_bytes, |lag| lag.bytes);
-            let held = holds.iter().find(|held| held.peer == peer.site);
-            let kept = holding::kept(&holding::bounds(shard, peer.site), lacks, held);
+            let kept = holding::kept_for(shard, &log, peer.site, lag, &holds);
             let entry = peer_entry(shard, &log, peer, lag, &kept);
-            alerts.extend(kept.alert(&name, peer.name.as_str()));
+            alerts.extend(kept.alert(&name, peer.name.as_str(), entry["state"] == "connected"));
             let policy = &log.descriptor.policy;
             let (bound, stops) = (policy.lag_bound_seconds as f64, policy.lag_stops_writers);
             let alarmed_at = if stops { bound / 2.0 } else { bound };
@@ -550,9 +543,8 @@ fn log_entry<D: Disk>(
         alerts.push(refusal.detail);
     }
     alerts.extend(holding::unfinished(&name, &log));
-    if log.aside > 0 {
-        alerts.push(format!("{} deltas of {name} were set aside here after a change of home", log.aside));
-    }
+    let aside = format!("{} deltas of {name} were set aside here after a change of home", log.aside);
+    alerts.extend((log.aside > 0).then_some(aside));
     json!({
         "name": name,
         "home": home,
@@ -569,9 +561,9 @@ fn log_entry<D: Disk>(
 
 fn peer_entry<D: Disk>(
     shard: &Shard<D>,
-    log: &crate::state::LogView,
+    log: &LogView,
     peer: &farside_codec::message::PeerRecord,
-    lag: Option<&crate::state::PeerLag>,
+    lag: Option<&PeerLag>,
     kept: &holding::Kept,
 ) -> Value {
     let sender = shard.senders.borrow().get(&(log.descriptor.log, peer.site)).cloned().unwrap_or_default();

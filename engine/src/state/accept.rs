@@ -10,6 +10,7 @@ use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::command::{AcceptDeltas, GroupOutcome};
 use farside_codec::delta::{Cursor, Delta, DeltaKind, Generation, PrunedDelta};
+use farside_codec::ids::Hlc;
 use farside_codec::message::RefusalCode;
 use farside_raft::StateError;
 
@@ -35,6 +36,7 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     if seeding::leads_elsewhere(&row, &accept.lineage) {
         // The sender learns from the position that it is to begin again.
         let head = row.head.sequence;
+        take_policy(&mut row, theirs, &accept);
         (row.known, row.lineage) = (theirs, accept.lineage);
         seeding::fill_again(&mut row, head);
         work.put_log(&row)?;
@@ -55,6 +57,9 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
         Given::Pruned(_) => None,
     });
     let own = fence::handed_over(work.site, theirs, last);
+    if own.is_some() && last.is_some_and(|last| last.sequence < row.floor.max(accept.floor)) {
+        return refuse(RefusalCode::Diverged, "the log is handed over to a copy that is not an exact one");
+    }
     if own.is_some() && accept.lineage.len() >= MAX_GENERATIONS {
         return refuse(RefusalCode::BadRequest, "the log is handed over and can list no further home");
     }
@@ -67,12 +72,12 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
                 row.closed = row.closed.max(delta.closed);
                 insert(work, &mut row, &delta, encoded)?;
             }
-            (Given::Whole(delta, encoded), Place::Hole) => seeding::fill(work, &row, &delta, encoded)?,
+            (Given::Whole(delta, encoded), Place::Hole(_)) => seeding::fill(work, &row, &delta, encoded)?,
             (Given::Pruned(pruned), Place::Next) => seeding::take(work, &mut row, &pruned, accept.floor)?,
             // Neither has it any more.
-            (Given::Pruned(pruned), Place::Hole) => {
+            (Given::Pruned(pruned), Place::Hole(time)) => {
                 row.floor = row.floor.max(accept.floor);
-                seeding::hide(work, &row, &pruned)?;
+                seeding::take_left(work, &mut row, pruned.cursor.sequence, time, &pruned.left)?;
             }
         }
     }
@@ -128,8 +133,8 @@ enum Given {
 enum Place {
     /// After the head.
     Next,
-    /// Where this copy has pruned it, and is filled up again.
-    Hole,
+    /// Where this copy has pruned it, and is filled up again; it is of this time.
+    Hole(Hlc),
 }
 
 impl Given {
@@ -164,6 +169,10 @@ fn given(accept: &AcceptDeltas) -> Result<Vec<Given>, Objection> {
     }
 }
 
+fn impossible(sequence: u64) -> Objection {
+    (RefusalCode::BadRequest, format!("delta {sequence} is pruned, and that can't be"))
+}
+
 /// Checks everything before the first is inserted: a refused command changes nothing.
 fn check(
     work: &Work<'_>,
@@ -174,7 +183,16 @@ fn check(
     let mut head: Cursor = row.head.clone();
     let (mut time, mut total_bytes) = (row.head_time, row.total_bytes);
     let mut epochs = row.epochs.clone();
-    let is_filled = row.seeding.as_ref().is_some_and(|seeding| seeding.filled.is_some());
+    let filled = row.seeding.as_ref().and_then(|seeding| Some((seeding.whole.sequence, seeding.filled.as_ref()?)));
+    if let (Some((_, filled)), Some(first)) = (filled, given.first())
+        && first.sequence() > filled.sequence + 1
+    {
+        let detail = format!("this copy is filled up from delta {} on", filled.sequence);
+        return Ok(Err((RefusalCode::Diverged, detail)));
+    }
+    if !accept.pruned.is_empty() && accept.floor > accept.head.sequence {
+        return Ok(Err((RefusalCode::BadRequest, "more is pruned than there is".into())));
+    }
     let mut checked = Vec::new();
     for given in given {
         let (cursor, at, previous) = match &given {
@@ -191,8 +209,12 @@ fn check(
             // Delivered before, or another history.
             match delta_row(work, accept.log, sequence)? {
                 Some(held) if held.hash == cursor.hash => {
-                    if held.is_pruned() && is_filled {
-                        checked.push((given, Place::Hole));
+                    // What is missing below where the copy is exact was replaced there.
+                    if held.is_pruned() && filled.is_some_and(|(whole, _)| sequence > whole) {
+                        if previous.is_none() && sequence > accept.floor {
+                            return Ok(Err(impossible(sequence)));
+                        }
+                        checked.push((given, Place::Hole(held.time)));
                     }
                     continue;
                 }
@@ -226,10 +248,8 @@ fn check(
                 }
             }
             Given::Pruned(pruned) => {
-                let replaced = sequence <= accept.floor && accept.floor <= accept.head.sequence;
-                if !replaced || pruned.total_bytes < total_bytes {
-                    let detail = format!("delta {sequence} is pruned, and that can't be");
-                    return Ok(Err((RefusalCode::BadRequest, detail)));
+                if sequence > accept.floor || pruned.total_bytes < total_bytes {
+                    return Ok(Err(impossible(sequence)));
                 }
                 total_bytes = pruned.total_bytes;
             }

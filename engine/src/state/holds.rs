@@ -29,7 +29,7 @@ pub(super) fn count(work: &Work<'_>, hold: &HoldPeers) -> Done {
         for peer in &hold.peers {
             let cursor: Option<CursorRow> =
                 work.change.get(Table::Cursors, &key(work, id, peer.site))?.map(read_row).transpose()?;
-            let has = cursor.map_or(0, |row| row.cursor.sequence);
+            let has = cursor.as_ref().map_or(0, |row| row.cursor.sequence);
             let known = held(work, id, peer.site)?;
             if has >= log.head.sequence {
                 if known.is_some() {
@@ -37,8 +37,11 @@ pub(super) fn count(work: &Work<'_>, hold: &HoldPeers) -> Done {
                 }
                 continue;
             }
-            let before = delta_row(work, id, has)?.map_or(0, |row| row.total_bytes);
-            let lacks = log.total_bytes.saturating_sub(before);
+            // How much a peer lacks that has not been heard of since this site is home nobody knows.
+            let lacks = match cursor {
+                Some(_) => log.total_bytes.saturating_sub(delta_row(work, id, has)?.map_or(0, |row| row.total_bytes)),
+                None => 0,
+            };
             let known = known.unwrap_or(HoldRow { behind_ms: 0, expired: false });
             let behind_ms = known.behind_ms.saturating_add(hold.passed_ms);
             let expired = known.expired || behind_ms >= peer.most_ms || lacks >= peer.most_bytes;

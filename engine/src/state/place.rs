@@ -199,7 +199,7 @@ pub(super) fn insert(work: &Work<'_>, row: &mut LogRow, delta: &Delta, encoded: 
     }
     work.change.put(Table::Operations, &work.key().log(log).operation(proposal.operation), &sequence.to_bytes())?;
     let (generation, time, total_bytes) = (delta.generation, delta.time, row.total_bytes);
-    let stored = DeltaRow { hash, generation, time, total_bytes, encoded, removed: None };
+    let stored = DeltaRow { hash, generation, time, total_bytes, encoded, left: None };
     work.change.put(Table::Deltas, &work.key().log(log).number(sequence), &stored.to_bytes())?;
     row.head = Cursor { generation, sequence, hash };
     row.head_time = time;

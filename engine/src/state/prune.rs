@@ -11,7 +11,8 @@ use super::log_group::{Done, Work, read_row, refuse};
 use super::place::delta_row;
 use farside_codec::Field;
 use farside_codec::command::{GroupOutcome, Prune};
-use farside_codec::delta::{Delta, DeltaKind};
+use farside_codec::delta::{Delta, DeltaKind, Left};
+use farside_codec::ids::LogId;
 use farside_codec::message::RefusalCode;
 use farside_raft::StateError;
 
@@ -29,13 +30,17 @@ pub(super) fn apply(work: &Work<'_>, prune: Prune) -> Done {
         let replaced_by: u64 = read_row(value.to_vec())?;
         if replaced_by < below && dead.len() < limit {
             log.floor = log.floor.max(replaced_by);
+            if let Some(seeding) = &mut log.seeding {
+                // It is below where the copy may go back to.
+                seeding.floor = seeding.floor.max(replaced_by);
+            }
             dead.push(key.to_vec());
         }
         seen += 1;
         Ok(dead.len() < limit && seen < limit.saturating_mul(PRUNE_SCAN_FACTOR))
     })?;
     for key in &dead {
-        drop_version(work, &prune, last_number(key))?;
+        drop_version(work, prune.log, last_number(key))?;
         work.change.remove(Table::Dead, key)?;
     }
     if !dead.is_empty() {
@@ -44,30 +49,33 @@ pub(super) fn apply(work: &Work<'_>, prune: Prune) -> Done {
     Ok(GroupOutcome::Pruned(dead.len() as u32))
 }
 
-fn drop_version(work: &Work<'_>, prune: &Prune, sequence: u64) -> Result<(), StateError> {
-    let Some(mut row) = delta_row(work, prune.log, sequence)? else { return Ok(()) };
+/// Drops what a delta said, and what finds it. Its place stays, and what is left of it.
+pub(super) fn drop_version(work: &Work<'_>, log: LogId, sequence: u64) -> Result<(), StateError> {
+    let Some(mut row) = delta_row(work, log, sequence)? else { return Ok(()) };
     if row.is_pruned() {
         // A removal that came here as pruned hides versions that go with it at the latest.
-        return row.removed.map_or(Ok(()), |name| {
-            work.change.remove(Table::Names, &work.key().log(prune.log).name(name).number(sequence))
-        });
+        return row
+            .left
+            .and_then(|left| left.removed)
+            .map_or(Ok(()), |name| work.change.remove(Table::Names, &work.key().log(log).name(name).number(sequence)));
     }
     let delta = Delta::parse(std::mem::take(&mut row.encoded)).map_err(StateError::Unreadable)?;
     for chunk in &delta.proposal.chunks {
-        work.change.remove(Table::References, &work.key().chunk(chunk.chunk).log(prune.log).number(sequence))?;
+        work.change.remove(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence))?;
     }
-    work.change.remove(Table::Names, &work.key().log(prune.log).name(delta.proposal.name).number(sequence))?;
-    row.removed = (delta.proposal.kind == DeltaKind::Remove).then_some(delta.proposal.name);
-    work.change.put(Table::Deltas, &work.key().log(prune.log).number(sequence), &row.to_bytes())?;
+    work.change.remove(Table::Names, &work.key().log(log).name(delta.proposal.name).number(sequence))?;
+    let removed = (delta.proposal.kind == DeltaKind::Remove).then_some(delta.proposal.name);
+    row.left = Some(Left { operation: delta.proposal.operation, removed });
+    work.change.put(Table::Deltas, &work.key().log(log).number(sequence), &row.to_bytes())?;
     if let (DeltaKind::Put, Some(extent)) = (&delta.proposal.kind, &delta.proposal.extent) {
         for index in 0..extent.index {
-            let key = work.key().log(prune.log).operation(extent.object).number(u64::from(index));
+            let key = work.key().log(log).operation(extent.object).number(u64::from(index));
             // Its home placed them all, and before it. A home that did not, which only a copy's can be, must not keep
             // this busy, nor have dropped here what a rewind still needs.
             let placed = work.change.get(Table::Extents, &key)?.map(read_row).transpose()?;
             let Some(placed) = placed.filter(|placed: &u64| *placed < sequence) else { break };
             work.change.remove(Table::Extents, &key)?;
-            drop_version(work, prune, placed)?;
+            drop_version(work, log, placed)?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use super::keys::{Key, last_number};
 use super::lineage;
 use super::log_group::{LogGroupState, meta_keys, read_row};
 use super::rows::{CursorRow, DeltaRow, HoldRow, Lease, LogRow, NameRow, Seeding};
+use crate::federation::sender::Given;
 use bytes::Bytes;
 use farside_codec::DecodeError;
 use farside_codec::delta::{Cursor, Delta, EpochRecord, Generation, Lineage, LogDescriptor, PrunedDelta};
@@ -318,18 +319,32 @@ impl LogGroupState {
 
     /// Deltas from a sequence on, at most `limit` of them and about `bytes`. A pruned delta has no bytes.
     pub fn deltas(&self, log: LogId, from: u64, limit: usize, bytes: usize) -> Result<Vec<StoredDelta>, StateError> {
+        let given = self.given(log, from, limit, bytes)?;
+        let stored = |(cursor, given): (Cursor, Given)| match given {
+            Given::Whole(encoded) => (cursor, encoded),
+            Given::Pruned(_) => (cursor, Bytes::new()),
+        };
+        Ok(given.into_iter().map(stored).collect())
+    }
+
+    /// The same as a peer is given it.
+    pub fn given(&self, log: LogId, from: u64, limit: usize, bytes: usize) -> Result<Vec<(Cursor, Given)>, StateError> {
         let view = self.database.read()?;
         let (first, last) = (self.key(log).number(from), self.key(log).number(u64::MAX));
         let mut found = Vec::new();
         let mut size = 0;
         view.scan(Table::Deltas, &first[..]..=&last[..], &mut |key, value| {
-            let row: DeltaRow = read_row(value.to_vec())?;
-            size += row.encoded.len();
+            let DeltaRow { hash, generation, time, total_bytes, encoded, left } = read_row(value.to_vec())?;
+            let cursor = Cursor { generation, sequence: last_number(key), hash };
+            let given = match left {
+                Some(left) => Given::Pruned(PrunedDelta { cursor: cursor.clone(), time, total_bytes, left }),
+                None => Given::Whole(encoded),
+            };
+            size += given.bytes();
             if !found.is_empty() && size > bytes {
                 return Ok(false);
             }
-            let cursor = Cursor { generation: row.generation, sequence: last_number(key), hash: row.hash };
-            found.push((cursor, row.encoded));
+            found.push((cursor, given));
             Ok(found.len() < limit)
         })?;
         Ok(found)
@@ -370,17 +385,6 @@ impl LogGroupState {
             Ok(true)
         })?;
         Ok(holds)
-    }
-
-    /// What is left of a delta that was pruned; `None` where there is no such place.
-    pub fn pruned(&self, log: LogId, sequence: u64) -> Result<Option<PrunedDelta>, StateError> {
-        let row = self.row(&self.database.read()?, log, sequence)?;
-        Ok(row.map(|row| PrunedDelta {
-            cursor: Cursor { generation: row.generation, sequence, hash: row.hash },
-            time: row.time,
-            total_bytes: row.total_bytes,
-            removed: row.removed,
-        }))
     }
 
     /// Which of these chunks some delta of this group names, set aside ones included.

@@ -2,8 +2,8 @@
 
 use super::lineage;
 use bytes::Bytes;
-use farside_codec::delta::{Cursor, EpochRecord, Generation, Lineage, LogDescriptor};
-use farside_codec::ids::{BlindName, DeltaHash, Hlc, SiteId};
+use farside_codec::delta::{Cursor, EpochRecord, Generation, Left, Lineage, LogDescriptor};
+use farside_codec::ids::{DeltaHash, Hlc, SiteId};
 use farside_codec::record;
 
 record!(
@@ -97,15 +97,15 @@ record!(
         total_bytes: u64,
         /// Its bytes; empty once its version was pruned. The hash chain stays.
         encoded: Bytes,
-        /// The name that it removed, once it was pruned.
-        removed: Option<BlindName>,
+        /// What is left of it once it was pruned.
+        left: Option<Left>,
     }
 );
 
 impl DeltaRow {
     /// Nothing is left of it but its place.
     pub(super) fn is_pruned(&self) -> bool {
-        self.encoded.is_empty()
+        self.left.is_some()
     }
 }
 

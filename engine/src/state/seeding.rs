@@ -9,14 +9,19 @@
 
 use super::database::{Rows, Table};
 use super::keys::last_number;
-use super::log_group::Work;
+use super::log_group::{Work, read_row};
 use super::place::{delta_row, extent_key};
+use super::prune::drop_version;
 use super::rows::{DeltaRow, LogRow, NameRow, Seeding};
 use bytes::Bytes;
-use farside_codec::Field;
-use farside_codec::delta::{Cursor, Delta, DeltaKind, Lineage, PrunedDelta};
+use farside_codec::delta::{Cursor, Delta, DeltaKind, Left, Lineage, PrunedDelta};
 use farside_codec::ids::{BlindName, DeltaHash, Hlc};
+use farside_codec::{DecodeError, Field};
 use farside_raft::StateError;
+
+fn gap() -> StateError {
+    StateError::Unreadable(DecodeError::Invalid { what: "gap in a log" })
+}
 
 /// The beginning of a log.
 fn beginning(row: &LogRow) -> Cursor {
@@ -30,21 +35,41 @@ pub(super) fn take(work: &Work<'_>, row: &mut LogRow, pruned: &PrunedDelta, floo
         row.seeding = Some(Seeding { whole, whole_time, floor: row.floor, filled: None });
     }
     row.floor = row.floor.max(floor);
-    let PrunedDelta { cursor, time, total_bytes, removed } = pruned.clone();
-    let (hash, generation) = (cursor.hash, cursor.generation);
-    let stored = DeltaRow { hash, generation, time, total_bytes, encoded: Bytes::new(), removed };
-    work.change.put(Table::Deltas, &work.key().log(row.descriptor.log).number(cursor.sequence), &stored.to_bytes())?;
+    let PrunedDelta { cursor, time, total_bytes, left } = pruned.clone();
+    let (hash, generation, sequence) = (cursor.hash, cursor.generation, cursor.sequence);
+    let stored = DeltaRow { hash, generation, time, total_bytes, encoded: Bytes::new(), left: Some(left.clone()) };
+    work.change.put(Table::Deltas, &work.key().log(row.descriptor.log).number(sequence), &stored.to_bytes())?;
     (row.head, row.head_time, row.total_bytes) = (cursor, time, total_bytes);
-    hide(work, row, pruned)
+    take_left(work, row, sequence, time, &left)
 }
 
-/// A name that this copy has a version of was removed by what was pruned.
-pub(super) fn hide(work: &Work<'_>, row: &LogRow, pruned: &PrunedDelta) -> Result<(), StateError> {
-    let Some(name) = pruned.removed else { return Ok(()) };
-    let names = work.key().log(row.descriptor.log).name(name);
-    let (first, own) = (names.clone().number(0), names.number(pruned.cursor.sequence));
+/// Takes in what is left of a delta at its place.
+pub(super) fn take_left(
+    work: &Work<'_>,
+    row: &mut LogRow,
+    sequence: u64,
+    time: Hlc,
+    left: &Left,
+) -> Result<(), StateError> {
+    let log = row.descriptor.log;
+    work.change.put(Table::Operations, &work.key().log(log).operation(left.operation), &sequence.to_bytes())?;
+    // Extents that came before their object was pruned go with it, wherever the copy may go back to: they show nothing.
+    for index in 0.. {
+        let extent = extent_key(work, log, left.operation, index);
+        let placed = work.change.get(Table::Extents, &extent)?.map(read_row).transpose()?;
+        let Some(placed) = placed.filter(|placed: &u64| *placed < sequence) else { break };
+        work.change.remove(Table::Extents, &extent)?;
+        drop_version(work, log, placed)?;
+        if let Some(seeding) = row.seeding.as_mut().filter(|seeding| placed <= seeding.whole.sequence) {
+            seeding.floor = seeding.floor.max(placed);
+        }
+    }
+    // A name that this copy has a version of was removed.
+    let Some(name) = left.removed else { return Ok(()) };
+    let names = work.key().log(log).name(name);
+    let (first, own) = (names.clone().number(0), names.number(sequence));
     match work.change.last_in(Table::Names, &first[..]..&own[..])? {
-        Some(_) => put_name(work, row, name, pruned.cursor.sequence, pruned.time, true),
+        Some(_) => put_name(work, row, name, sequence, time, true),
         None => Ok(()),
     }
 }
@@ -52,7 +77,14 @@ pub(super) fn hide(work: &Work<'_>, row: &LogRow, pruned: &PrunedDelta) -> Resul
 /// Drops the head's place, of which nothing else is left.
 pub(super) fn drop_place(work: &Work<'_>, row: &LogRow, stored: &DeltaRow) -> Result<(), StateError> {
     let (log, sequence) = (row.descriptor.log, row.head.sequence);
-    if let Some(name) = stored.removed {
+    if let Some(left) = &stored.left {
+        let operation = work.key().log(log).operation(left.operation);
+        let placed = work.change.get(Table::Operations, &operation)?.map(read_row::<u64>).transpose()?;
+        if placed == Some(sequence) {
+            work.change.remove(Table::Operations, &operation)?;
+        }
+    }
+    if let Some(name) = stored.left.as_ref().and_then(|left| left.removed) {
         let names = work.key().log(log).name(name);
         let (first, own) = (names.clone().number(0), names.number(sequence));
         let dead = work.key().log(log).number(stored.time.0);
@@ -105,8 +137,8 @@ fn put_name(
     work.change.put(Table::Names, &own, &NameRow { removed }.to_bytes())
 }
 
-/// From here on the copy is sent the log once more. It is exact up to what it was exact up to before, if `common`, up to which its
-/// history goes on, is not below that.
+/// From here on the copy is sent the log once more, from where it is exact on: what is missing below was replaced there. That
+/// is where it was exact before, if `common`, up to which its history goes on, is not below that.
 pub(super) fn fill_again(row: &mut LogRow, common: u64) {
     if row.head.sequence == 0 {
         (row.floor, row.seeding) = (0, None);
@@ -116,14 +148,21 @@ pub(super) fn fill_again(row: &mut LogRow, common: u64) {
     let known = row.seeding.take().filter(|known| known.whole.sequence <= common).unwrap_or(none);
     // What was pruned elsewhere says nothing about this history.
     row.floor = known.floor;
-    row.seeding = Some(Seeding { filled: Some(beginning(row)), ..known });
+    if known.whole.sequence == row.head.sequence {
+        return;
+    }
+    row.seeding = Some(Seeding { filled: Some(known.whole.clone()), ..known });
 }
 
-/// Whether what a copy lacks can't be what this lineage's home has pruned: it goes another way before the point at which the
-/// copy would be exact again.
+/// Whether what a copy lacks can't be what this lineage's home has pruned: the history that it was told of before and this one
+/// part before the point at which the copy would be exact again.
 pub(super) fn leads_elsewhere(row: &LogRow, lineage: &Lineage) -> bool {
-    let parts = |floor: u64| lineage.iter().any(|branch| branch.first <= floor && !row.lineage.contains(branch));
-    row.seeding.as_ref().is_some_and(|seeding| seeding.filled.is_none()) && parts(row.floor)
+    if row.seeding.is_none() {
+        return false;
+    }
+    let shared = row.lineage.iter().zip(lineage).take_while(|(ours, theirs)| ours == theirs).count();
+    let parts = |lineage: &Lineage| lineage.get(shared).is_some_and(|branch| branch.first <= row.floor);
+    parts(&row.lineage) || parts(lineage)
 }
 
 /// Puts a delta back into a place in which this copy has pruned it.
@@ -140,8 +179,8 @@ pub(super) fn fill(work: &Work<'_>, row: &LogRow, delta: &Delta, encoded: Bytes)
         work.change.put(Table::Extents, &extent_key(work, log, extent.object, extent.index), &sequence.to_bytes())?;
     }
     work.change.put(Table::Operations, &work.key().log(log).operation(proposal.operation), &sequence.to_bytes())?;
-    let Some(stored) = delta_row(work, log, sequence)? else { return Ok(()) };
-    let stored = DeltaRow { encoded, removed: None, ..stored };
+    let stored = delta_row(work, log, sequence)?.ok_or_else(gap)?;
+    let stored = DeltaRow { encoded, left: None, ..stored };
     work.change.put(Table::Deltas, &work.key().log(row.descriptor.log).number(sequence), &stored.to_bytes())
 }
 
@@ -152,10 +191,12 @@ pub(super) fn came(work: &Work<'_>, row: &mut LogRow, given: Option<(u64, u64)>)
         && first <= filled.sequence + 1
         && last > filled.sequence
     {
-        let cursor = |end: u64, held: DeltaRow| Cursor { generation: held.generation, sequence: end, hash: held.hash };
-        seeding.filled = match last.min(row.head.sequence) {
-            end if end == row.head.sequence => None,
-            end => delta_row(work, row.descriptor.log, end)?.map(|held| cursor(end, held)),
+        seeding.filled = match last {
+            last if last >= row.head.sequence => None,
+            last => {
+                let held = delta_row(work, row.descriptor.log, last)?.ok_or_else(gap)?;
+                Some(Cursor { generation: held.generation, sequence: last, hash: held.hash })
+            }
         };
     }
     let is_exact = seeding.filled.is_none() && row.head.sequence >= row.floor;

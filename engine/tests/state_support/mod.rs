@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use farside::federation::receiver::{LocalCopy, OfferDecision, decide};
+use farside::federation::sender::Given;
 use farside::state::{Database, LogGroupState, LogView, Opened};
 use farside_codec::Field;
 use farside_codec::command::{AcceptDeltas, Fence, GroupCommand, GroupOutcome, PlaceDeltas, Promote};
@@ -123,10 +124,13 @@ impl Site {
     pub(crate) fn delivery(&self, log: LogId, from: u64, limit: usize) -> AcceptDeltas {
         let view = self.view(log);
         let closed = self.state.closed().unwrap();
-        let all = self.state.deltas(log, from, limit, usize::MAX).unwrap();
-        let (gone, there): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, encoded)| encoded.is_empty());
-        let pruned = gone.iter().map(|(cursor, _)| self.state.pruned(log, cursor.sequence).unwrap().unwrap()).collect();
-        let deltas = there.into_iter().map(|(_, encoded)| encoded).collect();
+        let (mut deltas, mut pruned) = (Vec::new(), Vec::new());
+        for (_, given) in self.state.given(log, from, limit, usize::MAX).unwrap() {
+            match given {
+                Given::Whole(encoded) => deltas.push(encoded),
+                Given::Pruned(place) => pruned.push(place),
+            }
+        }
         AcceptDeltas {
             log,
             lineage: view.lineage,

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use farside::federation::receiver::{LocalCopy, OfferDecision, decide, generation_of};
 use farside::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use farside_codec::Field;
-use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, Lineage, PrunedDelta};
-use farside_codec::ids::{ChunkId, DeltaHash, Hlc};
+use farside_codec::delta::{Branch, ChunkRef, Cursor, Delta, Generation, Left, Lineage, PrunedDelta};
+use farside_codec::ids::{ChunkId, DeltaHash, Hlc, OperationId};
 use farside_codec::message::{LogOffer, LogPosition, Refusal, RefusalCode};
 use std::collections::BTreeSet;
 
@@ -43,7 +43,12 @@ impl History {
                 .map(|index| ChunkRef { chunk: chunk(index), sealed_bytes: CHUNK_BYTES })
                 .collect();
             let cursor = Cursor { generation: home(), sequence: place as u64 + 1, hash };
-            let place = PrunedDelta { cursor: cursor.clone(), time: Hlc(place as u64), total_bytes: 0, removed: None };
+            let place = PrunedDelta {
+                cursor: cursor.clone(),
+                time: Hlc(place as u64),
+                total_bytes: 0,
+                left: Left { operation: OperationId::default(), removed: None },
+            };
             let is_pruned = chunks.is_empty() && shape & 1 == 1;
             let given = if is_pruned { Given::Pruned(place) } else { Given::Whole(encoded.into()) };
             LoadedDelta { cursor, given, chunks }

@@ -2,6 +2,7 @@
 //! commands in one go and must come to the same answers and rows.
 
 use bytes::Bytes;
+use farside::federation::sender::Given;
 use farside::state::{Database, LogGroupState, LogView};
 use farside_codec::Field;
 use farside_codec::command::{AcceptDeltas, GroupCommand, GroupOutcome};
@@ -98,15 +99,13 @@ impl Site {
     /// What a driver sends of a log from a sequence on.
     pub(super) fn delivery(&self, log: LogId, from: u64, limit: usize) -> Option<AcceptDeltas> {
         let view = self.view(log)?;
-        let (gone, there): (Vec<_>, Vec<_>) = self
-            .state
-            .deltas(log, from, limit, usize::MAX)
-            .expect("deltas")
-            .into_iter()
-            .partition(|(_, encoded)| encoded.is_empty());
-        let place = |(cursor, _): (Cursor, Bytes)| self.state.pruned(log, cursor.sequence).expect("a row");
-        let pruned = gone.into_iter().filter_map(place).collect();
-        let deltas = there.into_iter().map(|(_, encoded)| encoded).collect();
+        let (mut deltas, mut pruned) = (Vec::new(), Vec::new());
+        for (_, given) in self.state.given(log, from, limit, usize::MAX).expect("deltas") {
+            match given {
+                Given::Whole(encoded) => deltas.push(encoded),
+                Given::Pruned(place) => pruned.push(place),
+            }
+        }
         let closed = self.state.closed().expect("a time");
         Some(AcceptDeltas {
             log,

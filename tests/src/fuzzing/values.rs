@@ -10,8 +10,8 @@ use farside_codec::authority::{Authorities, AuthorityStep, IntroduceAuthority, P
 use farside_codec::cluster::{GroupRecord, NodeRecord, NodeState};
 use farside_codec::command::ControlCommand;
 use farside_codec::delta::{
-    Branch, ChunkReceipt, ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Extent, Generation, Lineage,
-    LogDescriptor, LogPolicy, Proposal, PrunedDelta,
+    Branch, ChunkReceipt, ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Extent, Generation, Left,
+    Lineage, LogDescriptor, LogPolicy, Proposal, PrunedDelta,
 };
 use farside_codec::identity::{IdentityRecord, IdentityRole, IssueIdentity, PutIdentity, Revocation, RevokeIdentity};
 use farside_codec::ids::{
@@ -49,7 +49,12 @@ pub fn cursor() -> Cursor {
 /// What is left of a delta that was pruned.
 pub fn pruned() -> PrunedDelta {
     let cursor = Cursor { generation: generation(), sequence: 4, hash: DeltaHash([6; 32]) };
-    PrunedDelta { cursor, time: Hlc(8), total_bytes: 99, removed: Some(BlindName([9; 32])) }
+    PrunedDelta {
+        cursor,
+        time: Hlc(8),
+        total_bytes: 99,
+        left: Left { operation: OperationId([8; 16]), removed: Some(BlindName([9; 32])) },
+    }
 }
 
 /// A key epoch.
