@@ -225,7 +225,7 @@ impl World {
     fn note_homes(&mut self) {
         for site in (0..SITES).filter(|site| self.is_home(*site)).collect::<Vec<_>>() {
             let head = self.sites[site].view(LOG).head;
-            if !self.placed.contains_key(&head.hash) {
+            if head.sequence > 0 && !self.placed.contains_key(&head.hash) {
                 assert!(self.sites[site].view(LOG).seeding.is_none(), "a log was handed over to no exact copy");
                 self.note(site, &head, None);
             }
@@ -282,28 +282,49 @@ impl World {
         self.note(site, &head, None);
     }
 
-    /// The home of the highest generation sends the others everything.
-    fn settle(&mut self) {
-        let known = |world: &Self, site: usize| world.sites[site].view(LOG).known;
-        let there = (0..SITES).filter(|site| self.knows(*site));
-        let Some(home) = there.filter(|site| self.is_home(*site)).max_by_key(|site| known(self, *site)) else { return };
-        for to in (0..SITES).filter(|to| *to != home) {
-            for _ in 0..2000 {
-                let sent = self.send(home, to, 3, 0);
-                assert!(matches!(sent, Some(Sent::Taken)), "{sent:?}");
-                let (ours, theirs) = (self.sites[home].view(LOG), self.sites[to].view(LOG));
-                if theirs.seeding.is_none() && theirs.head.hash == ours.head.hash {
-                    break;
-                }
+    /// Sends everything to another site. Answers whether that follows; it may be home by then.
+    fn send_all(&mut self, from: usize, to: usize) -> bool {
+        for _ in 0..2000 {
+            let sent = self.send(from, to, 3, 0);
+            if sent != Some(Sent::Taken) {
+                assert!(matches!(sent, None | Some(Sent::SteppedDown)), "{sent:?}");
+                return false;
             }
-            let (ours, theirs) = (self.sites[home].view(LOG), self.sites[to].view(LOG));
-            assert_eq!(
-                (theirs.head.hash, theirs.seeding.is_none()),
-                (ours.head.hash, true),
-                "site {to} never gets there"
-            );
+            let (ours, theirs) = (self.sites[from].view(LOG), self.sites[to].view(LOG));
+            if theirs.seeding.is_none() && theirs.head.hash == ours.head.hash {
+                return true;
+            }
         }
+        panic!("site {to} never gets there");
+    }
+
+    /// Whoever tells the log sends the others everything, until one home has been heard of everywhere.
+    fn settle(&mut self) {
+        let mut home = None;
+        for _ in 0..3 * SITES {
+            let tells =
+                |site: &usize| self.knows(*site) && self.sites[*site].view(LOG).is_told_by(self.sites[*site].id);
+            let last = |site: &usize| self.sites[*site].view(LOG).lineage.last().map(|branch| branch.generation);
+            let Some(teller) = (0..SITES).filter(tells).max_by_key(last) else { return };
+            let others: Vec<usize> = (0..SITES).filter(|to| *to != teller).collect();
+            if others.iter().all(|to| self.send_all(teller, *to)) && self.is_home(teller) {
+                home = Some(teller);
+                break;
+            }
+        }
+        let home = home.expect("a home that all others follow");
         self.check();
+        // Whoever is new gets all of it too.
+        let mut fresh = Site::new(SITES as u8 + 1);
+        for _ in 0..2000 {
+            assert_eq!(replicate(&mut self.sites[home], &mut fresh, LOG, 3, 0, self.time), Sent::Taken);
+            if fresh.view(LOG).head.hash == self.sites[home].view(LOG).head.hash {
+                break;
+            }
+        }
+        let listed = |site: &Site| site.state.list(LOG, &Moment::Latest, None, 1000, usize::MAX).unwrap();
+        assert_eq!(listed(&fresh), listed(&self.sites[home]));
+        assert!(fresh.view(LOG).seeding.is_none());
     }
 }
 
