@@ -11,7 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Seeds that found a bug of ours. What a seed does changes when the simulator learns something new, so what brings each
 /// of them out is a scenario by now.
-const FOUND: [(&str, u64); 8] = [
+const FOUND: [(&str, u64); 9] = [
     ("decayed-state-file", 13),
     ("decayed-state-file", 14),
     ("promotion-overtaken", 255),
@@ -20,6 +20,7 @@ const FOUND: [(&str, u64); 8] = [
     ("core", 4576),
     ("geometry", 11),
     ("geometry", 130),
+    ("seeding", 109),
 ];
 /// Seeds of each scenario.
 const OF_EACH: u64 = 2;
