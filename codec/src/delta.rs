@@ -278,12 +278,30 @@ record!(
         /// The home acknowledges nothing later than so long after a peer that follows it renewed its promise not to take over;
         /// 0: there are no promises.
         home_lease_seconds: u64,
+        /// The sites that are to hold the log, its home among them; `None`: all that are peers.
+        sites: Option<Vec<SiteId>>,
+        /// The only sites that may hold it or learn of it, its home among them; `None`: any.
+        residency: Option<Vec<SiteId>>,
+        /// Bytes of versions and their chunks that it may have, old versions among them; 0: as many as there is room for.
+        quota_bytes: u64,
     }
 );
 
 impl LogPolicy {
     /// Lag that raises an alert where nobody has said anything else.
     pub const DEFAULT_LAG_BOUND_SECONDS: u64 = 30;
+    /// Sites that a policy can name: as many as a site can have peers, and itself.
+    pub const MAX_SITES: usize = 65;
+
+    /// Whether a site may hold the log, or learn of it.
+    pub fn may_be_at(&self, site: SiteId) -> bool {
+        self.residency.as_ref().is_none_or(|sites| sites.contains(&site))
+    }
+
+    /// Whether a peer is to be sent the log.
+    pub fn goes_to(&self, site: SiteId) -> bool {
+        self.may_be_at(site) && self.sites.as_ref().is_none_or(|sites| sites.contains(&site))
+    }
 }
 
 impl Default for LogPolicy {
@@ -294,6 +312,9 @@ impl Default for LogPolicy {
             lag_bound_seconds: Self::DEFAULT_LAG_BOUND_SECONDS,
             lag_stops_writers: false,
             home_lease_seconds: 0,
+            sites: None,
+            residency: None,
+            quota_bytes: 0,
         }
     }
 }

@@ -289,6 +289,10 @@ record!(
         head_time: Hlc,
         /// Every key epoch that the log used.
         epochs: Vec<EpochRecord>,
+        /// Names of the sites that its policy names, as far as this site knows them.
+        names: Vec<(SiteId, Label)>,
+        /// Bytes that count for its quota here.
+        live_bytes: u64,
     }
 );
 record!(

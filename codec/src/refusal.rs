@@ -42,6 +42,8 @@ choice!(
         Internal = 17,
         /// Too few devices work for what is to be stored to survive a loss; only an operator changes that.
         TooFewDevices = 18,
+        /// The log has what its policy allows it to have.
+        Quota = 19,
     }
 );
 

@@ -204,6 +204,9 @@ fn descriptor() -> LogDescriptor {
             lag_bound_seconds: 3,
             lag_stops_writers: true,
             home_lease_seconds: 4,
+            sites: Some(vec![SiteId([1; 16])]),
+            residency: None,
+            quota_bytes: 5,
         },
         policy_version: 4,
     }

@@ -502,3 +502,31 @@ fn a_log_that_is_not_here_is_not_found() {
     assert!(site.state.log(other).unwrap().is_none());
     assert!(site.state.lookup(other, name(1), &Moment::Time(Hlc(5))).unwrap().is_none());
 }
+
+#[test]
+fn a_quota_counts_what_is_there_and_lets_removals_through() {
+    let mut site = home();
+    let sized = |number: u64, name: u8| with_chunks(put(number, name), &[number as u8], 9);
+    site.put(LOG, 10, sized(1, 1));
+    let one = site.view(LOG).live_bytes;
+    assert!(one > 100, "a chunk of a hundred bytes, and the delta that names it");
+    let quota = |site: &mut Site, quota_bytes| {
+        let policy = LogPolicy { quota_bytes, ..LogPolicy::default() };
+        site.apply(GroupCommand::ChangePolicy(ChangePolicy { log: LOG, policy }));
+    };
+    quota(&mut site, 2 * one);
+    site.put(LOG, 20, sized(2, 1));
+    assert_eq!(code(site.try_put(LOG, 30, sized(3, 2))), RefusalCode::Quota);
+    assert_eq!(site.view(LOG).live_bytes, 2 * one, "what is refused counts for nothing");
+    site.put(LOG, 40, remove(4, 1));
+    assert!(site.view(LOG).live_bytes > 2 * one, "removals are the way back");
+    assert_eq!(code(site.try_put(LOG, 50, sized(5, 2))), RefusalCode::Quota, "old versions count");
+    assert!(site.put(LOG, 60, sized(2, 1)).replayed, "what was done is done");
+    site.apply(prune(1000, 99, 99));
+    assert_eq!(site.view(LOG).live_bytes, 0);
+    site.put(LOG, 70, sized(5, 2));
+    assert_eq!(site.view(LOG).live_bytes, one);
+    quota(&mut site, 0);
+    site.put(LOG, 80, sized(6, 2));
+    site.put(LOG, 90, sized(7, 2));
+}

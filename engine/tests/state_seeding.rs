@@ -140,6 +140,14 @@ impl World {
             }
             assert!(view.whole().0.sequence <= view.head.sequence);
             let places = self.sites[site].state.given(LOG, 1, usize::MAX, usize::MAX).unwrap();
+            let bytes = |given: &Given| match given {
+                Given::Whole(encoded) => {
+                    let chunks = parse(encoded).proposal.chunks;
+                    encoded.len() as u64 + chunks.iter().map(|chunk| u64::from(chunk.sealed_bytes)).sum::<u64>()
+                }
+                Given::Pruned(_) => 0,
+            };
+            assert_eq!(view.live_bytes, places.iter().map(|(_, given)| bytes(given)).sum::<u64>(), "at site {site}");
             let gone = places.iter().filter(|(_, given)| matches!(given, Given::Pruned(_)));
             let last = gone.map(|(cursor, _)| cursor.sequence).max().unwrap_or(0);
             let is_filled = view.seeding.is_some_and(|seeding| seeding.filled.is_some());

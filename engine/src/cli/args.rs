@@ -449,10 +449,24 @@ pub(super) enum TenantCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum LogCommand {
     /// Makes a log whose home is this site
-    #[command(after_help = "Example: farside log create --dir near acme/photos")]
+    #[command(after_help = "Examples: farside log create --dir near acme/photos\n          \
+                            farside log create --dir near acme/patients --residency near,far")]
     Create {
         /// TENANT/LOG
         log: String,
+        /// The only sites that may ever hold the log or learn of it, this one among them; none: any
+        #[arg(long, value_name = "SITE,..", value_delimiter = ',')]
+        residency: Option<Vec<String>>,
+    },
+    /// Says which peers hold a log; every peer does otherwise
+    #[command(after_help = "Examples: farside log replicate --dir near acme/photos --to far\n          \
+                            farside log replicate --dir near acme/photos --to all")]
+    Replicate {
+        /// TENANT/LOG
+        log: String,
+        /// Names of peers; all: every peer, those too that come later
+        #[arg(long, value_name = "SITE,..", value_delimiter = ',', required = true)]
+        to: Vec<String>,
     },
     /// Lists logs
     #[command(after_help = "Example: farside log list --dir near --json")]
@@ -464,7 +478,9 @@ pub(super) enum LogCommand {
         log: String,
     },
     /// Changes a log's policy
-    #[command(after_help = "Example: farside log policy --dir near acme/photos --history 7d --dedup tenant")]
+    #[command(
+        after_help = "Example: farside log policy --dir near acme/photos --history 7d --dedup tenant --quota 10TiB"
+    )]
     Policy {
         /// TENANT/LOG
         log: String,
@@ -481,6 +497,12 @@ pub(super) enum LogCommand {
         /// none: a failover may find a home that goes on
         #[arg(long, value_parser = super::sizes::parse_seconds_or_none)]
         home_lease: Option<u64>,
+        /// The only sites that may hold the log or learn of it, this one among them; none: any. Refused while another one has it
+        #[arg(long, value_name = "SITE,..", value_delimiter = ',')]
+        residency: Option<Vec<String>>,
+        /// Bytes that it may have, old versions among them: 500GiB, 10TiB; none: as many as there is room for
+        #[arg(long, value_name = "SIZE", value_parser = super::sizes::parse_bound)]
+        quota: Option<u64>,
     },
 }
 

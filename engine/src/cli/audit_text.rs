@@ -10,7 +10,7 @@ use farside_codec::audit::{
 };
 use farside_codec::command::TokenPurpose;
 use farside_codec::delta::Deduplication;
-use farside_codec::ids::hex;
+use farside_codec::ids::{SiteId, hex};
 use farside_codec::message::PeerAction;
 use farside_transport::{Caller, Role};
 use serde_json::{Value, json};
@@ -57,6 +57,10 @@ fn actor_text(by: &AuditActor) -> String {
     }
 }
 
+fn ids(sites: &Option<Vec<SiteId>>) -> Option<Vec<String>> {
+    sites.as_ref().map(|sites| sites.iter().map(ToString::to_string).collect())
+}
+
 fn log_about(log: &AuditedLog) -> Value {
     let deduplication = match log.policy.deduplication {
         Deduplication::Off => "off",
@@ -68,6 +72,8 @@ fn log_about(log: &AuditedLog) -> Value {
         "deduplication": deduplication, "history_seconds": log.policy.history_seconds,
         "lag_bound_seconds": log.policy.lag_bound_seconds, "lag_stops_writers": log.policy.lag_stops_writers,
         "home_lease_seconds": log.policy.home_lease_seconds,
+        "replicates_to_ids": ids(&log.policy.sites), "residency_ids": ids(&log.policy.residency),
+        "quota_bytes": log.policy.quota_bytes,
     })
 }
 

@@ -1,24 +1,22 @@
 //! Commands that talk to a site about itself, its tenants, logs and peers. What is wrong with the command line alone is
 //! said before anybody is called.
 
-use super::args::{Common, ContextCommand, LogCommand, TenantCommand};
+use super::args::{Common, ContextCommand, TenantCommand};
 use super::objects::Output;
 use super::output::CliError;
 use super::sizes::{show_bytes, show_time};
 use crate::client::{
-    Client, ClientError, ClientSettings, Context, KeyState, Resealed, Rotated, Rotation, parse_label, parse_log_name,
-    unexpected,
+    Client, ClientError, ClientSettings, Context, KeyState, Resealed, Rotated, Rotation, parse_label, unexpected,
 };
 use crate::kms;
 use crate::node::{self, LocalOrder};
 use crate::terminal::{Progress, line, note};
 use farside_codec::audit::{AuditAction, AuditReport, AuditedIdentity, AuditedShred};
 use farside_codec::cluster::NodeState;
-use farside_codec::delta::{Deduplication, EpochRecord, LogPolicy};
+use farside_codec::delta::EpochRecord;
 use farside_codec::ids::Label;
-use farside_codec::message::{LogInfo, Reply, Request, SetPolicy};
+use farside_codec::message::{LogInfo, Reply, Request};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -313,120 +311,6 @@ async fn reseal(log: &str, new: &str, common: &Common) -> Outcome {
         }
         None => Ok(()),
     }
-}
-
-/// Versions of the tenant's key in its KMS under which something in the log may be sealed.
-fn key_versions(info: &LogInfo) -> Vec<u32> {
-    let epochs = info.epochs.iter().chain([&info.descriptor.first_epoch]);
-    epochs.map(|epoch| epoch.key_version).collect::<BTreeSet<u32>>().into_iter().collect()
-}
-
-fn log_json(info: &LogInfo) -> Value {
-    let branch = |branch: &farside_codec::delta::Branch| {
-        json!({
-            "generation": branch.generation.counter,
-            "site_id": branch.generation.site.to_string(),
-            "incarnation": branch.generation.incarnation,
-            "first_seq": branch.first,
-            "previous_hash": branch.previous.to_string(),
-        })
-    };
-    json!({
-        "name": format!("{}/{}", info.descriptor.tenant_name, info.descriptor.name),
-        "id": info.descriptor.log.to_string(),
-        "home": info.home.as_ref().map(ToString::to_string),
-        "home_site_id": info.lineage.last().map(|last| last.generation.site.to_string()),
-        "generation": info.lineage.last().map(|last| last.generation.counter),
-        "head_seq": info.head.sequence,
-        "head_hash": info.head.hash.to_string(),
-        "head_time": show_time(info.head_time),
-        "lineage": info.lineage.iter().map(branch).collect::<Vec<_>>(),
-        "key_versions": key_versions(info),
-        "history_seconds": info.descriptor.policy.history_seconds,
-        "lag_bound_seconds": info.descriptor.policy.lag_bound_seconds,
-        "lag_stops_writers": info.descriptor.policy.lag_stops_writers,
-        "home_lease_seconds": info.descriptor.policy.home_lease_seconds,
-        "deduplication": match info.descriptor.policy.deduplication {
-            Deduplication::Off => "off",
-            Deduplication::Log => "log",
-            Deduplication::Tenant => "tenant",
-        },
-    })
-}
-
-fn print_log(info: &LogInfo, common: &Common, whole: bool) {
-    if common.json {
-        return line(log_json(info));
-    }
-    let name = format!("{}/{}", info.descriptor.tenant_name, info.descriptor.name);
-    let site = info.lineage.last().map(|last| last.generation.site.to_string());
-    let home = super::status_text::home(info.home.as_ref().map(|home| home.as_str()), site.as_deref());
-    line(format!("{name}  home {home}  head {}  {}", info.head.sequence, show_time(info.head_time)));
-    if whole {
-        line(format!("  head hash  {}", info.head.hash));
-        let policy = &info.descriptor.policy;
-        if policy.lag_stops_writers {
-            line(format!("  writers stop where a peer lags {} s behind", policy.lag_bound_seconds));
-        }
-        if policy.home_lease_seconds > 0 {
-            line(format!("  home lease of {} s", policy.home_lease_seconds));
-        }
-        for branch in &info.lineage {
-            line(format!(
-                "  generation {} from sequence {} after {}",
-                branch.generation, branch.first, branch.previous
-            ));
-        }
-    }
-}
-
-fn deduplication(text: &str) -> Result<Deduplication, CliError> {
-    match text {
-        "off" => Ok(Deduplication::Off),
-        "log" => Ok(Deduplication::Log),
-        "tenant" => Ok(Deduplication::Tenant),
-        other => Err(CliError::usage(format!("--dedup {other}: it is off, log or tenant"))),
-    }
-}
-
-pub(super) async fn log(command: LogCommand, common: &Common) -> Outcome {
-    let client = match command {
-        LogCommand::Create { log } => {
-            let (tenant, name) = parse_log_name(&log)?;
-            let client = connect(common).await?;
-            print_log(&client.create_log(&tenant, &name).await?, common, false);
-            client
-        }
-        LogCommand::List => {
-            let client = connect(common).await?;
-            client.logs().await?.iter().for_each(|info| print_log(info, common, false));
-            client
-        }
-        LogCommand::Show { log } => {
-            parse_log_name(&log)?;
-            let client = connect(common).await?;
-            print_log(&client.resolve(&log).await?, common, true);
-            client
-        }
-        LogCommand::Policy { log, dedup, history, lag_bound, home_lease } => {
-            parse_log_name(&log)?;
-            let dedup = dedup.as_deref().map(deduplication).transpose()?;
-            let client = connect(common).await?;
-            let info = client.resolve(&log).await?;
-            let mut policy = info.descriptor.policy.clone();
-            policy.deduplication = dedup.unwrap_or(policy.deduplication);
-            policy.history_seconds = history.unwrap_or(policy.history_seconds);
-            if let Some(bound) = lag_bound {
-                policy.lag_stops_writers = bound > 0;
-                policy.lag_bound_seconds = if bound > 0 { bound } else { LogPolicy::DEFAULT_LAG_BOUND_SECONDS };
-            }
-            policy.home_lease_seconds = home_lease.unwrap_or(policy.home_lease_seconds);
-            client.control(&Request::SetPolicy(SetPolicy { log: info.descriptor.log, policy })).await?;
-            print_log(&client.resolve(&log).await?, common, true);
-            client
-        }
-    };
-    Ok(client.close().await?)
 }
 
 /// The status document of the connected site.

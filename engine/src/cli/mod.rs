@@ -12,6 +12,7 @@ mod devices;
 mod divergence;
 mod identities;
 mod keys;
+mod logs;
 mod nodes;
 mod objects;
 mod output;
@@ -116,7 +117,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
     match command {
         Command::Context(command) => client_commands::context(command, common).await,
         Command::Tenant(command) => client_commands::tenant(command, common).await,
-        Command::Log(command) => client_commands::log(command, common).await,
+        Command::Log(command) => logs::log(command, common).await,
         Command::Put { recursive, log, name, file } => {
             objects::put(recursive, &log, &name, file.as_deref(), common).await
         }

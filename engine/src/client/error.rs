@@ -120,6 +120,9 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
             return refusal.home.as_ref().map(|home| format!("write at site {home}, which is home now"));
         }
         RefusalCode::Full => "remove data and wait for GC, or add devices",
+        RefusalCode::Quota => {
+            "remove data, and wait until the log's history lets old versions go; or raise its quota: `farside log policy`"
+        }
         RefusalCode::TooFewDevices => {
             "`farside status` names the devices that don't work; mend them and restart the node"
         }

@@ -42,7 +42,7 @@ pub use upload::{PutReceipt, Upload, UploadBody};
 use crate::machine::Machine;
 use bytes::Bytes;
 use farside_codec::delta::{DeltaKind, DeltaReceipt, EpochRecord, LogDescriptor, LogPolicy, Proposal};
-use farside_codec::ids::{BlindName, EpochId, Hlc, Label, LogId, OperationId};
+use farside_codec::ids::{BlindName, EpochId, Hlc, Label, LogId, OperationId, SiteId};
 use farside_codec::message::{History, LogInfo, Propose, Refusal, Reply, Request, ResolveLog};
 use farside_codec::seal::BlindKey;
 use farside_io::entropy::random;
@@ -136,6 +136,21 @@ impl Client {
     /// Makes a log whose home is this site.
     pub async fn create_log(&self, tenant: &Label, name: &Label) -> Result<LogInfo, ClientError> {
         self.create_log_as(LogId(self.random()), tenant, name, LogPolicy::default()).await
+    }
+
+    /// The same with a policy of its own from the beginning: nobody learns of it before that holds.
+    pub async fn create_log_with(
+        &self,
+        tenant: &Label,
+        name: &Label,
+        policy: LogPolicy,
+    ) -> Result<LogInfo, ClientError> {
+        self.create_log_as(LogId(self.random()), tenant, name, policy).await
+    }
+
+    /// The site that this client talks to.
+    pub fn site(&self) -> SiteId {
+        self.link.site()
     }
 
     /// The same with an id and a policy of its own from the beginning.

@@ -177,8 +177,10 @@ async fn find<D: Disk>(shard: &Rc<Shard<D>>, from: Option<&Label>, log: Option<L
     homes.sort_unstable();
     homes.dedup();
     let home = probe(shard, &homes).await;
-    let peers = shard.view().peers.len();
-    let candidates = logs.iter().map(|log| candidate(log, shard.site.site, peers)).collect();
+    let view = shard.view();
+    let holds = |log: &LogStanding, peer: SiteId| log.known.site == peer || log.descriptor.policy.goes_to(peer);
+    let peers = |log: &LogStanding| view.peers.keys().filter(|peer| holds(log, **peer)).count();
+    let candidates = logs.iter().map(|log| candidate(log, shard.site.site, peers(log))).collect();
     Ok(Found { logs, homes, home, candidates })
 }
 

@@ -7,7 +7,7 @@ use super::limits::{HOLD_PART, HOLD_SECONDS, HOLD_STEP, PRUNE_STEP};
 use super::shard::{LogGroup, Shard, state_refusal};
 use crate::state::{ControlView, LogView, PeerHeld, PeerLag};
 use crate::times::show_seconds;
-use farside_codec::command::{GroupCommand, GroupOutcome, HeldPeer, HoldPeers, Prune};
+use farside_codec::command::{ControlCommand, GroupCommand, GroupOutcome, HeldPeer, HoldPeers, Prune};
 use farside_codec::erasure::Geometry;
 use farside_codec::ids::{Hlc, SiteId};
 use farside_codec::message::Refusal;
@@ -98,10 +98,17 @@ pub(super) fn unfinished(name: &str, log: &LogView) -> Option<String> {
     Some(format!("the copy of {name} is being made anew ({done}): until then {until}"))
 }
 
+/// What is to be said of a log that has nearly all that it may have.
+pub(super) fn quota_alert(name: &str, log: &LogView) -> Option<String> {
+    let (has, quota) = (log.live_bytes, log.descriptor.policy.quota_bytes);
+    let is_near = quota > 0 && has >= quota / 10 * 9;
+    is_near.then(|| format!("{name} has {has} of the {quota} bytes of its quota: past it puts are refused"))
+}
+
 /// Whether anything has to be counted in a log: a peer lacks something, or did when this was counted last.
 fn is_due(log: &LogView, lags: &[PeerLag], peers: &[HeldPeer], is_held: bool) -> bool {
     let has = |peer: &HeldPeer| lags.iter().find(|lag| lag.peer == peer.site).map_or(0, |lag| lag.cursor.sequence);
-    is_held || peers.iter().any(|peer| has(peer) < log.head.sequence)
+    is_held || peers.iter().any(|peer| log.goes_to(peer.site) && has(peer) < log.head.sequence)
 }
 
 /// Counts in a group that is led here for how long peers have lacked something.
@@ -144,9 +151,19 @@ pub(super) async fn prune<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> 
         let logs = group.state().borrow().logs().map_err(state_refusal)?;
         for log in logs {
             prune_log(shard, &group, &log).await?;
+            note_policy(shard, log).await?;
         }
     }
     Ok(())
+}
+
+/// Has the site know a policy that came here with what its home sent: what goes by it outside the log's group asks the site.
+async fn note_policy<D: Disk>(shard: &Rc<Shard<D>>, log: LogView) -> Result<(), Refusal> {
+    let known = shard.view().logs.get(&log.descriptor.log).map(|known| known.policy_version);
+    match known.is_some_and(|known| known < log.descriptor.policy_version) {
+        true => shard.control(&shard.by_itself(), ControlCommand::PutLog(log.descriptor)).await.map(drop),
+        false => Ok(()),
+    }
 }
 
 /// The lowest sequence that is kept for a peer: a version is kept as long as a peer may lack what replaced it.
@@ -158,7 +175,7 @@ fn kept_from<D: Disk>(shard: &Shard<D>, group: &LogGroup<D>, log: &LogView) -> R
     let state = group.state().borrow();
     let cursors = state.peers(log.descriptor.log).map_err(state_refusal)?;
     let holds = state.holds(log.descriptor.log).map_err(state_refusal)?;
-    let is_kept = |peer: &SiteId| !holds.iter().any(|held| held.peer == *peer && held.expired);
+    let is_kept = |peer: &SiteId| log.goes_to(*peer) && !holds.iter().any(|held| held.peer == *peer && held.expired);
     let lowest = |peer: SiteId| cursors.iter().find(|lag| lag.peer == peer).map_or(0, |lag| lag.cursor.sequence);
     let view = shard.view();
     let lowest = view.peers.keys().copied().filter(is_kept).map(lowest).min();

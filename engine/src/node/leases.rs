@@ -77,7 +77,7 @@ fn lags<D: Disk>(shard: &Shard<D>, log: LogId) -> Result<Vec<PeerLag>, Refusal> 
 fn needed<D: Disk>(shard: &Shard<D>, log: &LogView) -> Result<Vec<SiteId>, Refusal> {
     let here = shard.site.site;
     if own_run(log, here).nth(1).is_some() {
-        return Ok(shard.view().peers.keys().copied().collect());
+        return Ok(shard.view().peers.keys().copied().filter(|peer| log.goes_to(*peer)).collect());
     }
     let follows = |lag: &PeerLag| own_run(log, here).any(|generation| generation == lag.cursor.generation);
     Ok(lags(shard, log.descriptor.log)?.into_iter().filter(follows).map(|lag| lag.peer).collect())
@@ -86,7 +86,7 @@ fn needed<D: Disk>(shard: &Shard<D>, log: &LogView) -> Result<Vec<SiteId>, Refus
 /// Whether every peer follows, so that a lease may begin: one that does not would not know of it.
 pub(super) fn all_follow<D: Disk>(shard: &Shard<D>, log: &LogView) -> Result<bool, Refusal> {
     let needed = needed(shard, log)?;
-    Ok(shard.view().peers.keys().all(|peer| needed.contains(peer)))
+    Ok(shard.view().peers.keys().filter(|peer| log.goes_to(**peer)).all(|peer| needed.contains(peer)))
 }
 
 fn name(log: &LogView) -> String {
@@ -159,7 +159,7 @@ pub(super) fn held_back<D: Disk>(shard: &Shard<D>, log: &LogView) -> Result<Dura
     let (lags, now_ms) = (lags(shard, log.descriptor.log)?, shard.clock.clock().wall_ms());
     let bound = policy.lag_bound_seconds.max(1) as f64;
     let mut worst = 0.0_f64;
-    for peer in shard.view().peers.keys() {
+    for peer in shard.view().peers.keys().filter(|peer| log.goes_to(**peer)) {
         let lag = lag_seconds(log, lags.iter().find(|lag| lag.peer == *peer), now_ms);
         if lag >= bound {
             let detail = format!(

@@ -84,7 +84,7 @@ fn wanted<D: Disk>(shard: &Rc<Shard<D>>) -> Vec<(LogId, SiteId)> {
     for group in shard.groups().into_iter().filter(|group| group.is_leader()) {
         let logs = group.state().borrow().logs().unwrap_or_default();
         for log in logs.iter().filter(|log| log.is_told_by(shard.site.site)) {
-            wanted.extend(peers.iter().map(|peer| (log.descriptor.log, *peer)));
+            wanted.extend(peers.iter().filter(|peer| log.goes_to(**peer)).map(|peer| (log.descriptor.log, *peer)));
         }
     }
     wanted

@@ -600,8 +600,14 @@ pub(super) async fn log_info<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Resul
             let group = there.log_group(log)?;
             let view = group.state().borrow().log(log).map_err(state_refusal)?;
             let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "the log is not in its group yet"))?;
+            let policy = &view.descriptor.policy;
+            let named = policy.sites.iter().chain(&policy.residency).flatten();
+            let known = there.view();
+            let names = named.filter_map(|site| Some((*site, known.site_name(*site)?.clone()))).collect();
             Ok(LogInfo {
-                home: there.view().site_name(view.known.site).cloned(),
+                names,
+                live_bytes: view.live_bytes,
+                home: known.site_name(view.known.site).cloned(),
                 group: group.id(),
                 descriptor: view.descriptor,
                 lineage: view.lineage,

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::federation::receiver::generation_of;
 use crate::machine::Machine;
-use crate::state::{ControlState, Database, LogGroupState};
+use crate::state::{ControlState, Database, LogGroupState, LogView};
 use crate::store::{Candidate, DeviceSet, Store, WalRegion, open_devices};
 use farside_codec::command::{ControlCommand, Fence, GroupCommand, SiteRecord};
 use farside_codec::ids::{GroupId, NodeId};
@@ -395,7 +395,9 @@ async fn ask_peer<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Result<()
     // Whoever leads a group now may not have done so when the others asked: everybody asks about all that it knows of.
     for group in shard.groups() {
         let logs = group.state().borrow().logs().map_err(|error| error.to_string())?;
-        for log in logs.into_iter().filter(|log| log.is_home(shard.site.site)) {
+        // A site that may not hold a log is not asked for it either: it would learn its name.
+        let asked = |log: &LogView| log.is_home(shard.site.site) && log.descriptor.policy.may_be_at(peer.site);
+        for log in logs.into_iter().filter(asked) {
             let (id, known) = (log.descriptor.log, log.known);
             let offer =
                 LogOffer { descriptor: log.descriptor, lineage: log.lineage, head: log.head, head_time: log.head_time };

@@ -522,7 +522,7 @@ fn log_entry<D: Disk>(shard: &Shard<D>, state: &LogGroupState, log: LogView, ale
     if log.is_told_by(shard.site.site) {
         let lags = state.peers(log.descriptor.log).unwrap_or_default();
         let holds = state.holds(log.descriptor.log).unwrap_or_default();
-        for peer in view.peers.values() {
+        for peer in view.peers.values().filter(|peer| log.goes_to(peer.site)) {
             let lag = lags.iter().find(|lag| lag.peer == peer.site);
             let kept = holding::kept_for(shard, &log, peer.site, lag, &holds);
             let entry = peer_entry(shard, &log, peer, lag, &kept);
@@ -543,6 +543,7 @@ fn log_entry<D: Disk>(shard: &Shard<D>, state: &LogGroupState, log: LogView, ale
         alerts.push(refusal.detail);
     }
     alerts.extend(holding::unfinished(&name, &log));
+    alerts.extend(holding::quota_alert(&name, &log));
     let aside = format!("{} deltas of {name} were set aside here after a change of home", log.aside);
     alerts.extend((log.aside > 0).then_some(aside));
     json!({
@@ -555,6 +556,8 @@ fn log_entry<D: Disk>(shard: &Shard<D>, state: &LogGroupState, log: LogView, ale
         "head_hash": log.head.hash.to_string(),
         "set_aside_deltas": log.aside,
         "exact_up_to_seq": log.whole().0.sequence,
+        "live_bytes": log.live_bytes,
+        "quota_bytes": log.descriptor.policy.quota_bytes,
         "peers": peers,
     })
 }

@@ -150,6 +150,12 @@ async fn logs_to_move<D: Disk>(
         );
         return Err(Refusal::new(RefusalCode::NotFound, detail));
     }
+    if let Some(log) = logs.iter().find(|log| !log.descriptor.policy.goes_to(peer.site)) {
+        let (tenant, name) = (&log.descriptor.tenant_name, &log.descriptor.name);
+        let detail =
+            format!("{tenant}/{name} is not sent to site {}: `farside log replicate` says to whom it is", peer.name);
+        return Err(Refusal::new(RefusalCode::Unsafe, detail));
+    }
     let was_home = |log: &LogStanding| log.lineage.iter().any(|branch| branch.generation.site == peer.site);
     match logs.iter().find(|log| order.back && !was_home(log)) {
         Some(log) => {

@@ -6,6 +6,7 @@ use super::auditing::{self, ENTRIES, ENTRIES_BYTES};
 use super::peers;
 use super::shard::{Shard, state_refusal};
 use crate::federation::trail::{Contradiction, Lacking, lacking};
+use crate::state::ControlView;
 use crate::state::limits::{AUDIT_ALERT, MAX_AUDIT_ENTRIES};
 use crate::times::show_time;
 use bytes::Bytes;
@@ -92,7 +93,8 @@ async fn cross<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Result<Optio
     let own = control.state().borrow().audit_heads(shard.site.site, None).map_err(state_refusal)?;
     let (lacking, contradictions) = lacking(&own, &theirs, shard.site.incarnation);
     let mut batch = Batch { entries: Vec::new(), bytes: 0 };
-    for Lacking { scope, from, to } in lacking {
+    let crosses = |lacking: &Lacking| may_cross(&shard.view(), &lacking.scope, peer.site);
+    for Lacking { scope, from, to } in lacking.into_iter().filter(crosses) {
         let AuditPlace { incarnation, mut sequence } = from;
         while sequence <= to {
             let place = AuditPlace { incarnation, sequence };
@@ -112,6 +114,16 @@ async fn cross<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Result<Optio
     }
     batch.send(shard, peer).await?;
     Ok(contradictions.first().map(|found| told(shard, peer, found)))
+}
+
+/// Whether a peer may have a chain: that of a tenant tells of all of its logs, and some may be nowhere but elsewhere.
+fn may_cross(view: &ControlView, scope: &AuditScope, peer: SiteId) -> bool {
+    match scope {
+        AuditScope::Site => true,
+        AuditScope::Tenant(tenant) => {
+            view.logs.values().filter(|log| log.tenant == *tenant).all(|log| log.policy.may_be_at(peer))
+        }
+    }
 }
 
 fn told<D: Disk>(shard: &Shard<D>, peer: &PeerRecord, found: &Contradiction) -> String {

@@ -72,7 +72,7 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
                 row.closed = row.closed.max(delta.closed);
                 insert(work, &mut row, &delta, encoded)?;
             }
-            (Given::Whole(delta, encoded), Place::Hole(_)) => seeding::fill(work, &row, &delta, encoded)?,
+            (Given::Whole(delta, encoded), Place::Hole(_)) => seeding::fill(work, &mut row, &delta, encoded)?,
             (Given::Pruned(pruned), Place::Next) => seeding::take(work, &mut row, &pruned, accept.floor)?,
             // Neither has it any more.
             (Given::Pruned(pruned), Place::Hole(time)) => {

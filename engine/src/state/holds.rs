@@ -25,8 +25,8 @@ fn held(work: &Work<'_>, log: LogId, peer: SiteId) -> Result<Option<HoldRow>, St
 pub(super) fn count(work: &Work<'_>, hold: &HoldPeers) -> Done {
     for log in logs_of(work.change, work.group)?.iter().filter(|log| log.is_told_by(work.site)) {
         let id = log.descriptor.log;
-        forget_if(work, id, |site| hold.peers.iter().all(|peer| peer.site != site))?;
-        for peer in &hold.peers {
+        forget_if(work, id, |site| hold.peers.iter().all(|peer| peer.site != site) || !log.goes_to(site))?;
+        for peer in hold.peers.iter().filter(|peer| log.goes_to(peer.site)) {
             let cursor: Option<CursorRow> =
                 work.change.get(Table::Cursors, &key(work, id, peer.site))?.map(read_row).transpose()?;
             let has = cursor.as_ref().map_or(0, |row| row.cursor.sequence);

@@ -111,6 +111,7 @@ mod tests {
                 head: Cursor { generation: known, sequence: keep as u64, hash },
                 head_time: Hlc(1),
                 total_bytes: 0,
+                live_bytes: 0,
                 heard: None,
                 closed: Hlc(0),
                 lease: None,

@@ -125,6 +125,7 @@ impl Work<'_> {
             head: head.clone(),
             head_time: descriptor.created,
             total_bytes: 0,
+            live_bytes: 0,
             heard: None,
             closed: Hlc::default(),
             floor: 0,

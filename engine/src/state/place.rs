@@ -66,8 +66,26 @@ fn place_one(
         let detail = format!("the delta would take {} bytes, {} are allowed", encoded.len(), limits::MAX_DELTA_BYTES);
         return Ok(Err(Refusal::new(RefusalCode::BadRequest, detail)));
     }
+    if let Some(refusal) = over_quota(row, &delta, &encoded) {
+        return Ok(Err(refusal));
+    }
     insert(work, row, &delta, encoded)?;
     Ok(Ok(DeltaReceipt { cursor: row.head.clone(), time, operation, replayed: false }))
+}
+
+/// What speaks against a delta that would take the log above its quota. Removals are let through: they are the way back.
+fn over_quota(row: &LogRow, delta: &Delta, encoded: &Bytes) -> Option<Refusal> {
+    let quota = row.descriptor.policy.quota_bytes;
+    let grows = matches!(delta.proposal.kind, DeltaKind::Put | DeltaKind::Extent);
+    let (has, more) = (row.live_bytes, bytes_of(delta, encoded));
+    let is_over = quota > 0 && grows && has.saturating_add(more) > quota;
+    is_over.then(|| {
+        let name = format!("{}/{}", row.descriptor.tenant_name, row.descriptor.name);
+        Refusal::new(
+            RefusalCode::Quota,
+            format!("{name} has {has} of the {quota} bytes of its quota, and {more} more are too many"),
+        )
+    })
 }
 
 /// The receipt of an operation that was applied before, also by another home.
@@ -170,7 +188,8 @@ pub(super) fn insert(work: &Work<'_>, row: &mut LogRow, delta: &Delta, encoded: 
     assert!(delta.sequence == row.head.sequence + 1 && delta.previous == row.head.hash, "a delta continues the head");
     let log = delta.log;
     let hash = Delta::hash(&encoded);
-    row.total_bytes = row.total_bytes.saturating_add(bytes_of(delta, &encoded));
+    let bytes = bytes_of(delta, &encoded);
+    (row.total_bytes, row.live_bytes) = (row.total_bytes.saturating_add(bytes), row.live_bytes.saturating_add(bytes));
     let sequence = delta.sequence;
     let proposal = &delta.proposal;
     for chunk in &proposal.chunks {
@@ -215,6 +234,7 @@ pub(super) fn take_back(
 ) -> Result<Bytes, StateError> {
     let (log, sequence, proposal) = (delta.log, delta.sequence, &delta.proposal);
     assert!(sequence == row.head.sequence, "only the head is taken back");
+    row.live_bytes = row.live_bytes.saturating_sub(bytes_of(delta, &stored.encoded));
     for chunk in &proposal.chunks {
         work.change.remove(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence))?;
     }

@@ -8,7 +8,7 @@ use super::database::{Rows, Table};
 use super::keys::last_number;
 use super::limits::PRUNE_SCAN_FACTOR;
 use super::log_group::{Done, Work, read_row, refuse};
-use super::place::delta_row;
+use super::place::{bytes_of, delta_row};
 use farside_codec::Field;
 use farside_codec::command::{GroupOutcome, Prune};
 use farside_codec::delta::{Delta, DeltaKind, Left};
@@ -40,7 +40,8 @@ pub(super) fn apply(work: &Work<'_>, prune: Prune) -> Done {
         Ok(dead.len() < limit && seen < limit.saturating_mul(PRUNE_SCAN_FACTOR))
     })?;
     for key in &dead {
-        drop_version(work, prune.log, last_number(key))?;
+        let dropped = drop_version(work, prune.log, last_number(key))?;
+        log.live_bytes = log.live_bytes.saturating_sub(dropped);
         work.change.remove(Table::Dead, key)?;
     }
     if !dead.is_empty() {
@@ -49,17 +50,19 @@ pub(super) fn apply(work: &Work<'_>, prune: Prune) -> Done {
     Ok(GroupOutcome::Pruned(dead.len() as u32))
 }
 
-/// Drops what a delta said, and what finds it. Its place stays, and what is left of it.
-pub(super) fn drop_version(work: &Work<'_>, log: LogId, sequence: u64) -> Result<(), StateError> {
-    let Some(mut row) = delta_row(work, log, sequence)? else { return Ok(()) };
+/// Drops what a delta said, and what finds it. Its place stays, and what is left of it. Answers the bytes that counted for it.
+pub(super) fn drop_version(work: &Work<'_>, log: LogId, sequence: u64) -> Result<u64, StateError> {
+    let Some(mut row) = delta_row(work, log, sequence)? else { return Ok(0) };
     if row.is_pruned() {
         // A removal that came here as pruned hides versions that go with it at the latest.
-        return row
-            .left
-            .and_then(|left| left.removed)
-            .map_or(Ok(()), |name| work.change.remove(Table::Names, &work.key().log(log).name(name).number(sequence)));
+        if let Some(name) = row.left.and_then(|left| left.removed) {
+            work.change.remove(Table::Names, &work.key().log(log).name(name).number(sequence))?;
+        }
+        return Ok(0);
     }
-    let delta = Delta::parse(std::mem::take(&mut row.encoded)).map_err(StateError::Unreadable)?;
+    let encoded = std::mem::take(&mut row.encoded);
+    let delta = Delta::parse(encoded.clone()).map_err(StateError::Unreadable)?;
+    let mut dropped = bytes_of(&delta, &encoded);
     for chunk in &delta.proposal.chunks {
         work.change.remove(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence))?;
     }
@@ -75,8 +78,8 @@ pub(super) fn drop_version(work: &Work<'_>, log: LogId, sequence: u64) -> Result
             let placed = work.change.get(Table::Extents, &key)?.map(read_row).transpose()?;
             let Some(placed) = placed.filter(|placed: &u64| *placed < sequence) else { break };
             work.change.remove(Table::Extents, &key)?;
-            drop_version(work, log, placed)?;
+            dropped += drop_version(work, log, placed)?;
         }
     }
-    Ok(())
+    Ok(dropped)
 }

@@ -28,6 +28,8 @@ pub struct LogView {
     pub head_time: Hlc,
     /// Bytes up to the head.
     pub total_bytes: u64,
+    /// Bytes of what is there.
+    pub live_bytes: u64,
     /// The home's head as it was last told.
     pub heard: Option<(Cursor, Hlc)>,
     /// Up to here nothing will be placed any more of what a copy holds. At home the group's closed time says it.
@@ -71,6 +73,7 @@ impl From<LogRow> for LogView {
             head: row.head,
             head_time: row.head_time,
             total_bytes: row.total_bytes,
+            live_bytes: row.live_bytes,
             heard: row.heard,
             closed: row.closed,
             epochs: row.epochs,
@@ -83,6 +86,11 @@ impl From<LogRow> for LogView {
 }
 
 impl LogView {
+    /// Whether a peer is to be sent the log.
+    pub fn goes_to(&self, peer: SiteId) -> bool {
+        self.descriptor.policy.goes_to(peer)
+    }
+
     /// Up to where this copy is an exact one, and the time of that.
     pub fn whole(&self) -> (&Cursor, Hlc) {
         self.seeding.as_ref().map_or((&self.head, self.head_time), |seeding| (&seeding.whole, seeding.whole_time))

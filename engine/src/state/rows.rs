@@ -22,6 +22,8 @@ record!(
         head_time: Hlc,
         /// Bytes of deltas and chunks up to the head; differences of it are lag.
         total_bytes: u64,
+        /// Bytes of the deltas that are there, and of the chunks that they name.
+        live_bytes: u64,
         /// The home's head as it was last told, and its time.
         heard: Option<(Cursor, Hlc)>,
         /// Up to here the home has said that nothing will be placed any more, of what this copy holds.

@@ -10,7 +10,7 @@
 use super::database::{Rows, Table};
 use super::keys::last_number;
 use super::log_group::{Work, read_row};
-use super::place::{delta_row, extent_key};
+use super::place::{bytes_of, delta_row, extent_key};
 use super::prune::drop_version;
 use super::rows::{DeltaRow, LogRow, NameRow, Seeding};
 use bytes::Bytes;
@@ -59,7 +59,7 @@ pub(super) fn take_left(
         let placed = work.change.get(Table::Extents, &extent)?.map(read_row).transpose()?;
         let Some(placed) = placed.filter(|placed: &u64| *placed < sequence) else { break };
         work.change.remove(Table::Extents, &extent)?;
-        drop_version(work, log, placed)?;
+        row.live_bytes = row.live_bytes.saturating_sub(drop_version(work, log, placed)?);
         if let Some(seeding) = row.seeding.as_mut().filter(|seeding| placed <= seeding.whole.sequence) {
             seeding.floor = seeding.floor.max(placed);
         }
@@ -166,7 +166,8 @@ pub(super) fn leads_elsewhere(row: &LogRow, lineage: &Lineage) -> bool {
 }
 
 /// Puts a delta back into a place in which this copy has pruned it.
-pub(super) fn fill(work: &Work<'_>, row: &LogRow, delta: &Delta, encoded: Bytes) -> Result<(), StateError> {
+pub(super) fn fill(work: &Work<'_>, row: &mut LogRow, delta: &Delta, encoded: Bytes) -> Result<(), StateError> {
+    row.live_bytes = row.live_bytes.saturating_add(bytes_of(delta, &encoded));
     let (log, sequence, proposal) = (delta.log, delta.sequence, &delta.proposal);
     for chunk in &proposal.chunks {
         work.change.put(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence), &[])?;

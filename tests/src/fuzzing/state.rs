@@ -139,6 +139,8 @@ impl World {
                     lag_bound_seconds: 2,
                     lag_stops_writers: true,
                     home_lease_seconds: 4,
+                    quota_bytes: if feed.is() { 2000 } else { 0 },
+                    ..LogPolicy::default()
                 };
                 GroupCommand::ChangePolicy(ChangePolicy { log, policy })
             }

@@ -165,7 +165,12 @@ pub fn request_seeds() -> Vec<Seed> {
         head: values::cursor(),
         head_time: Hlc(1),
         closed: Hlc(2),
-        policy: LogPolicy::default(),
+        policy: LogPolicy {
+            sites: Some(vec![values::site(1), values::site(2)]),
+            residency: Some(vec![values::site(1)]),
+            quota_bytes: 7,
+            ..LogPolicy::default()
+        },
         policy_version: 4,
         lease_ms: 3,
     };
@@ -255,6 +260,8 @@ pub fn reply_seeds() -> Vec<Seed> {
         head: values::cursor(),
         head_time: Hlc(1),
         epochs: vec![values::epoch(1)],
+        names: vec![(values::site(2), values::label("far"))],
+        live_bytes: 9,
     };
     let over = FailedOver {
         tenant_name: values::label("acme"),
