@@ -293,6 +293,11 @@ impl LogPolicy {
     /// Sites that a policy can name: as many as a site can have peers, and itself.
     pub const MAX_SITES: usize = 65;
 
+    /// Whether it names no more sites than there can be.
+    pub fn is_bounded(&self) -> bool {
+        self.sites.iter().chain(&self.residency).all(|sites| sites.len() <= Self::MAX_SITES)
+    }
+
     /// Whether a site may hold the log, or learn of it.
     pub fn may_be_at(&self, site: SiteId) -> bool {
         self.residency.as_ref().is_none_or(|sites| sites.contains(&site))

@@ -369,7 +369,8 @@ fn extents_go_with_an_object_that_was_pruned_before_it_came() {
     assert_eq!(replicate(&mut near, &mut fresh, LOG, 9, 0, 1), Sent::Taken);
     let chunks = [1, 2, 3, 4].map(chunk);
     assert_eq!(fresh.state.references(&chunks).unwrap(), [false, false, false, true]);
-    assert_eq!(far.state.references(&chunks).unwrap(), [false, false, false, true]);
+    // Up to where a copy was exact they stay: another home may still have the object, and sends only what comes after that.
+    assert_eq!(far.state.references(&chunks).unwrap(), [true, true, false, true]);
     assert!(far.view(LOG).seeding.is_none());
 }
 

@@ -65,10 +65,11 @@ fn a_log_goes_where_its_policy_says_and_nowhere_else() {
     near.farside(&["switchover", "--to", "third", "--log", "acme/patientrecords"])
         .fails(3, "is not sent to site third");
     near.farside(&["log", "policy", "acme/photos", "--residency", "near,far"])
-        .fails(3, "peer third has the log already");
+        .fails(3, "peer third may have the log already");
     near.farside(&["log", "policy", "acme/photos", "--residency", "far"]).fails(3, "this site is among those");
     near.farside(&["log", "replicate", "acme/photos", "--to", "fourth"]).fails(5, "no peer fourth");
-    near.farside(&["log", "replicate", "acme/photos", "--to", "all,far"]).fails(2, "no other site");
+    near.farside(&["log", "replicate", "acme/photos", "--to", "all,far"]).fails(2, "all goes with no other site");
+    near.farside(&["log", "replicate", "acme/photos", "--to", "none"]).fails(5, "no peer none");
     near.farside(&["log", "replicate", "acme/photos"]).fails(2, "--to");
     far.farside(&["log", "replicate", "acme/photos", "--to", "near"]).fails(3, "near");
 
@@ -79,6 +80,7 @@ fn a_log_goes_where_its_policy_says_and_nowhere_else() {
     let head = |site: &Site| site.farside(&["log", "show", "acme/photos", "--json"]).json()["head_seq"].as_u64();
     assert_eq!((head(&near), head(&far), head(&third)), (Some(2), Some(2), Some(1)));
     assert_eq!(peers_of(&near, "acme/photos"), ["far"]);
+    third.farside(&["failover", "--from", "near", "--log", "acme/photos"]).fails(3, "is not sent here any more");
     near.farside(&["log", "replicate", "acme/photos", "--to", "all"]).ok();
     near.wait_caught_up();
     assert_eq!(head(&third), Some(2));
@@ -86,7 +88,8 @@ fn a_log_goes_where_its_policy_says_and_nowhere_else() {
     put(&near, "acme/photos", "third").ok();
     near.wait_caught_up();
 
-    // Whoever takes over goes by it as well, and sends to the old home.
+    // Whoever takes over goes by it as well, and sends to the old home. What was refused before is told to nobody else.
+    far.farside(&["failover"]).fails(3, "old home still answers");
     near.kill();
     far.farside(&["failover"]).ok();
     far.farside(&["tenant", "kms", "acme", &format!("file:{}", kms.display())]).ok();

@@ -108,13 +108,17 @@ fn shown(info: &LogInfo, sites: &Option<Vec<SiteId>>) -> Option<Vec<String>> {
     sites.as_ref().map(|sites| sites.iter().map(name).collect())
 }
 
-/// The sites that somebody has named: `None` if nobody has, `Some(None)` if all are meant.
-async fn named(client: &Client, names: Option<Vec<String>>) -> Result<Option<Option<Vec<SiteId>>>, CliError> {
+/// The sites that somebody has named: `None` if nobody has, `Some(None)` if that is the word for any.
+async fn named(
+    client: &Client,
+    names: Option<Vec<String>>,
+    any: &str,
+) -> Result<Option<Option<Vec<SiteId>>>, CliError> {
     let Some(names) = names else { return Ok(None) };
-    if names.iter().any(|name| ["all", "none"].contains(&name.as_str())) {
+    if names.iter().any(|name| name == any) {
         return match names.len() {
             1 => Ok(Some(None)),
-            _ => Err(CliError::usage("all and none go with no other site")),
+            _ => Err(CliError::usage(format!("{any} goes with no other site"))),
         };
     }
     let own = status_document(client).await?["site"].as_str().unwrap_or_default().to_owned();
@@ -144,7 +148,7 @@ pub(super) async fn log(command: LogCommand, common: &Common) -> Outcome {
         LogCommand::Create { log, residency } => {
             let (tenant, name) = parse_log_name(&log)?;
             let client = connect(common).await?;
-            let residency = named(&client, residency).await?.flatten();
+            let residency = named(&client, residency, "none").await?.flatten();
             let policy = LogPolicy { residency, ..LogPolicy::default() };
             print_log(&client.create_log_with(&tenant, &name, policy).await?, common, false);
             client
@@ -154,7 +158,7 @@ pub(super) async fn log(command: LogCommand, common: &Common) -> Outcome {
             let client = connect(common).await?;
             let info = client.resolve(&log).await?;
             let mut policy = info.descriptor.policy.clone();
-            policy.sites = named(&client, Some(to)).await?.flatten();
+            policy.sites = named(&client, Some(to), "all").await?.flatten();
             if let Some(sites) = policy.sites.as_mut().filter(|sites| !sites.contains(&client.site())) {
                 // The home holds it, and is the one to be sent it once another site is home.
                 sites.push(client.site());
@@ -186,7 +190,7 @@ pub(super) async fn log(command: LogCommand, common: &Common) -> Outcome {
                 policy.lag_bound_seconds = if bound > 0 { bound } else { LogPolicy::DEFAULT_LAG_BOUND_SECONDS };
             }
             policy.home_lease_seconds = home_lease.unwrap_or(policy.home_lease_seconds);
-            policy.residency = named(&client, residency).await?.unwrap_or(policy.residency);
+            policy.residency = named(&client, residency, "none").await?.unwrap_or(policy.residency);
             policy.quota_bytes = quota.unwrap_or(policy.quota_bytes);
             set_policy(&client, &log, info, policy, common).await?;
             client

@@ -205,7 +205,10 @@ fn concerns_all(error: &ClientError) -> bool {
         // A key that is gone leaves what is under others.
         ClientError::Kms(error) => !matches!(error, KmsError::NoKey { .. } | KmsError::Revoked { .. }),
         ClientError::Refused(refusal) => {
-            matches!(refusal.code, RefusalCode::Full | RefusalCode::NotHome | RefusalCode::Forbidden)
+            matches!(
+                refusal.code,
+                RefusalCode::Full | RefusalCode::Quota | RefusalCode::NotHome | RefusalCode::Forbidden
+            )
         }
         ClientError::Unreachable(_) | ClientError::TurnedAway(..) => true,
         _ => false,

@@ -15,6 +15,8 @@ pub struct Candidate {
     pub head_time: Hlc,
     /// Where it is no exact copy up to its head: up to where it is, and the time of that. Sequence 0: nowhere.
     pub whole: Option<(Cursor, Hlc)>,
+    /// The log's home sends it here, as far as its policy is known.
+    pub is_sent_here: bool,
     /// The home's head as it was last heard, and its time.
     pub heard: Option<(Cursor, Hlc)>,
     /// What this site has promised the home.
@@ -91,6 +93,11 @@ pub enum Objection {
         /// The log.
         log: (Label, Label),
     },
+    /// The log is not sent here any more, so that the copy is of a while ago, and others have newer ones.
+    NotSentHere {
+        /// The log.
+        log: (Label, Label),
+    },
     /// This site has promised the home not to take over.
     LeaseRuns {
         /// The log.
@@ -126,6 +133,9 @@ impl std::fmt::Display for Objection {
                     "the copy of {tenant}/{name} is still being made: objects are missing, or have older versions than they had at any one time"
                 )
             }
+            Self::NotSentHere { log: (tenant, name) } => {
+                write!(f, "{tenant}/{name} is not sent here any more (farside log replicate): others have newer copies")
+            }
             Self::LeaseRuns { log: (tenant, name), left } => {
                 let seconds = left.as_secs_f64().ceil();
                 write!(f, "{tenant}/{name} has a home lease that runs for {seconds} s more: try again after that")
@@ -157,5 +167,7 @@ pub fn preflight(home: OldHome, candidates: &[Candidate]) -> Vec<Objection> {
     let inexact =
         candidates.iter().filter(|candidate| candidate.whole.as_ref().is_some_and(|(whole, _)| whole.sequence == 0));
     let inexact = inexact.map(|candidate| Objection::NotExact { log: candidate.name.clone() });
-    answers.into_iter().chain(unknown).chain(inexact).chain(promised).collect()
+    let elsewhere = candidates.iter().filter(|candidate| !candidate.is_sent_here);
+    let elsewhere = elsewhere.map(|candidate| Objection::NotSentHere { log: candidate.name.clone() });
+    answers.into_iter().chain(unknown).chain(inexact).chain(elsewhere).chain(promised).collect()
 }

@@ -3,15 +3,17 @@
 use super::auditing::certificate;
 use super::leases;
 use super::limits::{LEASE_LEAST, LEASE_MOST};
+use super::sending;
 use super::server::{Answered, log_info};
-use super::shard::{Shard, log_view, state_refusal};
+use super::shard::{Shard, log_view};
 use crate::state::LogView;
-use farside_codec::command::{ControlCommand, GroupCommand};
+use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand};
 use farside_codec::delta::{Generation, LogDescriptor, LogPolicy};
 use farside_codec::ids::SiteId;
-use farside_codec::message::{PeerRecord, Refusal, RefusalCode, Reply, SetPolicy, Tenant};
+use farside_codec::message::{Refusal, RefusalCode, Reply, SetPolicy, Tenant};
 use farside_io::disk::Disk;
 use farside_transport::Caller;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 pub(super) async fn tenant<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, mut tenant: Tenant) -> Answered {
@@ -23,7 +25,7 @@ pub(super) async fn tenant<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, mut t
 
 pub(super) async fn log<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, mut descriptor: LogDescriptor) -> Answered {
     check(&descriptor.policy)?;
-    check_sites(shard, &descriptor.policy)?;
+    check_sites(shard, &LogPolicy::default(), &descriptor.policy)?;
     descriptor.created = shard.clock.now();
     let log = descriptor.log;
     shard.control(&certificate(caller), ControlCommand::PutLog(descriptor.clone())).await?;
@@ -36,12 +38,10 @@ pub(super) async fn log<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, mut desc
 fn check(policy: &LogPolicy) -> Result<(), Refusal> {
     let bad = |detail: String| Err(Refusal::new(RefusalCode::BadRequest, detail));
     let LogPolicy { lag_bound_seconds, lag_stops_writers, home_lease_seconds, .. } = *policy;
-    let LogPolicy { sites, residency, .. } = policy;
     if lag_stops_writers && lag_bound_seconds == 0 {
         return bad("a bound on lag of no time at all would stop every writer".into());
     }
-    let too_many = |sites: &Option<Vec<SiteId>>| sites.as_ref().is_some_and(|sites| sites.len() > LogPolicy::MAX_SITES);
-    if too_many(sites) || too_many(residency) {
+    if !policy.is_bounded() {
         return bad(format!("a policy names {} sites at most", LogPolicy::MAX_SITES));
     }
     match home_lease_seconds {
@@ -50,9 +50,22 @@ fn check(policy: &LogPolicy) -> Result<(), Refusal> {
     }
 }
 
+/// Changes a log's policy, and lets go of peers that are not to hold it any more.
+pub(super) async fn set_policy<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, set: SetPolicy) -> Answered {
+    check_policy(shard, &set).await?;
+    let (log, owner) = (set.log, shard.shard_of_log(set.log));
+    let look = move |there: Rc<Shard<D>>| async move { log_view(&there.log_group(log)?, log) };
+    let before = shard.on(owner, look).await??;
+    shard.log_command(log, GroupCommand::ChangePolicy(ChangePolicy { log, policy: set.policy })).await?;
+    let info = log_info(shard, log).await?;
+    shard.control(&certificate(caller), ControlCommand::PutLog(info.descriptor)).await?;
+    shard.on(owner, move |there| async move { sending::take_leave(&there, &before).await }).await?;
+    Ok(Reply::Done.into())
+}
+
 /// Refuses a policy for a log whose home is elsewhere, as copies go by what the home says; and a lease that begins while a
 /// peer does not follow, or that several peers would have.
-pub(super) async fn check_policy<D: Disk>(shard: &Rc<Shard<D>>, set: &SetPolicy) -> Result<(), Refusal> {
+async fn check_policy<D: Disk>(shard: &Rc<Shard<D>>, set: &SetPolicy) -> Result<(), Refusal> {
     check(&set.policy)?;
     let (log, begins, policy) = (set.log, set.policy.home_lease_seconds > 0, set.policy.clone());
     let look = move |there: Rc<Shard<D>>| async move {
@@ -63,16 +76,19 @@ pub(super) async fn check_policy<D: Disk>(shard: &Rc<Shard<D>>, set: &SetPolicy)
             let detail = format!("the log's home is site {home}: change its policy there");
             return Err(Refusal::new(RefusalCode::NotHome, detail));
         }
-        check_sites(&there, &policy)?;
-        check_residency(&there, &view, &policy)?;
-        if !begins || view.descriptor.policy.home_lease_seconds > 0 {
+        check_sites(&there, &view.descriptor.policy, &policy)?;
+        check_residency(&there, &view.descriptor.policy, &policy)?;
+        let before = &view.descriptor.policy;
+        let goes_elsewhere = before.sites != policy.sites || before.residency != policy.residency;
+        if !begins || before.home_lease_seconds > 0 && !goes_elsewhere {
             return Ok(());
         }
         let unsafe_now = |detail: &str| Err(Refusal::new(RefusalCode::Unsafe, detail));
         if there.view().peers.keys().filter(|peer| policy.goes_to(**peer)).count() > 1 {
             return unsafe_now("a home lease is between two sites: of several peers more than one could take over");
         }
-        match leases::all_follow(&there, &view)? {
+        let next = LogView { descriptor: LogDescriptor { policy, ..view.descriptor.clone() }, ..view };
+        match leases::all_follow(&there, &next)? {
             true => Ok(()),
             false => unsafe_now("a peer has not acknowledged anything of this home yet: try again once it has"),
         }
@@ -80,36 +96,43 @@ pub(super) async fn check_policy<D: Disk>(shard: &Rc<Shard<D>>, set: &SetPolicy)
     shard.on(shard.shard_of_log(log), look).await?
 }
 
-/// Refuses sites that nobody knows, and a policy by which this home may not have the log.
-fn check_sites<D: Disk>(shard: &Shard<D>, policy: &LogPolicy) -> Result<(), Refusal> {
+/// Refuses sites that are named anew and that nobody knows, and a policy by which this home may not have the log.
+fn check_sites<D: Disk>(shard: &Shard<D>, before: &LogPolicy, policy: &LogPolicy) -> Result<(), Refusal> {
+    if before.sites == policy.sites && before.residency == policy.residency {
+        return Ok(());
+    }
     let (view, here) = (shard.view(), shard.site.site);
-    let named = || policy.sites.iter().chain(&policy.residency).flatten();
-    if let Some(site) = named().find(|site| **site != here && !view.peers.contains_key(site)) {
+    let named = |policy: &LogPolicy| -> BTreeSet<SiteId> {
+        policy.sites.iter().chain(&policy.residency).flatten().copied().collect()
+    };
+    let known = named(before);
+    let is_unknown = |site: &SiteId| *site != here && !known.contains(site) && !view.peers.contains_key(site);
+    if let Some(site) = named(policy).into_iter().find(is_unknown) {
         let detail = format!("there is no peer {site}: `farside peer list` names them");
         return Err(Refusal::new(RefusalCode::NotFound, detail));
     }
     let unsafe_now = |detail: String| Err(Refusal::new(RefusalCode::Unsafe, detail));
+    let name = |site: &SiteId| view.site_name(*site).map_or_else(|| site.to_string(), ToString::to_string);
     if !policy.goes_to(here) {
         return unsafe_now("the log has its home here, so this site is among those that hold it".into());
     }
     match policy.sites.iter().flatten().find(|site| !policy.may_be_at(**site)) {
-        Some(site) => {
-            let name = view.site_name(*site).map_or_else(|| site.to_string(), ToString::to_string);
-            unsafe_now(format!("site {name} is not among those that may hold the log: change its residency first"))
-        }
+        Some(site) => unsafe_now(format!(
+            "site {} is not among those that may hold the log: change its residency first",
+            name(site)
+        )),
         None => Ok(()),
     }
 }
 
-/// Refuses to bound where a log may be while it is elsewhere.
-fn check_residency<D: Disk>(shard: &Shard<D>, log: &LogView, policy: &LogPolicy) -> Result<(), Refusal> {
-    let lags =
-        shard.log_group(log.descriptor.log)?.state().borrow().peers(log.descriptor.log).map_err(state_refusal)?;
-    let has = |peer: &&PeerRecord| !policy.may_be_at(peer.site) && lags.iter().any(|lag| lag.peer == peer.site);
-    match shard.view().peers.values().find(has) {
+/// Refuses to bound where a log may be once it was free to be elsewhere: a peer may have it, or know of it, whatever is known here.
+fn check_residency<D: Disk>(shard: &Shard<D>, before: &LogPolicy, policy: &LogPolicy) -> Result<(), Refusal> {
+    let view = shard.view();
+    match view.peers.values().find(|peer| before.may_be_at(peer.site) && !policy.may_be_at(peer.site)) {
         Some(peer) => {
             let detail = format!(
-                "peer {} has the log already: make a new one with `farside log create --residency`, and put there what is to stay",
+                "peer {} may have the log already: make a new one with `farside log create --residency`, and put there what is \
+                 to stay",
                 peer.name
             );
             Err(Refusal::new(RefusalCode::Unsafe, detail))

@@ -85,9 +85,17 @@ pub(super) async fn run<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, order: F
     if let Err(refusal) = answered.as_ref()
         && !unheard.contains(&refusal.code)
     {
-        trail.ended(shard, vec![noted(&order, None, AuditOutcome::failed(refusal))]).await;
+        trail.ended(shard, vec![noted(&order, None, failed(shard, refusal))]).await;
     }
     answered
+}
+
+/// What the site's audit log says of a refusal. It goes to every peer, and a log may be one that not every peer may learn of.
+fn failed<D: Disk>(shard: &Shard<D>, refusal: &Refusal) -> AuditOutcome {
+    match shard.view().logs.values().any(|log| log.policy.residency.is_some()) {
+        true => AuditOutcome::failed(&Refusal::new(refusal.code.clone(), "whoever ordered it was told why")),
+        false => AuditOutcome::failed(refusal),
+    }
 }
 
 async fn carry_out<D: Disk>(shard: &Rc<Shard<D>>, trail: &auditing::Order, order: &Failover) -> Answered {
@@ -179,7 +187,11 @@ async fn find<D: Disk>(shard: &Rc<Shard<D>>, from: Option<&Label>, log: Option<L
     let home = probe(shard, &homes).await;
     let view = shard.view();
     let holds = |log: &LogStanding, peer: SiteId| log.known.site == peer || log.descriptor.policy.goes_to(peer);
-    let peers = |log: &LogStanding| view.peers.keys().filter(|peer| holds(log, **peer)).count();
+    // A site that holds it may be no peer of this one.
+    let peers = |log: &LogStanding| match &log.descriptor.policy.sites {
+        Some(sites) => sites.iter().filter(|site| **site != shard.site.site).count(),
+        None => view.peers.keys().filter(|peer| holds(log, **peer)).count(),
+    };
     let candidates = logs.iter().map(|log| candidate(log, shard.site.site, peers(log))).collect();
     Ok(Found { logs, homes, home, candidates })
 }
@@ -271,6 +283,7 @@ fn candidate(log: &LogStanding, here: SiteId, peers: usize) -> Candidate {
         head: log.head.clone(),
         head_time: log.head_time,
         whole: log.whole.clone(),
+        is_sent_here: log.descriptor.policy.goes_to(here),
         // What the site that this one has handed the log over to may have written by now was never heard.
         heard: if lineage::is_told_by(&log.lineage, here) { None } else { log.heard.clone() },
         promise: match (log.lease, log.descriptor.policy.home_lease_seconds) {
@@ -330,7 +343,8 @@ async fn promote<D: Disk>(
 async fn wait_for_fence<D: Disk>(shard: &Rc<Shard<D>>, logs: &[LogStanding], homes: &[SiteId]) -> bool {
     let wait = async {
         for log in logs {
-            for home in homes {
+            let was_home = |home: &&SiteId| **home == log.known.site && log.descriptor.policy.goes_to(**home);
+            for home in homes.iter().filter(was_home) {
                 let knows = |log: LogStanding| log.peers.iter().any(|peer| peer.site == *home && peer.caught_up);
                 while !log_view(shard, log.descriptor.log).await.ok().flatten().is_some_and(knows) {
                     tokio::time::sleep(Duration::from_millis(50)).await;

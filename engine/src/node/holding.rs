@@ -47,16 +47,10 @@ pub(super) struct Kept {
     pub(super) is_late: bool,
 }
 
-/// The same of a log for one of its peers.
-pub(super) fn kept_for<D: Disk>(
-    shard: &Shard<D>,
-    log: &LogView,
-    peer: SiteId,
-    lag: Option<&PeerLag>,
-    holds: &[PeerHeld],
-) -> Kept {
+/// The same of a log for one of its peers; how much one lacks that was never heard of is not known.
+pub(super) fn kept_for<D: Disk>(shard: &Shard<D>, peer: SiteId, lag: Option<&PeerLag>, holds: &[PeerHeld]) -> Kept {
     let held = holds.iter().find(|held| held.peer == peer);
-    kept(&bounds(shard, peer), lag.map_or(log.total_bytes, |lag| lag.bytes), held)
+    kept(&bounds(shard, peer), lag.map_or(0, |lag| lag.bytes), held)
 }
 
 fn kept(bounds: &HeldPeer, lacks: u64, held: Option<&PeerHeld>) -> Kept {

@@ -79,7 +79,9 @@ fn needed<D: Disk>(shard: &Shard<D>, log: &LogView) -> Result<Vec<SiteId>, Refus
     if own_run(log, here).nth(1).is_some() {
         return Ok(shard.view().peers.keys().copied().filter(|peer| log.goes_to(*peer)).collect());
     }
-    let follows = |lag: &PeerLag| own_run(log, here).any(|generation| generation == lag.cursor.generation);
+    let follows = |lag: &PeerLag| {
+        log.goes_to(lag.peer) && own_run(log, here).any(|generation| generation == lag.cursor.generation)
+    };
     Ok(lags(shard, log.descriptor.log)?.into_iter().filter(follows).map(|lag| lag.peer).collect())
 }
 

@@ -4,7 +4,7 @@
 
 use super::limits::HEARTBEAT;
 use super::links::PeerCallError;
-use super::peers::{greet, greeted};
+use super::peers::{TELL, greet, greeted};
 use super::refetching::{found, is_gone};
 use super::shard::Shard;
 use super::{gathering, leases, pacing};
@@ -88,6 +88,22 @@ fn wanted<D: Disk>(shard: &Rc<Shard<D>>) -> Vec<(LogId, SiteId)> {
         }
     }
     wanted
+}
+
+/// Tells peers that are to be sent a log no more that it is so: by its policy they know that their copies are old. One that does
+/// not hear of it now does not know.
+pub(super) async fn take_leave<D: Disk>(shard: &Rc<Shard<D>>, before: &LogView) {
+    let (log, view) = (before.descriptor.log, shard.view());
+    let Some(now) = shard.log_group(log).ok().and_then(|group| group.state().borrow().log(log).ok()?) else { return };
+    let left = view.peers.values().filter(|peer| before.goes_to(peer.site) && !now.goes_to(peer.site) && !peer.paused);
+    let told = left.map(|peer| {
+        let driver = Driver { shard: shard.clone(), log, peer: peer.clone(), turn: Mutex::default() };
+        let now = now.clone();
+        async move {
+            let _ = tokio::time::timeout(TELL, driver.call_deltas(now, Vec::new())).await;
+        }
+    });
+    futures_util::future::join_all(told).await;
 }
 
 struct Driver<D: Disk> {
@@ -222,8 +238,13 @@ impl<D: Disk> Driver<D> {
         }
     }
 
+    /// The log, as long as the peer is to be sent it.
+    fn sent(&self) -> Option<LogView> {
+        self.view().filter(|view| view.goes_to(self.peer.site))
+    }
+
     async fn greet(&self) -> SenderEvent {
-        let Some(view) = self.view() else { return SenderEvent::Lost };
+        let Some(view) = self.sent() else { return SenderEvent::Lost };
         let offer =
             LogOffer { descriptor: view.descriptor, lineage: view.lineage, head: view.head, head_time: view.head_time };
         let request = Request::FedHello(FedHello { site: self.shard.site.site, offers: vec![offer] });
@@ -308,7 +329,7 @@ impl<D: Disk> Driver<D> {
     }
 
     async fn deliver(&self, given: Vec<Given>) -> SenderEvent {
-        let Some(view) = self.view() else { return SenderEvent::Lost };
+        let Some(view) = self.sent() else { return SenderEvent::Lost };
         pacing::goes_ahead(&self.shard, self.peer.site, given.iter().map(Given::bytes).sum()).await;
         match self.call_deltas(view, given).await {
             Ok(Reply::FedAck(position)) => SenderEvent::Positioned(position),

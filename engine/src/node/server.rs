@@ -10,7 +10,7 @@ use super::{
 use crate::store::StoreError;
 use bytes::Bytes;
 use farside_codec::cluster::{Forwarded, NodeState};
-use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand, GroupOutcome, PlaceDeltas, TokenPurpose};
+use farside_codec::command::{ControlCommand, GroupCommand, GroupOutcome, PlaceDeltas, TokenPurpose};
 use farside_codec::delta::DeltaKind;
 use farside_codec::dump::BackupTarget;
 use farside_codec::ids::{GroupId, LogId, NodeId, TenantId};
@@ -372,14 +372,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             }
             Ok(Reply::Logs(logs).into())
         }
-        Request::SetPolicy(set) => {
-            creating::check_policy(shard, &set).await?;
-            let change = ChangePolicy { log: set.log, policy: set.policy.clone() };
-            shard.log_command(set.log, GroupCommand::ChangePolicy(change)).await?;
-            let info = log_info(shard, set.log).await?;
-            shard.control(&auditing::certificate(caller), ControlCommand::PutLog(info.descriptor)).await?;
-            Ok(Reply::Done.into())
-        }
+        Request::SetPolicy(set) => creating::set_policy(shard, caller, set).await,
         Request::RepairState => Ok(Reply::RepairState(repairing::own_state(shard).await?).into()),
         Request::ScrubStart(percent) => super::scrubbing::start(shard, percent).await,
         Request::Scrub(percent) => super::scrubbing::start_here(shard, percent).await,

@@ -395,8 +395,8 @@ async fn ask_peer<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Result<()
     // Whoever leads a group now may not have done so when the others asked: everybody asks about all that it knows of.
     for group in shard.groups() {
         let logs = group.state().borrow().logs().map_err(|error| error.to_string())?;
-        // A site that may not hold a log is not asked for it either: it would learn its name.
-        let asked = |log: &LogView| log.is_home(shard.site.site) && log.descriptor.policy.may_be_at(peer.site);
+        // A site that does not hold a log is not asked for it either: it would learn of it, and begin a copy.
+        let asked = |log: &LogView| log.is_home(shard.site.site) && log.goes_to(peer.site);
         for log in logs.into_iter().filter(asked) {
             let (id, known) = (log.descriptor.log, log.known);
             let offer =

@@ -524,7 +524,7 @@ fn log_entry<D: Disk>(shard: &Shard<D>, state: &LogGroupState, log: LogView, ale
         let holds = state.holds(log.descriptor.log).unwrap_or_default();
         for peer in view.peers.values().filter(|peer| log.goes_to(peer.site)) {
             let lag = lags.iter().find(|lag| lag.peer == peer.site);
-            let kept = holding::kept_for(shard, &log, peer.site, lag, &holds);
+            let kept = holding::kept_for(shard, peer.site, lag, &holds);
             let entry = peer_entry(shard, &log, peer, lag, &kept);
             alerts.extend(kept.alert(&name, peer.name.as_str(), entry["state"] == "connected"));
             let policy = &log.descriptor.policy;

@@ -150,12 +150,6 @@ async fn logs_to_move<D: Disk>(
         );
         return Err(Refusal::new(RefusalCode::NotFound, detail));
     }
-    if let Some(log) = logs.iter().find(|log| !log.descriptor.policy.goes_to(peer.site)) {
-        let (tenant, name) = (&log.descriptor.tenant_name, &log.descriptor.name);
-        let detail =
-            format!("{tenant}/{name} is not sent to site {}: `farside log replicate` says to whom it is", peer.name);
-        return Err(Refusal::new(RefusalCode::Unsafe, detail));
-    }
     let was_home = |log: &LogStanding| log.lineage.iter().any(|branch| branch.generation.site == peer.site);
     match logs.iter().find(|log| order.back && !was_home(log)) {
         Some(log) => {
@@ -184,6 +178,14 @@ async fn one<D: Disk>(shard: &Rc<Shard<D>>, log: &LogStanding, to: &To) -> Resul
     let (next, mut last) = match transit(log, shard.site.site) {
         Some(next) => (next, Some(log.head.clone())),
         None => {
+            if !log.descriptor.policy.goes_to(to.site) {
+                let (tenant, name) = (&log.descriptor.tenant_name, &log.descriptor.name);
+                let detail = format!(
+                    "{tenant}/{name} is not sent to site {}: `farside log replicate` says to whom it is",
+                    to.name
+                );
+                return Err(Refusal::new(RefusalCode::Unsafe, detail));
+            }
             let Some(incarnation) = to.incarnation else { return Ok(Came::Refused(to.silent.clone())) };
             if let Some(behind) = come_near(shard, log, to).await? {
                 return Ok(Came::Left(behind));

@@ -93,7 +93,8 @@ async fn cross<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord) -> Result<Optio
     let own = control.state().borrow().audit_heads(shard.site.site, None).map_err(state_refusal)?;
     let (lacking, contradictions) = lacking(&own, &theirs, shard.site.incarnation);
     let mut batch = Batch { entries: Vec::new(), bytes: 0 };
-    let crosses = |lacking: &Lacking| may_cross(&shard.view(), &lacking.scope, peer.site);
+    let view = control.state().borrow().view();
+    let crosses = |lacking: &Lacking| may_cross(&view, &lacking.scope, peer.site);
     for Lacking { scope, from, to } in lacking.into_iter().filter(crosses) {
         let AuditPlace { incarnation, mut sequence } = from;
         while sequence <= to {

@@ -21,6 +21,9 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     if let Some(detail) = lineage::objection(&accept.lineage) {
         return refuse(RefusalCode::BadRequest, detail);
     }
+    if !accept.policy.is_bounded() {
+        return refuse(RefusalCode::BadRequest, "the log's policy names more sites than there can be");
+    }
     let Some(theirs) = accept.lineage.last().map(|branch| branch.generation) else {
         return refuse(RefusalCode::BadRequest, "the sender's lineage is empty");
     };

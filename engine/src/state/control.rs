@@ -369,6 +369,10 @@ fn put_log(change: &Change, view: &mut ControlView, log: LogDescriptor) -> Resul
     if view.tenants.get(&log.tenant).is_none_or(|tenant| tenant.name != log.tenant_name) {
         return Ok(Err(Refusal::new(RefusalCode::NotFound, format!("there is no tenant {}", log.tenant_name))));
     }
+    if !log.policy.is_bounded() {
+        let detail = "the log's policy names more sites than there can be";
+        return Ok(Err(Refusal::new(RefusalCode::BadRequest, detail)));
+    }
     let merged = match view.logs.get(&log.log) {
         None if view.logs.len() >= MAX_LOGS => return Ok(full("logs", MAX_LOGS)),
         None => log,

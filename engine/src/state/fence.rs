@@ -71,8 +71,6 @@ const TOO_MANY_HOMES: &str = "the log has had as many homes as it can list: go o
 pub(super) fn begin(work: &Work<'_>, row: &mut LogRow, generation: Generation, time: Hlc) -> Result<(), StateError> {
     row.lineage.push(Branch { generation, first: row.head.sequence + 1, previous: row.head.hash });
     row.known = generation;
-    // Where peers were when this site was home before is not where they are: they say so again.
-    forget_cursors(work, row, |_| true)?;
     place_own(work, row, generation, DeltaKind::Promoted(generation), time)
 }
 
@@ -263,18 +261,14 @@ fn rewind(work: &Work<'_>, row: &mut LogRow, common: u64, time: Hlc) -> Result<(
 
 /// A cursor past the head is a peer's place in a history that is gone from here: it says nothing any more.
 fn forget_cursors_past(work: &Work<'_>, row: &LogRow) -> Result<(), StateError> {
-    forget_cursors(work, row, |sequence| sequence > row.head.sequence)
-}
-
-fn forget_cursors(work: &Work<'_>, row: &LogRow, goes: impl Fn(u64) -> bool) -> Result<(), StateError> {
     let prefix = work.key().log(row.descriptor.log);
     let end = prefix.after_prefix().unwrap_or_default();
-    let mut gone = Vec::new();
+    let mut past = Vec::new();
     work.change.scan(Table::Cursors, &prefix[..]..&end[..], &mut |key, value| {
-        if goes(read_row::<CursorRow>(value.to_vec())?.cursor.sequence) {
-            gone.push(key.to_vec());
+        if read_row::<CursorRow>(value.to_vec())?.cursor.sequence > row.head.sequence {
+            past.push(key.to_vec());
         }
         Ok(true)
     })?;
-    gone.iter().try_for_each(|key| work.change.remove(Table::Cursors, key))
+    past.iter().try_for_each(|key| work.change.remove(Table::Cursors, key))
 }

@@ -110,6 +110,9 @@ impl Work<'_> {
     }
 
     fn create_log(&self, descriptor: LogDescriptor, generation: Generation) -> Done {
+        if !descriptor.policy.is_bounded() {
+            return refuse(RefusalCode::BadRequest, "the log's policy names more sites than there can be");
+        }
         if let Some(row) = self.log(descriptor.log)? {
             return self.create_again(row, descriptor);
         }
@@ -159,7 +162,7 @@ impl Work<'_> {
         let Some(log) = self.log(acknowledge.log)? else {
             return refuse(RefusalCode::NotFound, "no such log in this group");
         };
-        let row = CursorRow { cursor: acknowledge.cursor, time: acknowledge.time };
+        let row = CursorRow { cursor: acknowledge.cursor, time: acknowledge.time, home: log.known };
         let held = match row.cursor.sequence {
             0 => Some(DeltaHash::ZERO),
             sequence => place::delta_row(self, acknowledge.log, sequence)?.map(|held| held.hash),
@@ -169,7 +172,9 @@ impl Work<'_> {
         }
         let key = self.key().log(acknowledge.log).site(acknowledge.peer);
         let known: Option<CursorRow> = self.change.get(Table::Cursors, &key)?.map(read_row).transpose()?;
-        if known.is_none_or(|known| known.cursor.sequence <= row.cursor.sequence) {
+        // Where a peer was when this site was home before need not be where it is.
+        let falls_back = |known: CursorRow| known.home == row.home && known.cursor.sequence > row.cursor.sequence;
+        if !known.is_some_and(falls_back) {
             self.change.put(Table::Cursors, &key, &row.to_bytes())?;
             holds::heard(self, &log, acknowledge.peer, &row)?;
         }

@@ -77,7 +77,9 @@ fn place_one(
 fn over_quota(row: &LogRow, delta: &Delta, encoded: &Bytes) -> Option<Refusal> {
     let quota = row.descriptor.policy.quota_bytes;
     let grows = matches!(delta.proposal.kind, DeltaKind::Put | DeltaKind::Extent);
-    let (has, more) = (row.live_bytes, bytes_of(delta, encoded));
+    // Each extent tells of how much its whole object is: what could never be committed is refused with the first of them.
+    let whole = if delta.proposal.kind == DeltaKind::Extent { delta.proposal.size_bytes } else { 0 };
+    let (has, more) = (row.live_bytes, bytes_of(delta, encoded).max(whole));
     let is_over = quota > 0 && grows && has.saturating_add(more) > quota;
     is_over.then(|| {
         let name = format!("{}/{}", row.descriptor.tenant_name, row.descriptor.name);

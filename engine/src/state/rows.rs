@@ -126,6 +126,8 @@ record!(
         cursor: Cursor,
         /// When it was acknowledged.
         time: Hlc,
+        /// In which generation of this site.
+        home: Generation,
     }
 );
 

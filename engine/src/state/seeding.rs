@@ -53,15 +53,16 @@ pub(super) fn take_left(
 ) -> Result<(), StateError> {
     let log = row.descriptor.log;
     work.change.put(Table::Operations, &work.key().log(log).operation(left.operation), &sequence.to_bytes())?;
-    // Extents that came before their object was pruned go with it, wherever the copy may go back to: they show nothing.
+    // Extents that came before their object was pruned go with it. Those up to where the copy is exact stay: another home may
+    // still have the object, and fills in only what comes after that.
+    let whole = row.seeding.as_ref().map_or(0, |seeding| seeding.whole.sequence);
     for index in 0.. {
         let extent = extent_key(work, log, left.operation, index);
         let placed = work.change.get(Table::Extents, &extent)?.map(read_row).transpose()?;
         let Some(placed) = placed.filter(|placed: &u64| *placed < sequence) else { break };
-        work.change.remove(Table::Extents, &extent)?;
-        row.live_bytes = row.live_bytes.saturating_sub(drop_version(work, log, placed)?);
-        if let Some(seeding) = row.seeding.as_mut().filter(|seeding| placed <= seeding.whole.sequence) {
-            seeding.floor = seeding.floor.max(placed);
+        if placed > whole {
+            work.change.remove(Table::Extents, &extent)?;
+            row.live_bytes = row.live_bytes.saturating_sub(drop_version(work, log, placed)?);
         }
     }
     // A name that this copy has a version of was removed.

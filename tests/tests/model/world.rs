@@ -552,6 +552,7 @@ impl World {
             name: (view.descriptor.tenant_name.clone(), view.descriptor.name.clone()),
             head: view.head.clone(),
             head_time: view.head_time,
+            is_sent_here: true,
             whole: view.seeding.as_ref().map(|seeding| (seeding.whole.clone(), seeding.whole_time)),
             heard: view.heard.clone(),
             promise: Promise::None,
