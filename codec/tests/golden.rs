@@ -225,18 +225,18 @@ fn nothing_has_moved() {
 const GOLDEN: [&str; 15] = [
     "delta: 285 adb8ac0eaff3bbf8",
     "delta kinds: 168 c97c00730c4298d0",
-    "descriptor: 163 e53a883a77f8db7a",
+    "descriptor: 173 0834a459c8d72279",
     "chunk receipt: 20 248e14762baf662f",
     "delta receipt: 97 440b8be680968d38",
     "place: 227 caa3d099b33fb40d",
-    "accept: 651 7ae85097bcee8a6d",
+    "accept: 677 b0ca0ba1826eb831",
     "promote: 59 ff207ee7ad024aaa",
     "fence: 102 bdd92f09e92edf71",
     "hold peers: 46 f1d188416211d249",
     "wal head: 69 157fb4f5b160ab63",
     "wal records: 362 7a6fafd4bffbc118",
-    "federated deltas: 651 dca1a36e3d59c59a",
-    "federation greeting: 341 f505913efa5cb6a3",
+    "federated deltas: 677 7cf10a98396781a0",
+    "federation greeting: 351 3e8f75bb2124defe",
     "refusal: 17 fbbee2b9c3533ce1",
 ];
 
