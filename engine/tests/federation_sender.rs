@@ -43,7 +43,7 @@ fn history(deltas: &[Vec<u8>]) -> Vec<LoadedDelta> {
             left: Left { operation: OperationId::default(), removed: None },
         };
         // Some of those that name nothing are pruned.
-        let is_pruned = chunks.is_empty() && index % 3 == 0;
+        let is_pruned = chunks.is_empty() && index.is_multiple_of(3);
         LoadedDelta {
             cursor,
             given: if is_pruned { Given::Pruned(place) } else { Given::Whole(encoded) },

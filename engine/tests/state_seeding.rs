@@ -1,7 +1,7 @@
 //! Copies that are given what their home has pruned, and copies that are filled up again: whatever is placed, pruned, delivered
 //! and promoted in which order, a copy that calls itself exact is one, and in the end all of them are.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod state_support;
 

@@ -530,7 +530,7 @@ async fn undone_deltas_are_set_aside(
         };
         let may_be_gone = |event: &&&&Event| {
             let replaced = |other: &&&Event| other.name == event.name && place(other) > place(event);
-            event.operation == Operation::Remove || lost.iter().any(|other| replaced(&other))
+            event.operation == Operation::Remove || lost.iter().any(replaced)
         };
         let is_bound = world.bounds_holds();
         let lost = lost.iter().filter(|event| !is_bound || !may_be_gone(event)).count() as u64;
