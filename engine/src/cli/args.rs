@@ -497,7 +497,7 @@ pub(super) enum LogCommand {
         /// none: a failover may find a home that goes on
         #[arg(long, value_parser = super::sizes::parse_seconds_or_none)]
         home_lease: Option<u64>,
-        /// The only sites that may hold the log or learn of it, this one among them; none: any. Refused while another one has it
+        /// The only sites that may hold the log or learn of it, this one among them; none: any. Refused where another peer may have it already
         #[arg(long, value_name = "SITE,..", value_delimiter = ',')]
         residency: Option<Vec<String>>,
         /// Bytes that it may have, old versions among them: 500GiB, 10TiB; none: as many as there is room for
