@@ -43,9 +43,9 @@ impl Pair {
         Self { root, near, far }
     }
 
-    fn join(&self) {
+    fn join(&self, bound: &str) {
         self.near.join(&self.far);
-        self.near.farside(&["peer", "hold", "far", "--for", "3s"]).ok();
+        self.near.farside(&["peer", "hold", "far", "--for", bound]).ok();
     }
 
     /// The far site gets the tenant's KMS, once it has heard of the tenant.
@@ -91,7 +91,7 @@ fn versions(site: &Site, name: &str) -> usize {
 #[test]
 fn a_peer_that_was_away_for_too_long_is_given_what_is_there() {
     let mut pair = Pair::new();
-    pair.join();
+    pair.join("8s");
     for (number, name) in (1..).zip(["kept", "changed", "removed"]) {
         pair.put(&pair.near, name, number);
     }
@@ -146,7 +146,7 @@ fn a_new_peer_is_given_what_is_there() {
     }
     pair.put(&pair.near, "kept", 20);
     until("near has pruned", || versions(&pair.near, "changed") == 1);
-    pair.join();
+    pair.join("3s");
     pair.near.wait_caught_up();
     pair.trust();
     assert_eq!(versions(&pair.far, "changed"), 1, "it gets no history that near has not");
@@ -157,7 +157,7 @@ fn a_new_peer_is_given_what_is_there() {
 #[test]
 fn whoever_takes_over_in_the_middle_goes_back_to_an_exact_copy() {
     let mut pair = Pair::new();
-    pair.join();
+    pair.join("3s");
     for (number, name) in (1..).zip(["kept", "changed", "removed"]) {
         pair.put(&pair.near, name, number);
     }
