@@ -4,7 +4,7 @@
 //! the places of what is gone, and everything that is there: at the home's *floor*, up to which all of it was replaced, it is
 //! exact again. Until then it can go back to where it was before, so it lets go of nothing that it had there.
 //!
-//! A copy that has pruned what another history still has is filled up: it is sent the log from its beginning and puts in what it lacks.
+//! A copy that has pruned what another history still has is filled up: it is sent the log once more and puts in what it lacks.
 //! It keeps all that it has meanwhile, so no chunk of it crosses again.
 
 use super::database::{Rows, Table};
