@@ -298,6 +298,11 @@ impl LogPolicy {
         self.sites.iter().chain(&self.residency).all(|sites| sites.len() <= Self::MAX_SITES)
     }
 
+    /// The sites that it names, some of them perhaps twice.
+    pub fn named_sites(&self) -> impl Iterator<Item = &SiteId> {
+        self.sites.iter().chain(&self.residency).flatten()
+    }
+
     /// Whether a site may hold the log, or learn of it.
     pub fn may_be_at(&self, site: SiteId) -> bool {
         self.residency.as_ref().is_none_or(|sites| sites.contains(&site))

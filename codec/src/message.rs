@@ -255,8 +255,7 @@ record!(
         /// Those among them whose versions the sender has pruned, rising; with `deltas` they leave no gap, and the first of all goes on
         /// from the receiver's position.
         pruned: Vec<PrunedDelta>,
-        /// All that the sender has pruned was replaced at or before this sequence: a copy that has taken in what was pruned is whole
-        /// again once it has come there.
+        /// All that the sender has pruned was replaced at or before this sequence: there a copy that lacks it is exact again.
         floor: u64,
         /// The sender's head, so that the receiver can say what it would lose.
         head: Cursor,

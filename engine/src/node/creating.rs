@@ -4,13 +4,13 @@ use super::auditing::certificate;
 use super::leases;
 use super::limits::{LEASE_LEAST, LEASE_MOST};
 use super::sending;
-use super::server::{Answered, log_info};
-use super::shard::{Shard, log_view};
+use super::server::Answered;
+use super::shard::{Shard, log_view, state_refusal};
 use crate::state::LogView;
 use farside_codec::command::{ChangePolicy, ControlCommand, GroupCommand};
 use farside_codec::delta::{Generation, LogDescriptor, LogPolicy};
-use farside_codec::ids::SiteId;
-use farside_codec::message::{Refusal, RefusalCode, Reply, SetPolicy, Tenant};
+use farside_codec::ids::{LogId, SiteId};
+use farside_codec::message::{LogInfo, Refusal, RefusalCode, Reply, SetPolicy, Tenant};
 use farside_io::disk::Disk;
 use farside_transport::Caller;
 use std::collections::BTreeSet;
@@ -71,8 +71,7 @@ async fn check_policy<D: Disk>(shard: &Rc<Shard<D>>, set: &SetPolicy) -> Result<
     let look = move |there: Rc<Shard<D>>| async move {
         let view = log_view(&there.log_group(log)?, log)?;
         if !view.is_home(there.site.site) {
-            let known = view.known.site;
-            let home = there.view().site_name(known).map_or_else(|| known.to_string(), ToString::to_string);
+            let home = there.view().call_site(view.known.site);
             let detail = format!("the log's home is site {home}: change its policy there");
             return Err(Refusal::new(RefusalCode::NotHome, detail));
         }
@@ -102,24 +101,20 @@ fn check_sites<D: Disk>(shard: &Shard<D>, before: &LogPolicy, policy: &LogPolicy
         return Ok(());
     }
     let (view, here) = (shard.view(), shard.site.site);
-    let named = |policy: &LogPolicy| -> BTreeSet<SiteId> {
-        policy.sites.iter().chain(&policy.residency).flatten().copied().collect()
-    };
-    let known = named(before);
-    let is_unknown = |site: &SiteId| *site != here && !known.contains(site) && !view.peers.contains_key(site);
-    if let Some(site) = named(policy).into_iter().find(is_unknown) {
+    let known: BTreeSet<&SiteId> = before.named_sites().collect();
+    let is_unknown = |site: &&SiteId| **site != here && !known.contains(site) && !view.peers.contains_key(site);
+    if let Some(site) = policy.named_sites().find(is_unknown) {
         let detail = format!("there is no peer {site}: `farside peer list` names them");
         return Err(Refusal::new(RefusalCode::NotFound, detail));
     }
     let unsafe_now = |detail: String| Err(Refusal::new(RefusalCode::Unsafe, detail));
-    let name = |site: &SiteId| view.site_name(*site).map_or_else(|| site.to_string(), ToString::to_string);
     if !policy.goes_to(here) {
         return unsafe_now("the log has its home here, so this site is among those that hold it".into());
     }
     match policy.sites.iter().flatten().find(|site| !policy.may_be_at(**site)) {
         Some(site) => unsafe_now(format!(
             "site {} is not among those that may hold the log: change its residency first",
-            name(site)
+            view.call_site(*site)
         )),
         None => Ok(()),
     }
@@ -139,4 +134,29 @@ fn check_residency<D: Disk>(shard: &Shard<D>, before: &LogPolicy, policy: &LogPo
         }
         None => Ok(()),
     }
+}
+
+/// A log as its group knows it.
+pub(super) async fn log_info<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<LogInfo, Refusal> {
+    let owner = shard.shard_of_log(log);
+    shard
+        .on(owner, move |there| async move {
+            let group = there.log_group(log)?;
+            let view = group.state().borrow().log(log).map_err(state_refusal)?;
+            let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "the log is not in its group yet"))?;
+            let (named, known) = (view.descriptor.policy.named_sites(), there.view());
+            let names = named.filter_map(|site| Some((*site, known.site_name(*site)?.clone()))).collect();
+            Ok(LogInfo {
+                names,
+                live_bytes: view.live_bytes,
+                home: known.site_name(view.known.site).cloned(),
+                group: group.id(),
+                descriptor: view.descriptor,
+                lineage: view.lineage,
+                head: view.head,
+                head_time: view.head_time,
+                epochs: view.epochs,
+            })
+        })
+        .await?
 }

@@ -96,7 +96,7 @@ fn name(log: &LogView) -> String {
 }
 
 fn peer_name<D: Disk>(shard: &Shard<D>, peer: SiteId) -> String {
-    shard.view().site_name(peer).map_or_else(|| peer.to_string(), ToString::to_string)
+    shard.view().call_site(peer)
 }
 
 /// For how many milliseconds a peer is asked for its promise. Nothing, where it does not follow yet.

@@ -14,7 +14,7 @@ use farside_codec::command::{ControlCommand, GroupCommand, GroupOutcome, PlaceDe
 use farside_codec::delta::DeltaKind;
 use farside_codec::dump::BackupTarget;
 use farside_codec::ids::{GroupId, LogId, NodeId, TenantId};
-use farside_codec::message::{LogInfo, PeerRecord, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, kind};
+use farside_codec::message::{PeerRecord, Propose, Refusal, RefusalCode, Reply, Request, ResolveLog, kind};
 use farside_codec::{Field, limits as codec_limits};
 use farside_io::disk::Disk;
 use farside_transport::{Caller, Connection, Role, Stream, StreamError};
@@ -337,7 +337,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             check_tenant(caller, log.tenant).map_err(|_| missing())?;
             let log = log.log;
             at_home(shard, log).await?;
-            Ok(Reply::Log(log_info(shard, log).await?).into())
+            Ok(Reply::Log(creating::log_info(shard, log).await?).into())
         }
         Request::CreateTenant(tenant) => creating::tenant(shard, caller, tenant).await,
         Request::ListTenants => {
@@ -583,31 +583,4 @@ async fn place<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, propose: Propose)
         }
         _ => Err(Refusal::new(RefusalCode::Internal, "the log group answered something else than was asked")),
     }
-}
-
-/// A log as its group knows it.
-pub(super) async fn log_info<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<LogInfo, Refusal> {
-    let owner = shard.shard_of_log(log);
-    shard
-        .on(owner, move |there| async move {
-            let group = there.log_group(log)?;
-            let view = group.state().borrow().log(log).map_err(state_refusal)?;
-            let view = view.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "the log is not in its group yet"))?;
-            let policy = &view.descriptor.policy;
-            let named = policy.sites.iter().chain(&policy.residency).flatten();
-            let known = there.view();
-            let names = named.filter_map(|site| Some((*site, known.site_name(*site)?.clone()))).collect();
-            Ok(LogInfo {
-                names,
-                live_bytes: view.live_bytes,
-                home: known.site_name(view.known.site).cloned(),
-                group: group.id(),
-                descriptor: view.descriptor,
-                lineage: view.lineage,
-                head: view.head,
-                head_time: view.head_time,
-                epochs: view.epochs,
-            })
-        })
-        .await?
 }

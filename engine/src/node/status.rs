@@ -360,7 +360,7 @@ fn unreachable_alerts(view: &ControlView, reports: &[(u16, ShardReport)]) -> Vec
         }
     }
     let told = |(site, (lost, trouble)): (SiteId, (Duration, Option<String>))| {
-        let name = view.site_name(site).map_or_else(|| site.to_string(), ToString::to_string);
+        let name = view.call_site(site);
         let why = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
         format!("peer {name} has been unreachable for {} s{why}", lost.as_secs())
     };

@@ -125,6 +125,10 @@ impl ControlView {
     pub fn peer(&self, name: &Label) -> Option<&PeerRecord> {
         self.peers.values().find(|peer| peer.name == *name)
     }
+    /// What to call a site: its name, or its id where nobody here knows one.
+    pub fn call_site(&self, site: SiteId) -> String {
+        self.site_name(site).map_or_else(|| site.to_string(), ToString::to_string)
+    }
     /// What was said of how long what a peer lacks is kept.
     pub fn hold(&self, peer: SiteId) -> PeerHold {
         self.peer_holds.get(&peer).cloned().unwrap_or(PeerHold::UNSAID)

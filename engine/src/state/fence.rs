@@ -4,7 +4,7 @@
 //! after it, and the site that it names is home only by having it. Until it arrives no site takes writes; whoever
 //! can't wait for that promotes a site by force, as after any loss.
 
-use super::database::{Rows, Table};
+use super::database::Table;
 use super::limits::MAX_GENERATIONS;
 use super::lineage;
 use super::log_group::{Done, Work, read_row, refuse};
@@ -235,11 +235,10 @@ fn hash_at(work: &Work<'_>, row: &LogRow, sequence: u64) -> Result<Option<DeltaH
 /// Sets aside everything after `common`, newest first. Nothing is dropped: the deltas stay listed and exportable here,
 /// and their chunks stay referenced.
 fn rewind(work: &Work<'_>, row: &mut LogRow, common: u64, time: Hlc) -> Result<(), StateError> {
-    let gap = || StateError::Unreadable(farside_codec::DecodeError::Invalid { what: "gap in a log" });
     let log = row.descriptor.log;
     while row.head.sequence > common {
         let sequence = row.head.sequence;
-        let stored = delta_row(work, log, sequence)?.ok_or_else(gap)?;
+        let stored = delta_row(work, log, sequence)?.ok_or_else(seeding::gap)?;
         if stored.is_pruned() {
             seeding::drop_place(work, row, &stored)?;
         } else {
@@ -250,7 +249,7 @@ fn rewind(work: &Work<'_>, row: &mut LogRow, common: u64, time: Hlc) -> Result<(
         (row.head, row.head_time, row.total_bytes) = match sequence - 1 {
             0 => (Cursor { generation: row.known, sequence: 0, hash: DeltaHash::ZERO }, row.descriptor.created, 0),
             before => {
-                let held = delta_row(work, log, before)?.ok_or_else(gap)?;
+                let held = delta_row(work, log, before)?.ok_or_else(seeding::gap)?;
                 let cursor = Cursor { generation: held.generation, sequence: before, hash: held.hash };
                 (cursor, held.time, held.total_bytes)
             }
@@ -261,14 +260,7 @@ fn rewind(work: &Work<'_>, row: &mut LogRow, common: u64, time: Hlc) -> Result<(
 
 /// A cursor past the head is a peer's place in a history that is gone from here: it says nothing any more.
 fn forget_cursors_past(work: &Work<'_>, row: &LogRow) -> Result<(), StateError> {
-    let prefix = work.key().log(row.descriptor.log);
-    let end = prefix.after_prefix().unwrap_or_default();
-    let mut past = Vec::new();
-    work.change.scan(Table::Cursors, &prefix[..]..&end[..], &mut |key, value| {
-        if read_row::<CursorRow>(value.to_vec())?.cursor.sequence > row.head.sequence {
-            past.push(key.to_vec());
-        }
-        Ok(true)
-    })?;
-    past.iter().try_for_each(|key| work.change.remove(Table::Cursors, key))
+    work.remove_where(Table::Cursors, &work.key().log(row.descriptor.log), |_, value| {
+        Ok(read_row::<CursorRow>(value.to_vec())?.cursor.sequence > row.head.sequence)
+    })
 }

@@ -73,14 +73,6 @@ pub(super) fn forget(work: &Work<'_>, log: LogId) -> Result<(), StateError> {
 }
 
 fn forget_if(work: &Work<'_>, log: LogId, goes: impl Fn(SiteId) -> bool) -> Result<(), StateError> {
-    let prefix = work.key().log(log);
-    let end = prefix.after_prefix().unwrap_or_default();
-    let mut gone = Vec::new();
-    work.change.scan(Table::Holds, &prefix[..]..&end[..], &mut |key, _| {
-        if key.last_chunk::<16>().is_none_or(|site| goes(SiteId(*site))) {
-            gone.push(key.to_vec());
-        }
-        Ok(true)
-    })?;
-    gone.iter().try_for_each(|key| work.change.remove(Table::Holds, key))
+    let of = |key: &[u8]| key.last_chunk::<16>().is_none_or(|site| goes(SiteId(*site)));
+    work.remove_where(Table::Holds, &work.key().log(log), |key, _| Ok(of(key)))
 }

@@ -70,6 +70,24 @@ impl Work<'_> {
         self.change.put(Table::Logs, &self.key().log(row.descriptor.log), &row.to_bytes())
     }
 
+    /// Removes the rows below a prefix of which `goes` says so.
+    pub(super) fn remove_where(
+        &self,
+        table: Table,
+        prefix: &Key,
+        goes: impl Fn(&[u8], &[u8]) -> Result<bool, StateError>,
+    ) -> Result<(), StateError> {
+        let end = prefix.after_prefix().unwrap_or_default();
+        let mut gone = Vec::new();
+        self.change.scan(table, &prefix[..]..&end[..], &mut |key, value| {
+            if goes(key, value)? {
+                gone.push(key.to_vec());
+            }
+            Ok(true)
+        })?;
+        gone.iter().try_for_each(|key| self.change.remove(table, key))
+    }
+
     pub(super) fn closed(&self) -> Result<Hlc, StateError> {
         Ok(self.change.get(Table::Meta, &self.key().part(CLOSED))?.map(read_row).transpose()?.unwrap_or_default())
     }
@@ -193,17 +211,8 @@ impl Work<'_> {
     }
 
     fn forget_peer(&self, peer: SiteId) -> Done {
-        let prefix = self.key();
-        let end = prefix.after_prefix().unwrap_or_default();
         for table in [Table::Cursors, Table::Holds] {
-            let mut gone = Vec::new();
-            self.change.scan(table, &prefix[..]..&end[..], &mut |key, _| {
-                if key.ends_with(&peer.0) {
-                    gone.push(key.to_vec());
-                }
-                Ok(true)
-            })?;
-            gone.iter().try_for_each(|key| self.change.remove(table, key))?;
+            self.remove_where(table, &self.key(), |key, _| Ok(key.ends_with(&peer.0)))?;
         }
         Ok(GroupOutcome::Done)
     }

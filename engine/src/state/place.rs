@@ -9,7 +9,7 @@ use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::command::{GroupOutcome, PlaceDeltas};
 use farside_codec::delta::{Cursor, Delta, DeltaKind, DeltaReceipt, Extent, Proposal};
-use farside_codec::ids::{Hlc, LogId, OperationId};
+use farside_codec::ids::{BlindName, Hlc, LogId, OperationId};
 use farside_codec::limits;
 use farside_codec::message::{Refusal, RefusalCode};
 use farside_raft::StateError;
@@ -193,38 +193,90 @@ pub(super) fn insert(work: &Work<'_>, row: &mut LogRow, delta: &Delta, encoded: 
     let bytes = bytes_of(delta, &encoded);
     (row.total_bytes, row.live_bytes) = (row.total_bytes.saturating_add(bytes), row.live_bytes.saturating_add(bytes));
     let sequence = delta.sequence;
-    let proposal = &delta.proposal;
-    for chunk in &proposal.chunks {
-        work.change.put(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence), &[])?;
-    }
-    if matches!(proposal.kind, DeltaKind::Put | DeltaKind::Remove) {
-        let removed = proposal.kind == DeltaKind::Remove;
-        let dead = work.key().log(log).number(delta.time.0);
-        if let Some((replaced, _)) = newest(work, log, proposal)? {
-            work.change.put(Table::Dead, &dead.clone().number(replaced), &sequence.to_bytes())?;
-        }
-        if removed {
-            work.change.put(Table::Dead, &dead.number(sequence), &sequence.to_bytes())?;
-        }
-        let name = NameRow { removed };
-        work.change.put(Table::Names, &work.key().log(log).name(proposal.name).number(sequence), &name.to_bytes())?;
-    }
-    if let (DeltaKind::Extent, Some(extent)) = (&proposal.kind, &proposal.extent) {
-        let key = extent_key(work, log, extent.object, extent.index);
-        work.change.put(Table::Extents, &key, &sequence.to_bytes())?;
-    }
-    if let DeltaKind::Epoch(epoch) = &proposal.kind
+    // Nothing is newer than the head.
+    put_finders(work, delta, None)?;
+    if let DeltaKind::Epoch(epoch) = &delta.proposal.kind
         && !row.epochs.iter().any(|known| known.epoch == epoch.epoch)
     {
         row.epochs.push(epoch.clone());
     }
-    work.change.put(Table::Operations, &work.key().log(log).operation(proposal.operation), &sequence.to_bytes())?;
     let (generation, time, total_bytes) = (delta.generation, delta.time, row.total_bytes);
     let stored = DeltaRow { hash, generation, time, total_bytes, encoded, left: None };
     work.change.put(Table::Deltas, &work.key().log(log).number(sequence), &stored.to_bytes())?;
     row.head = Cursor { generation, sequence, hash };
     row.head_time = time;
     Ok(())
+}
+
+/// Puts down what finds a delta in its place. `newer` is the next version or removal of its name, and its time, where there is one.
+pub(super) fn put_finders(work: &Work<'_>, delta: &Delta, newer: Option<(u64, Hlc)>) -> Result<(), StateError> {
+    let (log, sequence, proposal) = (delta.log, delta.sequence, &delta.proposal);
+    for chunk in &proposal.chunks {
+        work.change.put(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence), &[])?;
+    }
+    if matches!(proposal.kind, DeltaKind::Put | DeltaKind::Remove) {
+        let removed = proposal.kind == DeltaKind::Remove;
+        put_name(work, log, proposal.name, (sequence, delta.time), removed, newer)?;
+    }
+    if let (DeltaKind::Extent, Some(extent)) = (&proposal.kind, &proposal.extent) {
+        work.change.put(Table::Extents, &extent_key(work, log, extent.object, extent.index), &sequence.to_bytes())?;
+    }
+    work.change.put(Table::Operations, &work.key().log(log).operation(proposal.operation), &sequence.to_bytes())
+}
+
+/// Puts a version or a removal of a name where it belongs, and says of it and of the one before when they were replaced.
+pub(super) fn put_name(
+    work: &Work<'_>,
+    log: LogId,
+    name: BlindName,
+    (sequence, time): (u64, Hlc),
+    removed: bool,
+    newer: Option<(u64, Hlc)>,
+) -> Result<(), StateError> {
+    let own = work.key().log(log).name(name).number(sequence);
+    let dead = |time: Hlc| work.key().log(log).number(time.0);
+    if let Some(older) = version_before(work, log, name, sequence)? {
+        // It was taken to be replaced by what is newer than this one.
+        if let Some((_, time)) = newer {
+            work.change.remove(Table::Dead, &dead(time).number(older))?;
+        }
+        work.change.put(Table::Dead, &dead(time).number(older), &sequence.to_bytes())?;
+    }
+    if let Some((newer, time)) = newer {
+        work.change.put(Table::Dead, &dead(time).number(sequence), &newer.to_bytes())?;
+    }
+    if removed {
+        work.change.put(Table::Dead, &dead(time).number(sequence), &sequence.to_bytes())?;
+    }
+    work.change.put(Table::Names, &own, &NameRow { removed }.to_bytes())
+}
+
+/// Takes the newest version or removal of a name back.
+pub(super) fn take_name_back(
+    work: &Work<'_>,
+    log: LogId,
+    name: BlindName,
+    (sequence, time): (u64, Hlc),
+) -> Result<(), StateError> {
+    work.change.remove(Table::Names, &work.key().log(log).name(name).number(sequence))?;
+    let dead = work.key().log(log).number(time.0);
+    if let Some(replaced) = version_before(work, log, name, sequence)? {
+        work.change.remove(Table::Dead, &dead.clone().number(replaced))?;
+    }
+    work.change.remove(Table::Dead, &dead.number(sequence))
+}
+
+/// The last version or removal of a name before a sequence.
+pub(super) fn version_before(
+    work: &Work<'_>,
+    log: LogId,
+    name: BlindName,
+    sequence: u64,
+) -> Result<Option<u64>, StateError> {
+    let name = work.key().log(log).name(name);
+    let (first, own) = (name.clone().number(0), name.number(sequence));
+    let found = work.change.last_in(Table::Names, &first[..]..&own[..])?;
+    Ok(found.map(|(key, _)| super::keys::last_number(&key)))
 }
 
 /// Takes the head delta out of its place again, with everything that finds it; answers its bytes.
@@ -241,11 +293,7 @@ pub(super) fn take_back(
         work.change.remove(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence))?;
     }
     if matches!(proposal.kind, DeltaKind::Put | DeltaKind::Remove) {
-        work.change.remove(Table::Names, &work.key().log(log).name(proposal.name).number(sequence))?;
-        if let Some((replaced, _)) = newest(work, log, proposal)? {
-            work.change.remove(Table::Dead, &work.key().log(log).number(delta.time.0).number(replaced))?;
-        }
-        work.change.remove(Table::Dead, &work.key().log(log).number(delta.time.0).number(sequence))?;
+        take_name_back(work, log, proposal.name, (sequence, delta.time))?;
     }
     if let (DeltaKind::Extent, Some(extent)) = (&proposal.kind, &proposal.extent) {
         work.change.remove(Table::Extents, &extent_key(work, log, extent.object, extent.index))?;

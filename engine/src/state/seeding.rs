@@ -10,16 +10,17 @@
 use super::database::{Rows, Table};
 use super::keys::last_number;
 use super::log_group::{Work, read_row};
-use super::place::{bytes_of, delta_row, extent_key};
+use super::place::{bytes_of, delta_row, extent_key, put_finders, put_name, take_name_back, version_before};
 use super::prune::drop_version;
-use super::rows::{DeltaRow, LogRow, NameRow, Seeding};
+use super::rows::{DeltaRow, LogRow, Seeding};
 use bytes::Bytes;
-use farside_codec::delta::{Cursor, Delta, DeltaKind, Left, Lineage, PrunedDelta};
-use farside_codec::ids::{BlindName, DeltaHash, Hlc};
+use farside_codec::delta::{Cursor, Delta, Left, Lineage, PrunedDelta};
+use farside_codec::ids::{BlindName, DeltaHash, Hlc, LogId};
 use farside_codec::{DecodeError, Field};
 use farside_raft::StateError;
 
-fn gap() -> StateError {
+/// A log that has no row where there must be one.
+pub(super) fn gap() -> StateError {
     StateError::Unreadable(DecodeError::Invalid { what: "gap in a log" })
 }
 
@@ -67,10 +68,8 @@ pub(super) fn take_left(
     }
     // A name that this copy has a version of was removed.
     let Some(name) = left.removed else { return Ok(()) };
-    let names = work.key().log(log).name(name);
-    let (first, own) = (names.clone().number(0), names.number(sequence));
-    match work.change.last_in(Table::Names, &first[..]..&own[..])? {
-        Some(_) => put_name(work, row, name, sequence, time, true),
+    match version_before(work, log, name, sequence)? {
+        Some(_) => put_name(work, log, name, (sequence, time), true, version_after(work, log, name, sequence)?),
         None => Ok(()),
     }
 }
@@ -86,56 +85,27 @@ pub(super) fn drop_place(work: &Work<'_>, row: &LogRow, stored: &DeltaRow) -> Re
         }
     }
     if let Some(name) = stored.left.as_ref().and_then(|left| left.removed) {
-        let names = work.key().log(log).name(name);
-        let (first, own) = (names.clone().number(0), names.number(sequence));
-        let dead = work.key().log(log).number(stored.time.0);
-        if let Some((older, _)) = work.change.last_in(Table::Names, &first[..]..&own[..])? {
-            work.change.remove(Table::Dead, &dead.clone().number(last_number(&older)))?;
-        }
-        work.change.remove(Table::Dead, &dead.number(sequence))?;
-        work.change.remove(Table::Names, &own)?;
+        take_name_back(work, log, name, (sequence, stored.time))?;
     }
     work.change.remove(Table::Deltas, &work.key().log(log).number(sequence))
 }
 
-/// Puts a version or a removal of a name, which may have older and newer ones, where it belongs.
-fn put_name(
+/// The next version or removal of a name after a sequence, and its time.
+fn version_after(
     work: &Work<'_>,
-    row: &LogRow,
+    log: LogId,
     name: BlindName,
     sequence: u64,
-    time: Hlc,
-    removed: bool,
-) -> Result<(), StateError> {
-    let log = row.descriptor.log;
+) -> Result<Option<(u64, Hlc)>, StateError> {
     let name = work.key().log(log).name(name);
-    let (first, own) = (name.clone().number(0), name.clone().number(sequence));
     let (after, last) = (name.clone().number(sequence.saturating_add(1)), name.number(u64::MAX));
-    let dead = |time: Hlc| work.key().log(log).number(time.0);
     let mut newer = None;
     work.change.scan(Table::Names, &after[..]..=&last[..], &mut |key, _| {
         newer = Some(last_number(key));
         Ok(false)
     })?;
-    let newer = match newer {
-        Some(newer) => delta_row(work, log, newer)?.map(|stored| (newer, stored.time)),
-        None => None,
-    };
-    if let Some((older, _)) = work.change.last_in(Table::Names, &first[..]..&own[..])? {
-        // It was taken to be replaced by what is newer than this one.
-        let older = last_number(&older);
-        if let Some((_, time)) = newer {
-            work.change.remove(Table::Dead, &dead(time).number(older))?;
-        }
-        work.change.put(Table::Dead, &dead(time).number(older), &sequence.to_bytes())?;
-    }
-    if let Some((newer, time)) = newer {
-        work.change.put(Table::Dead, &dead(time).number(sequence), &newer.to_bytes())?;
-    }
-    if removed {
-        work.change.put(Table::Dead, &dead(time).number(sequence), &sequence.to_bytes())?;
-    }
-    work.change.put(Table::Names, &own, &NameRow { removed }.to_bytes())
+    let Some(newer) = newer else { return Ok(None) };
+    Ok(delta_row(work, log, newer)?.map(|stored| (newer, stored.time)))
 }
 
 /// From here on the copy is sent the log once more, from where it is exact on: what is missing below was replaced there. That
@@ -169,21 +139,11 @@ pub(super) fn leads_elsewhere(row: &LogRow, lineage: &Lineage) -> bool {
 /// Puts a delta back into a place in which this copy has pruned it.
 pub(super) fn fill(work: &Work<'_>, row: &mut LogRow, delta: &Delta, encoded: Bytes) -> Result<(), StateError> {
     row.live_bytes = row.live_bytes.saturating_add(bytes_of(delta, &encoded));
-    let (log, sequence, proposal) = (delta.log, delta.sequence, &delta.proposal);
-    for chunk in &proposal.chunks {
-        work.change.put(Table::References, &work.key().chunk(chunk.chunk).log(log).number(sequence), &[])?;
-    }
-    if matches!(proposal.kind, DeltaKind::Put | DeltaKind::Remove) {
-        let removed = proposal.kind == DeltaKind::Remove;
-        put_name(work, row, proposal.name, sequence, delta.time, removed)?;
-    }
-    if let (DeltaKind::Extent, Some(extent)) = (&proposal.kind, &proposal.extent) {
-        work.change.put(Table::Extents, &extent_key(work, log, extent.object, extent.index), &sequence.to_bytes())?;
-    }
-    work.change.put(Table::Operations, &work.key().log(log).operation(proposal.operation), &sequence.to_bytes())?;
+    let (log, sequence) = (delta.log, delta.sequence);
+    put_finders(work, delta, version_after(work, log, delta.proposal.name, sequence)?)?;
     let stored = delta_row(work, log, sequence)?.ok_or_else(gap)?;
     let stored = DeltaRow { encoded, left: None, ..stored };
-    work.change.put(Table::Deltas, &work.key().log(row.descriptor.log).number(sequence), &stored.to_bytes())
+    work.change.put(Table::Deltas, &work.key().log(log).number(sequence), &stored.to_bytes())
 }
 
 /// Takes note of what a delivery, from its first delta to its last, has brought.

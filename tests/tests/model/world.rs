@@ -585,13 +585,8 @@ impl World {
     fn refused(&self, home: usize, refusal: Refusal) -> Heard {
         let generation = Generation { counter: 0, site: site_id(home), incarnation: 0 };
         let head = Cursor { generation, sequence: 0, hash: Default::default() };
-        Heard::Positioned(LogPosition {
-            log: self.log,
-            whole: head.clone(),
-            head,
-            lineage: Vec::new(),
-            refusal: Some(refusal),
-        })
+        let whole = head.clone();
+        Heard::Positioned(LogPosition { log: self.log, head, whole, lineage: Vec::new(), refusal: Some(refusal) })
     }
 }
 
