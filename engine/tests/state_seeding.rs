@@ -441,6 +441,27 @@ fn a_copy_that_was_exact_once_takes_over_from_there() {
 }
 
 #[test]
+fn what_an_undone_delta_replaced_is_not_pruned_for_it() {
+    let (mut near, mut far) = (Site::new(1), Site::new(2));
+    near.create(LOG);
+    put_all(&mut near, 1, &[1]);
+    replicate(&mut near, &mut far, LOG, 10, 0, 1);
+    // The removal goes as such; that it was replaced besides is written down for the delta after it, which is undone.
+    near.put(LOG, 20, proposal(2, DeltaKind::Remove, 2));
+    put_all(&mut near, 3, &[2]);
+    let one = near.apply(GroupCommand::Prune(Prune { log: LOG, horizon: Hlc(u64::MAX), below: 100, limit: 1 }));
+    assert_eq!(one, GroupOutcome::Pruned(1));
+    far.promote(LOG, 100);
+    put_all(&mut far, 11, &[3, 3, 3]);
+    assert_eq!(replicate(&mut far, &mut near, LOG, 10, 0, 200), Sent::Taken);
+    prune(&mut near, 100);
+    let listed = |site: &Site| site.state.list(LOG, &Moment::Latest, None, 10, 1 << 20).unwrap();
+    assert_eq!(listed(&near), listed(&far));
+    let kept = |site: &Site| site.history(LOG).iter().map(|(_, encoded)| !encoded.is_empty()).collect::<Vec<_>>();
+    assert_eq!(kept(&near), [true, true, false, false, true]);
+}
+
+#[test]
 fn what_can_not_be_pruned_is_refused() {
     let (mut near, mut far) = (Site::new(1), Site::new(2));
     near.create(LOG);

@@ -259,11 +259,13 @@ pub(super) fn take_name_back(
     (sequence, time): (u64, Hlc),
 ) -> Result<(), StateError> {
     work.change.remove(Table::Names, &work.key().log(log).name(name).number(sequence))?;
-    let dead = work.key().log(log).number(time.0);
-    if let Some(replaced) = version_before(work, log, name, sequence)? {
-        work.change.remove(Table::Dead, &dead.clone().number(replaced))?;
-    }
-    work.change.remove(Table::Dead, &dead.number(sequence))
+    replaces_nothing(work, log, time)
+}
+
+/// Takes back what was replaced by the delta of this time, which no other delta of the log has. What it replaced may have been
+/// pruned since, and nothing else finds it.
+pub(super) fn replaces_nothing(work: &Work<'_>, log: LogId, time: Hlc) -> Result<(), StateError> {
+    work.remove_where(Table::Dead, &work.key().log(log).number(time.0), |_, _| Ok(true))
 }
 
 /// The last version or removal of a name before a sequence.

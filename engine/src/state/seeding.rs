@@ -10,7 +10,7 @@
 use super::database::{Rows, Table};
 use super::keys::last_number;
 use super::log_group::{Work, read_row};
-use super::place::{bytes_of, delta_row, extent_key, put_finders, put_name, take_name_back, version_before};
+use super::place::{bytes_of, delta_row, extent_key, put_finders, put_name, replaces_nothing, version_before};
 use super::prune::drop_version;
 use super::rows::{DeltaRow, LogRow, Seeding};
 use bytes::Bytes;
@@ -85,8 +85,9 @@ pub(super) fn drop_place(work: &Work<'_>, row: &LogRow, stored: &DeltaRow) -> Re
         }
     }
     if let Some(name) = stored.left.as_ref().and_then(|left| left.removed) {
-        take_name_back(work, log, name, (sequence, stored.time))?;
+        work.change.remove(Table::Names, &work.key().log(log).name(name).number(sequence))?;
     }
+    replaces_nothing(work, log, stored.time)?;
     work.change.remove(Table::Deltas, &work.key().log(log).number(sequence))
 }
 
