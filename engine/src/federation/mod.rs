@@ -4,6 +4,7 @@
 //! decides whether this site may promote itself. The drivers in [`crate::node`] run what these ask for, and the
 //! property tests drive them through every order of events.
 
+pub mod doubt;
 pub mod failover;
 pub mod pace;
 pub mod receiver;

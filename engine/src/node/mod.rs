@@ -40,6 +40,7 @@ mod moving;
 mod noting;
 mod pacing;
 mod peers;
+mod probing;
 mod receiving;
 mod recovered;
 mod recovering;

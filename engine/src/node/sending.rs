@@ -7,7 +7,7 @@ use super::links::PeerCallError;
 use super::peers::{TELL, greet, greeted};
 use super::refetching::{found, is_gone};
 use super::shard::Shard;
-use super::{gathering, leases, pacing};
+use super::{gathering, leases, pacing, probing};
 use crate::federation::receiver::generation_of;
 use crate::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use crate::state::LogView;
@@ -295,9 +295,16 @@ impl<D: Disk> Driver<D> {
         SenderEvent::Held(answers)
     }
 
+    /// Waits until something may be sent to the peer.
+    async fn turn_at_peer(&self) -> probing::Turn {
+        let tell = |why: &str| self.report(|state| state.trouble = Some(why.to_owned()));
+        probing::turn(&self.shard, self.peer.site, tell).await
+    }
+
     /// Has the chunk's own coordinator read and send it.
     async fn send(&self, reference: ChunkRef) -> SenderEvent {
         let (peer, chunk, bytes) = (self.peer.clone(), reference.chunk, reference.sealed_bytes as usize);
+        let turn = self.turn_at_peer().await;
         {
             let _turn = self.turn.lock().await;
             pacing::pass(&self.shard, peer.site, bytes).await;
@@ -305,8 +312,14 @@ impl<D: Disk> Driver<D> {
         let owner = chunk.shard(self.shard.shards());
         let sent = self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference).await });
         match sent.await {
-            Ok(Ok(())) => SenderEvent::Sent(chunk),
-            Ok(Err(NotSent { trouble, crossed, rest })) => {
+            Ok(Ok(())) => {
+                turn.was_taken(&self.shard);
+                SenderEvent::Sent(chunk)
+            }
+            Ok(Err(NotSent { trouble, crossed, rest, takes_nothing })) => {
+                if takes_nothing {
+                    turn.was_refused(&self.shard, bytes, &trouble);
+                }
                 if !crossed {
                     pacing::give_back(&self.shard, self.peer.site, bytes).await;
                 }
@@ -329,11 +342,21 @@ impl<D: Disk> Driver<D> {
     }
 
     async fn deliver(&self, given: Vec<Given>) -> SenderEvent {
+        let turn = self.turn_at_peer().await;
         let Some(view) = self.sent() else { return SenderEvent::Lost };
-        pacing::goes_ahead(&self.shard, self.peer.site, given.iter().map(Given::bytes).sum()).await;
+        let bytes = given.iter().map(Given::bytes).sum();
+        pacing::goes_ahead(&self.shard, self.peer.site, bytes).await;
         match self.call_deltas(view, given).await {
-            Ok(Reply::FedAck(position)) => SenderEvent::Positioned(position),
-            Err(PeerCallError::Call(CallError::Refused(refusal))) => SenderEvent::Refused(refusal),
+            Ok(Reply::FedAck(position)) => {
+                turn.was_taken(&self.shard);
+                SenderEvent::Positioned(position)
+            }
+            Err(PeerCallError::Call(CallError::Refused(refusal))) => {
+                if probing::is_of_the_peer(&refusal) {
+                    turn.was_refused(&self.shard, bytes, &refusal.detail);
+                }
+                SenderEvent::Refused(refusal)
+            }
             other => self.lost(other),
         }
     }
@@ -443,24 +466,27 @@ struct NotSent {
     crossed: bool,
     /// How long the peer wants to be left alone with it.
     rest: Duration,
+    /// The peer would have refused any other one too.
+    takes_nothing: bool,
 }
 
 impl NotSent {
     fn before(trouble: String) -> Self {
-        Self { trouble, crossed: false, rest: Duration::ZERO }
+        Self { trouble, crossed: false, rest: Duration::ZERO, takes_nothing: false }
     }
 }
 
 impl From<PeerCallError> for NotSent {
     fn from(error: PeerCallError) -> Self {
-        let rest = match &error {
+        let (rest, takes_nothing) = match &error {
             PeerCallError::Call(CallError::Refused(refusal)) => {
-                Duration::from_millis(refusal.retry_after_ms.into()).min(REST)
+                let rest = Duration::from_millis(refusal.retry_after_ms.into()).min(REST);
+                (rest, probing::is_of_the_peer(refusal))
             }
-            _ => Duration::ZERO,
+            _ => (Duration::ZERO, false),
         };
         let crossed = !matches!(error, PeerCallError::Unreachable(_));
-        Self { trouble: error.to_string(), crossed, rest }
+        Self { trouble: error.to_string(), crossed, rest, takes_nothing }
     }
 }
 
@@ -481,7 +507,7 @@ async fn send_chunk<D: Disk>(shard: &Rc<Shard<D>>, peer: &PeerRecord, reference:
         Ok(Reply::ChunkStored(_)) => Ok(()),
         Ok(_) => {
             let trouble = "the peer answered something else than was asked".into();
-            Err(NotSent { trouble, crossed: true, rest: REST })
+            Err(NotSent { trouble, crossed: true, rest: REST, takes_nothing: false })
         }
         Err(error) => Err(error.into()),
     }

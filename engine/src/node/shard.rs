@@ -15,6 +15,7 @@ use super::leases::Promises;
 use super::leaving::Moving;
 use super::links::{NodeLinks, PeerLinks};
 use super::pacing::Paces;
+use super::probing::Doubts;
 use super::refetching::Refetches;
 use super::repairing::Repair;
 use super::routing;
@@ -75,6 +76,30 @@ pub(crate) struct Counters {
     pub(crate) refetched_chunks: Cell<u64>,
     /// Their bytes.
     pub(crate) refetched_bytes: Cell<u64>,
+    /// Chunks and deliveries for which a peer had no room or too few devices, once they had crossed.
+    pub(crate) refused_by_peers: Cell<u64>,
+    /// Their bytes.
+    pub(crate) refused_by_peers_bytes: Cell<u64>,
+}
+
+impl Counters {
+    /// What status shows of them, by name.
+    pub(crate) fn shown(&self) -> [(&'static str, u64); 11] {
+        [
+            ("requests", &self.requests),
+            ("refused", &self.refused),
+            ("corrupt_frames", &self.corrupt_frames),
+            ("refused_handshakes", &self.refused_handshakes),
+            ("chunks_spread", &self.chunks_spread),
+            ("repaired_fragments", &self.repaired_fragments),
+            ("repaired_bytes", &self.repaired_bytes),
+            ("refetched_chunks", &self.refetched_chunks),
+            ("refetched_bytes", &self.refetched_bytes),
+            ("refused_by_peers", &self.refused_by_peers),
+            ("refused_by_peers_bytes", &self.refused_by_peers_bytes),
+        ]
+        .map(|(name, counter)| (name, counter.get()))
+    }
 }
 
 /// Adds one.
@@ -158,6 +183,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) clocks: Clocks,
     /// What is sent to peers that have a limit; on shard 0.
     pub(crate) paces: Paces,
+    /// Peers that take nothing now.
+    pub(crate) doubts: Doubts,
     /// What peers are asked for.
     pub(crate) refetches: Refetches,
     pub(crate) scrub: Scrub,

@@ -13,6 +13,7 @@ use super::leases::Promises;
 use super::leaving::{self, Moving};
 use super::links::{NodeLinks, PeerLinks, own_hello};
 use super::pacing::Paces;
+use super::probing::Doubts;
 use super::refetching::{self, Refetches};
 use super::repairing::{self, Repair};
 use super::routing::SiteNetwork;
@@ -259,6 +260,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         repair: Repair::default(),
         clocks: Clocks::default(),
         paces: Paces::default(),
+        doubts: Doubts::default(),
         refetches: Refetches::new(seed.config.refetch),
         scrub: Scrub::default(),
         backups: Backups::default(),

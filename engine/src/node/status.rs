@@ -477,12 +477,8 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         }
     }
     let refused = shard.endpoint.statistics();
-    let counters = json!({
+    let mut counters = json!({
         "shard": shard.index,
-        "requests": shard.counters.requests.get(),
-        "refused": shard.counters.refused.get(),
-        "corrupt_frames": shard.counters.corrupt_frames.get(),
-        "refused_handshakes": shard.counters.refused_handshakes.get(),
         "refused_revoked": refused.refused_for(Rejection::Revoked),
         "refused_expired": refused.refused_for(Rejection::Expired),
         "cut_off": shard.callers.cut_off.get(),
@@ -490,11 +486,6 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "chunks_deduplicated": store.counters.chunks_deduplicated,
         "chunks_collected": store.counters.chunks_collected,
         "degraded_reads": store.counters.degraded_reads + shard.counters.degraded_reads.get(),
-        "chunks_spread": shard.counters.chunks_spread.get(),
-        "repaired_fragments": shard.counters.repaired_fragments.get(),
-        "repaired_bytes": shard.counters.repaired_bytes.get(),
-        "refetched_chunks": shard.counters.refetched_chunks.get(),
-        "refetched_bytes": shard.counters.refetched_bytes.get(),
         "damaged_fragments": store.counters.damaged_fragments,
         "write_errors": store.counters.write_errors,
         "read_errors": store.counters.read_errors,
@@ -504,6 +495,9 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "snapshot_pieces": shard.snapshots.pieces(),
         "index_bytes": store.index_bytes,
     });
+    for (counter, value) in shard.counters.shown() {
+        counters[counter] = json!(value);
+    }
     let misplaced = shard.moving.misplaced.get();
     let settled_groups = membership::settled(shard);
     ShardReport { settled_groups, store, scrub, logs, alerts, counters, misplaced, unreachable: unreachable(shard) }
