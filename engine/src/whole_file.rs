@@ -4,10 +4,10 @@
 //! interruption leaves what was there. A device or a pipe is no file that could be replaced; it is written to as it is.
 
 use crate::interrupt::Undo;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,8 +43,10 @@ impl WholeFile {
         }
         match std::fs::metadata(target) {
             Ok(there) if there.is_dir() => Err(ErrorKind::IsADirectory.into()),
-            // Behind a link it is the file that is replaced, not the link.
-            Ok(there) if there.is_file() => Self::beside(&std::fs::canonicalize(target)?, mode),
+            // Behind a link it is the file that is replaced, not the link. Whoever may not read what is there may not read what comes after it.
+            Ok(there) if there.is_file() => {
+                Self::beside(&std::fs::canonicalize(target)?, mode & there.permissions().mode())
+            }
             Ok(_) => Self::through(target, mode),
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             Err(_) if target.is_symlink() => Self::through(target, mode),
@@ -78,10 +80,22 @@ impl WholeFile {
 
     /// Makes it what the target is from now on, also after a power cut.
     pub(crate) fn complete(self) -> io::Result<()> {
-        let Some(hidden) = self.hidden else { return Ok(()) };
+        let Some(hidden) = &self.hidden else { return Ok(()) };
         self.file.sync_all()?;
-        std::fs::rename(&hidden.path, &hidden.target)?;
-        File::open(directory_of(&hidden.target))?.sync_all()
+        let directory = directory_of(&hidden.target).to_owned();
+        self.put_in_place()?;
+        File::open(directory)?.sync_all()
+    }
+
+    /// Makes it what the target is from now on; what a power cut leaves is not promised.
+    pub(crate) fn put_in_place(self) -> io::Result<()> {
+        let Some(hidden) = self.hidden else { return Ok(()) };
+        std::fs::rename(&hidden.path, &hidden.target)
+    }
+
+    /// Sets its permission bits.
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.file.set_permissions(Permissions::from_mode(mode))
     }
 }
 

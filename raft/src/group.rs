@@ -170,6 +170,8 @@ pub struct Group<D: Disk, S: StateMachine, P: SnapshotStore> {
     waiting: Rc<Cell<usize>>,
     /// Pieces of a snapshot that is being received.
     pieces: Rc<RefCell<Vec<ChunkRef>>>,
+    /// Snapshots that began to be received.
+    received: Rc<Cell<u64>>,
     /// The state was rebuilt from the snapshot when the group started.
     rebuilt: bool,
 }
@@ -184,6 +186,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Clone for Group<D, S, P> {
             settings: self.settings,
             waiting: self.waiting.clone(),
             pieces: self.pieces.clone(),
+            received: self.received.clone(),
             rebuilt: self.rebuilt,
         }
     }
@@ -236,7 +239,8 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         let raft = Raft::new(node.0, Arc::new(config), factory, storage, machine.clone()).await;
         let raft = raft.map_err(|error| GroupError::Storage(std::io::Error::other(error.to_string())))?;
         let (waiting, pieces) = (Rc::default(), Rc::default());
-        Ok(Self { raft, machine, id, node, settings, waiting, pieces, rebuilt })
+        let received = Rc::default();
+        Ok(Self { raft, machine, id, node, settings, waiting, pieces, received, rebuilt })
     }
 
     /// Makes the group's first voters known; harmless when that was done before.
@@ -519,11 +523,16 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
     async fn keep_piece(&self, piece: SnapshotPiece) -> Answer {
         if piece.number == 0 {
             self.pieces.borrow_mut().clear();
+            self.received.set(self.received.get() + 1);
         }
-        if piece.number as usize != self.pieces.borrow().len() {
+        let (number, received) = (piece.number as usize, self.received.get());
+        // Another leader's snapshot may begin while a piece of this one is being kept.
+        let goes_on = || received == self.received.get() && number == self.pieces.borrow().len();
+        if !goes_on() {
             return Answer::Conflict;
         }
         match self.machine.snapshots.put(self.id, piece.bytes).await {
+            Ok(_) if !goes_on() => Answer::Conflict,
             Ok(kept) => {
                 self.pieces.borrow_mut().push(kept);
                 Answer::Kept

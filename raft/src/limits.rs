@@ -23,6 +23,8 @@ const _: () = assert!(
         <= MIN_REGION_BYTES
 );
 const _: () = assert!(RECORD_BYTES < BATCH_BYTES);
+/// Entries that one request carries to a follower, but for a single one that is larger: it fits a frame with what wraps it.
+pub const APPEND_BYTES: usize = 1 << 20;
 /// Pieces of a snapshot.
 pub const PIECE_BYTES: usize = 4 << 20;
 /// Proposals of one group that wait for their entry to commit.

@@ -7,7 +7,7 @@ use crate::wal::{Wal, WalError};
 use bytes::Bytes;
 use farside_codec::delta::ChunkRef;
 use farside_codec::ids::GroupId;
-use farside_codec::record::wal::{LogPosition, SnapshotRecord, WalRecord};
+use farside_codec::record::wal::{self, LogPosition, SnapshotRecord, WalRecord};
 use farside_io::disk::Disk;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{
@@ -26,6 +26,9 @@ fn wal_failed(error: WalError) -> io::Error {
 fn state_failed(error: StateError) -> io::Error {
     io::Error::other(error.to_string())
 }
+
+/// What an entry takes besides its command, and more.
+const ENTRY_BYTES: usize = 128;
 
 /// One group's view of the log.
 pub(crate) struct GroupStorage<D> {
@@ -52,6 +55,20 @@ impl<D: Disk> RaftLogReader<Types> for GroupStorage<D> {
             Bound::Unbounded => u64::MAX,
         };
         Ok(self.wal.group(self.group, |log| log.entries(from, to).map(types::entry).collect()))
+    }
+
+    /// The first entries of a range, as many as one request may carry: a follower that lags is sent the rest afterwards.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        Ok(self.wal.group(self.group, |log| {
+            let mut bytes = 0;
+            let fits = |entry: &&wal::Entry| {
+                let is_first = bytes == 0;
+                bytes += ENTRY_BYTES
+                    + if let wal::EntryPayload::Command(command) = &entry.payload { command.len() } else { 0 };
+                is_first || bytes <= limits::APPEND_BYTES
+            };
+            log.entries(start, end).take_while(fits).map(types::entry).collect()
+        }))
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {

@@ -62,7 +62,7 @@ fn a_peer_that_is_full_is_asked_seldom_and_catches_up() {
     far.kill();
     let more = |number: u32| far.directory.join("devices").join(format!("more-{number}")).display().to_string();
     for number in 0..3 {
-        far.farside(&["device", "add", &more(number), "--size", "256MiB"]).ok();
+        far.farside(&["device", "add", &more(number), "--size", "512MiB"]).ok();
     }
     far.run();
     near.wait_caught_up();

@@ -341,6 +341,15 @@ fn behind<'a>(document: &'a Value) -> Vec<Behind<'a>> {
     found
 }
 
+/// Logs of the site that its status does not tell of: those whose group no node that answers leads.
+async fn unheard_of(client: &Client, document: &Value) -> Result<Vec<String>, ClientError> {
+    let told = document["logs"].as_array();
+    let is_told = |name: &String| told.into_iter().flatten().any(|log| log["name"] == name.as_str());
+    let logs = client.logs().await?.into_iter();
+    let names = logs.map(|log| format!("{}/{}", log.descriptor.tenant_name, log.descriptor.name));
+    Ok(names.filter(|name| !is_told(name)).collect())
+}
+
 /// Whether every peer has acknowledged everything of every log that is home here.
 pub(crate) fn all_caught_up(document: &Value) -> bool {
     behind(document).is_empty()
@@ -369,13 +378,16 @@ pub(super) async fn status(wait: Option<u64>, common: &Common) -> Outcome {
     let mut progress = Progress::new();
     let begun = Instant::now();
     let patience = Duration::from_secs(wait.unwrap_or(0));
-    let document = loop {
+    let (document, unheard) = loop {
         let document = status_document(&client).await?;
-        let behind = behind(&document);
+        if wait.is_none() {
+            break (document, Vec::new());
+        }
+        let unheard = unheard_of(&client, &document).await?;
         // Time does not help where all that is left is paused.
-        let hopeless = behind.iter().all(|behind| behind.paused);
-        if wait.is_none() || hopeless || begun.elapsed() >= patience {
-            break document;
+        let hopeless = unheard.is_empty() && behind(&document).iter().all(|behind| behind.paused);
+        if hopeless || begun.elapsed() >= patience {
+            break (document, unheard);
         }
         progress.show(|| "waiting until every peer has everything".to_owned());
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -386,6 +398,13 @@ pub(super) async fn status(wait: Option<u64>, common: &Common) -> Outcome {
         false => super::status_text::print(&document),
     }
     client.close().await?;
+    if !unheard.is_empty() {
+        let shown: Vec<&str> = unheard.iter().take(BEHIND_SHOWN).map(String::as_str).collect();
+        let more = if unheard.len() > shown.len() { " and others" } else { "" };
+        note(format!("error: nobody tells how far the peers are with {}{more}", shown.join(", ")));
+        note("hint: their groups have no leader, or a node does not answer; `farside node list` shows them");
+        return Err(CliError::Told(4));
+    }
     match behind(&document) {
         behind if wait.is_some() && !behind.is_empty() => Err(tell_behind(&behind, begun.elapsed().as_secs())),
         _ => Ok(()),

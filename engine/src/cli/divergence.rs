@@ -153,7 +153,7 @@ async fn export(log: &Log, output: &Path, common: &Common) -> Outcome {
             let name = show_name(&object.info.name);
             let one = match tree::restore_one(*object, &target, &mut tell).await {
                 // The others can be had all the same.
-                Err(error) if is_of_one(&error) => {
+                Err(error) if error.is_of_one_object() => {
                     note(format!("{}: {name}: {error}", target.display()));
                     Restored { failures: 1, ..Restored::default() }
                 }
@@ -180,15 +180,6 @@ async fn export(log: &Log, output: &Path, common: &Common) -> Outcome {
         }
     }
     if all.failures > 0 { Err(CliError::Told(1)) } else { Ok(()) }
-}
-
-/// Whether an error says that one object can't be read, and nothing about the others.
-fn is_of_one(error: &ClientError) -> bool {
-    match error {
-        ClientError::Corrupt { .. } | ClientError::NotFound(_) => true,
-        ClientError::Refused(refusal) => matches!(refusal.code, RefusalCode::Corrupt | RefusalCode::NotFound),
-        _ => false,
-    }
 }
 
 async fn reapply(from: &Client, home: &Client, log: &str, overwrite: bool, common: &Common) -> Outcome {

@@ -4,7 +4,7 @@ use super::args::{At, Common};
 use super::client_commands::{Outcome, connect};
 use super::output::{CliError, kind, object_json, put_json, show_name};
 use super::sizes::{parse_time, show_bytes, show_time};
-use crate::client::{ClientError, Log, Object, ObjectInfo, Upload, parse_log_name};
+use crate::client::{ClientError, Log, Object, ObjectInfo, PutReceipt, Upload, parse_log_name};
 use crate::terminal::{self, Progress, line, note};
 use crate::tree::{self, Notice};
 use crate::whole_file::WholeFile;
@@ -90,10 +90,10 @@ fn upload(name: &Path, file: &Path) -> Result<Upload, CliError> {
 }
 
 async fn put_file(log: &str, name: &Path, file: &Path, common: &Common) -> Outcome {
-    let upload = upload(name, file)?;
+    let first = upload(name, file)?;
     let client = connect(common).await?;
     let log = client.open_log(log).await?;
-    let receipt = log.put(upload).await?;
+    let (receipt, torn) = put_whole(&log, name, file, first).await?;
     match common.json {
         true => line(put_json(&log.name(), &receipt)),
         false => line(format!(
@@ -104,7 +104,32 @@ async fn put_file(log: &str, name: &Path, file: &Path, common: &Common) -> Outco
             show_time(receipt.receipt.time)
         )),
     }
-    Ok(client.close().await?)
+    client.close().await?;
+    if torn {
+        note(format!("error: {} changed while it was read: what was put may never have been there", file.display()));
+        return Err(CliError::Told(1));
+    }
+    Ok(())
+}
+
+/// Puts a file as it was at one moment: one that changes while it is read is read again. Answers whether it did so until the end.
+async fn put_whole(log: &Log, name: &Path, file: &Path, first: Upload) -> Result<(PutReceipt, bool), CliError> {
+    let look = || std::fs::metadata(file).ok().filter(|there| there.is_file()).map(|there| tree::fingerprint(&there));
+    if file == Path::new("-") || look().is_none() {
+        return Ok((log.put(first).await?, false));
+    }
+    let (mut next, mut before) = (first, look());
+    for _ in 1..tree::READS {
+        let prepared = log.prepare(next).await?;
+        let after = look();
+        if before == after {
+            return Ok((log.commit_one(prepared).await?, false));
+        }
+        (next, before) = (upload(name, file)?, look());
+    }
+    let prepared = log.prepare(next).await?;
+    let torn = before != look();
+    Ok((log.commit_one(prepared).await?, torn))
 }
 
 async fn put_tree(log: &str, root: &Path, common: &Common) -> Outcome {
@@ -164,7 +189,11 @@ async fn get_tree(log: &Log, at: &Moment, target: &Path, common: &Common) -> Out
             line(format!("{} objects, {}; {} failed", restored.objects, show_bytes(restored.bytes), restored.failures))
         }
     }
-    if restored.failures > 0 { Err(CliError::Told(1)) } else { Ok(()) }
+    match (restored.damaged, restored.failures) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(CliError::Told(1)),
+        _ => Err(CliError::Told(6)),
+    }
 }
 
 async fn get_object(object: &Object, output: &Path) -> Outcome {

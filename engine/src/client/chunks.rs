@@ -4,6 +4,7 @@ use super::{Client, ClientError, Target, unexpected};
 use bytes::Bytes;
 use farside_codec::delta::{ChunkReceipt, ChunkRef};
 use farside_codec::ids::ChunkId;
+use farside_codec::limits::MAX_CHUNKS_PER_QUESTION;
 use farside_codec::message::{GetChunk, PutChunk, Reply, Request};
 
 impl Client {
@@ -13,6 +14,18 @@ impl Client {
             Reply::ChunksHeld(held) => Ok(held.into_iter().next().flatten()),
             reply => Err(unexpected(&reply)),
         }
+    }
+
+    /// The same of many chunks.
+    pub(super) async fn receipts_of(&self, chunks: &[ChunkId]) -> Result<Vec<Option<ChunkReceipt>>, ClientError> {
+        let mut held = Vec::with_capacity(chunks.len());
+        for asked in chunks.chunks(MAX_CHUNKS_PER_QUESTION) {
+            match self.link.call(Target::Chunk(asked[0]), &Request::HaveChunks(asked.to_vec())).await? {
+                Reply::ChunksHeld(some) if some.len() == asked.len() => held.extend(some),
+                reply => return Err(unexpected(&reply)),
+            }
+        }
+        Ok(held)
     }
 
     /// Has the site store a chunk; it is durable when this answers.

@@ -69,7 +69,7 @@ impl Context {
     }
 }
 
-#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TenantSetting {
     kms: Option<String>,
@@ -81,14 +81,14 @@ struct TenantSetting {
     pins: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 struct SeenHead {
     generation: u64,
     sequence: u64,
     hash: String,
 }
 
-#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SettingsFile {
     #[serde(default)]
@@ -117,17 +117,22 @@ pub(crate) fn check_key_cache(seconds: u64) -> Result<(), String> {
 pub struct ClientSettings {
     path: Option<PathBuf>,
     file: SettingsFile,
+    /// As they were read.
+    read: SettingsFile,
 }
 
 impl ClientSettings {
     /// Settings that are kept nowhere.
     pub fn in_memory() -> Self {
-        Self { path: None, file: SettingsFile::default() }
+        Self { path: None, file: SettingsFile::default(), read: SettingsFile::default() }
     }
 
     /// The settings beside a context; empty if there are none yet.
     pub fn beside(context: &Path) -> Result<Self, ClientError> {
-        let path = context.with_extension("client.toml");
+        Self::at(context.with_extension("client.toml"))
+    }
+
+    fn at(path: PathBuf) -> Result<Self, ClientError> {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -144,15 +149,34 @@ impl ClientSettings {
             let life = setting.key_cache_seconds.map_or(Ok(()), check_key_cache);
             life.map_err(|what| format!("tenant {tenant}: {what}"))?;
         }
-        Ok(Self { path: None, file })
+        Ok(Self { path: None, read: file.clone(), file })
     }
 
     /// Keeps what has changed.
     pub fn save(&self) -> Result<(), ClientError> {
-        let Some(path) = &self.path else { return Ok(()) };
-        let text = toml::to_string_pretty(&self.file).map_err(|error| ClientError::Failed(error.to_string()))?;
+        let Some(path) = self.path.as_ref().filter(|_| self.file != self.read) else { return Ok(()) };
+        // Another command may have kept something meanwhile.
+        let now = Self::at(path.clone()).map_or_else(|_| self.read.clone(), |now| now.file);
+        let text =
+            toml::to_string_pretty(&self.changes_to(now)).map_err(|error| ClientError::Failed(error.to_string()))?;
         // Two commands at once must not leave half a file behind.
         whole_file::write(path, 0o600, text.as_bytes()).map_err(|error| ClientError::File(path.clone(), error))
+    }
+
+    /// What has changed here, on top of `file`.
+    fn changes_to(&self, mut file: SettingsFile) -> SettingsFile {
+        for (tenant, setting) in &self.file.tenants {
+            if self.read.tenants.get(tenant) != Some(setting) {
+                file.tenants.insert(tenant.clone(), setting.clone());
+            }
+        }
+        for (log, seen) in &self.file.heads {
+            let newest = file.heads.get(log).map_or((0, 0), |there| (there.generation, there.sequence));
+            if self.read.heads.get(log) != Some(seen) && (seen.generation, seen.sequence) >= newest {
+                file.heads.insert(log.clone(), seen.clone());
+            }
+        }
+        file
     }
 
     /// The tenant's KMS.
@@ -202,5 +226,49 @@ impl ClientSettings {
             *seen =
                 SeenHead { generation: head.generation.counter, sequence: head.sequence, hash: head.hash.to_string() };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farside_codec::delta::Generation;
+    use farside_codec::ids::{DeltaHash, SiteId};
+
+    fn head(sequence: u64) -> Cursor {
+        let generation = Generation { counter: 1, site: SiteId([1; 16]), incarnation: 1 };
+        Cursor { generation, sequence, hash: DeltaHash::ZERO }
+    }
+
+    fn tenant(name: &str) -> Label {
+        Label::parse(name).expect("a label")
+    }
+
+    #[test]
+    fn two_commands_at_once_keep_what_both_have_changed() {
+        let root = tempfile::tempdir().expect("a directory");
+        let context = root.path().join("site.context");
+        let open = || ClientSettings::beside(&context).expect("read");
+        let (mut one, mut other, mut third) = (open(), open(), open());
+        one.set_kms(&tenant("acme"), "file:a");
+        one.saw(LogId([7; 16]), &head(9));
+        other.set_kms(&tenant("umbrella"), "file:b");
+        other.saw(LogId([7; 16]), &head(5));
+        third.saw(LogId([7; 16]), &head(12));
+        for settings in [one, third, other] {
+            settings.save().expect("kept");
+        }
+        let now = open();
+        assert_eq!(now.kms(&tenant("acme")), Some("file:a"));
+        assert_eq!(now.kms(&tenant("umbrella")), Some("file:b"));
+        assert_eq!(now.file.heads.values().map(|seen| seen.sequence).collect::<Vec<_>>(), [12]);
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_written() {
+        let root = tempfile::tempdir().expect("a directory");
+        let settings = ClientSettings::beside(&root.path().join("site.context")).expect("read");
+        drop(root);
+        settings.save().expect("there is nothing to keep");
     }
 }

@@ -59,6 +59,15 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether it says that one object can't be read, and nothing about the others.
+    pub fn is_of_one_object(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::NotFound(_) => true,
+            Self::Refused(refusal) => matches!(refusal.code, RefusalCode::Corrupt | RefusalCode::NotFound),
+            _ => false,
+        }
+    }
+
     /// The exit code of cli.md: 1 failed, 2 usage, 3 refused for safety, 4 unreachable, 5 not found, 6 corrupt.
     pub fn exit_code(&self) -> u8 {
         match self {

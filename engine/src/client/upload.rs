@@ -4,7 +4,7 @@ use super::download::{Object, Pieces};
 use super::{ClientError, Log, keys};
 use bytes::Bytes;
 use farside_codec::delta::{ChunkRef, Deduplication, DeltaKind, DeltaReceipt, EpochRecord, Extent, Proposal};
-use farside_codec::ids::OperationId;
+use farside_codec::ids::{ChunkId, OperationId};
 use farside_codec::limits::{
     DEFAULT_CHUNK_PLAIN_BYTES, MAX_CHUNKS_PER_DELTA, MAX_DELTAS_BYTES_PER_REQUEST, MAX_INLINE_PLAIN_BYTES,
     MAX_NAME_BYTES,
@@ -17,11 +17,15 @@ use farside_codec::seal::{
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use std::io::Read;
 use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Chunks of one object on their way at once: 32 MiB of the default size.
 const CHUNKS_IN_FLIGHT: usize = 8;
 /// Proposals of one request; a quarter of what nodes accept keeps the latency of a batch down.
 const PROPOSALS_PER_REQUEST: usize = 64;
+/// How often the chunks of an object are touched of which nothing comes: several times in a round of GC.
+const TOUCH: Duration = Duration::from_secs(30);
 /// How often chunks are put again because GC has outrun their receipts.
 const STALE_RETRIES: usize = 3;
 
@@ -31,8 +35,8 @@ pub enum UploadBody {
     None,
     /// From memory.
     Bytes(Bytes),
-    /// From a reader, which is read once.
-    Reader(Box<dyn Read>),
+    /// From a reader, which is read once, on a thread that may wait for it.
+    Reader(Box<dyn Read + Send>),
     /// Those of an object, of this log or another one, which is checked as it is read.
     Object(Box<Object>),
 }
@@ -62,7 +66,7 @@ impl Upload {
     }
 
     /// A file that is read from `reader`.
-    pub fn reader(name: &[u8], reader: Box<dyn Read>) -> Self {
+    pub fn reader(name: &[u8], reader: Box<dyn Read + Send>) -> Self {
         Self::reader_or(name, UploadBody::Reader(reader))
     }
 
@@ -117,6 +121,8 @@ struct Contents {
     inline: Option<Bytes>,
     size_bytes: u64,
     digest: [u8; 32],
+    /// The GC epoch in which all that was stored before has been touched.
+    touched: u64,
 }
 
 struct Sealer {
@@ -127,18 +133,31 @@ struct Sealer {
 
 /// Where contents come from, in pieces of the size of a chunk; the last one is shorter.
 enum Source<'a> {
-    Reader(Box<dyn Read>),
+    Memory(Bytes),
+    /// `None` while it is read.
+    Reader(Option<Box<dyn Read + Send>>),
     Object(Pieces<'a>),
 }
 
 impl Source<'_> {
     async fn next(&mut self, name: &[u8]) -> Result<Vec<u8>, ClientError> {
         match self {
+            Self::Memory(bytes) => Ok(bytes.split_to(bytes.len().min(DEFAULT_CHUNK_PLAIN_BYTES)).into()),
             Self::Reader(reader) => {
                 let fail = |error| ClientError::File(String::from_utf8_lossy(name).into_owned().into(), error);
-                let mut plain = Vec::with_capacity(DEFAULT_CHUNK_PLAIN_BYTES.min(1 << 16));
-                reader.by_ref().take(DEFAULT_CHUNK_PLAIN_BYTES as u64).read_to_end(&mut plain).map_err(fail)?;
-                Ok(plain)
+                let lost = || fail(std::io::ErrorKind::BrokenPipe.into());
+                let (sender, receiver) = oneshot::channel();
+                let mut from = reader.take().ok_or_else(lost)?;
+                // Nothing waits for it at the end of the process: the input may never come.
+                let read = move || {
+                    let mut plain = Vec::with_capacity(DEFAULT_CHUNK_PLAIN_BYTES.min(1 << 16));
+                    let read = from.by_ref().take(DEFAULT_CHUNK_PLAIN_BYTES as u64).read_to_end(&mut plain);
+                    drop(sender.send((from, read.map(|_| plain))));
+                };
+                std::thread::Builder::new().name("input".into()).spawn(read).map_err(fail)?;
+                let (from, plain) = receiver.await.map_err(|_| lost())?;
+                *reader = Some(from);
+                plain.map_err(fail)
             }
             Self::Object(pieces) => pieces.next(DEFAULT_CHUNK_PLAIN_BYTES).await,
         }
@@ -164,6 +183,11 @@ impl Log {
     /// Puts one object; it is durable when this answers.
     pub async fn put(&self, upload: Upload) -> Result<PutReceipt, ClientError> {
         let prepared = self.prepare(upload).await?;
+        self.commit_one(prepared).await
+    }
+
+    /// Proposes a prepared object.
+    pub(crate) async fn commit_one(&self, prepared: Prepared) -> Result<PutReceipt, ClientError> {
         let mut receipts = self.commit(vec![prepared]).await;
         receipts.pop().unwrap_or(Err(ClientError::Failed("no receipt came back".into())))
     }
@@ -179,10 +203,8 @@ impl Log {
         let sealer = self.sealer().await?;
         let contents = match upload.body {
             UploadBody::None => Contents::default(),
-            UploadBody::Bytes(bytes) => {
-                self.store(&sealer, Source::Reader(Box::new(std::io::Cursor::new(bytes))), &upload.name).await?
-            }
-            UploadBody::Reader(reader) => self.store(&sealer, Source::Reader(reader), &upload.name).await?,
+            UploadBody::Bytes(bytes) => self.store(&sealer, Source::Memory(bytes), &upload.name).await?,
+            UploadBody::Reader(reader) => self.store(&sealer, Source::Reader(Some(reader)), &upload.name).await?,
             UploadBody::Object(object) => self.store(&sealer, Source::Object(object.pieces()), &upload.name).await?,
         };
         let record = ObjectRecord {
@@ -262,7 +284,19 @@ impl Log {
         let mut hasher = blake3::Hasher::new();
         let mut sends = FuturesOrdered::new();
         loop {
-            let plain = source.next(name).await?;
+            let mut next = std::pin::pin!(source.next(name));
+            let plain = loop {
+                // What comes slowly must not hold up what is on its way, nor let GC take what is there.
+                tokio::select! {
+                    biased;
+                    plain = &mut next => break plain?,
+                    Some(stored) = sends.next(), if !sends.is_empty() => {
+                        contents.stored.push(stored?);
+                        self.keep_fresh(&mut contents).await?;
+                    }
+                    () = tokio::time::sleep(TOUCH), if !contents.stored.is_empty() => self.touch_all(&mut contents).await?,
+                }
+            };
             hasher.update(&plain);
             contents.size_bytes += plain.len() as u64;
             let ends = plain.len() < DEFAULT_CHUNK_PLAIN_BYTES;
@@ -276,6 +310,7 @@ impl Log {
             while sends.len() >= CHUNKS_IN_FLIGHT || (ends && !sends.is_empty()) {
                 if let Some(stored) = sends.next().await {
                     contents.stored.push(stored?);
+                    self.keep_fresh(&mut contents).await?;
                 }
             }
             if ends {
@@ -284,6 +319,29 @@ impl Log {
         }
         contents.digest = *hasher.finalize().as_bytes();
         Ok(contents)
+    }
+
+    /// Touches what GC has begun to outrun. Nothing names the chunks before all of them are there, which may take hours, and a
+    /// round of GC that finds a chunk touched before the last one collects it.
+    async fn keep_fresh(&self, contents: &mut Contents) -> Result<(), ClientError> {
+        let newest = contents.stored.last().map_or(0, |stored| stored.gc_epoch);
+        if contents.touched >= newest {
+            return Ok(());
+        }
+        match contents.touched {
+            0 => contents.touched = newest,
+            _ => self.touch_all(contents).await?,
+        }
+        Ok(())
+    }
+
+    async fn touch_all(&self, contents: &mut Contents) -> Result<(), ClientError> {
+        let chunks: Vec<ChunkId> = contents.stored.iter().map(|stored| stored.reference.chunk).collect();
+        for (stored, held) in contents.stored.iter_mut().zip(self.client.receipts_of(&chunks).await?) {
+            stored.gc_epoch = held.ok_or_else(collected)?.gc_epoch;
+            contents.touched = contents.touched.max(stored.gc_epoch);
+        }
+        Ok(())
     }
 
     async fn store_chunk(&self, sealer: &Sealer, mut plain: Vec<u8>) -> Result<Stored, ClientError> {
@@ -351,7 +409,13 @@ impl Log {
         mut proposals: Vec<Proposal>,
     ) -> Result<Vec<Result<DeltaReceipt, farside_codec::message::Refusal>>, ClientError> {
         for _ in 0..STALE_RETRIES {
-            let receipts = self.propose(proposals.clone()).await?;
+            let receipts = match self.propose(proposals.clone()).await {
+                // All of them were refused for the first that names what is gone.
+                Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::StaleReceipt => {
+                    proposals.iter().map(|_| Err(refusal.clone())).collect()
+                }
+                receipts => receipts?,
+            };
             let stale = |receipt: &Result<DeltaReceipt, farside_codec::message::Refusal>| {
                 receipt.as_ref().is_err_and(|refusal| refusal.code == RefusalCode::StaleReceipt)
             };
@@ -366,14 +430,21 @@ impl Log {
     }
 
     async fn touch(&self, chunks: &[ChunkRef]) -> Result<u64, ClientError> {
+        let chunks: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.chunk).collect();
         let mut lowest = u64::MAX;
-        for chunk in chunks {
-            let held = self.client.receipt_of(chunk.chunk).await?;
-            let gone = || ClientError::Failed("a chunk was collected before it was named: put again".into());
-            lowest = lowest.min(held.ok_or_else(gone)?.gc_epoch);
+        for held in self.client.receipts_of(&chunks).await? {
+            lowest = lowest.min(held.ok_or_else(collected)?.gc_epoch);
         }
         Ok(lowest)
     }
+}
+
+fn collected() -> ClientError {
+    ClientError::Failed(
+        "a chunk was collected before it was named, as nothing of the object came for longer than a round of GC takes: \
+         put it again"
+            .into(),
+    )
 }
 
 fn cost(proposal: &Proposal) -> usize {

@@ -448,6 +448,10 @@ pub(super) async fn all_here<D: Disk>(shard: &Rc<Shard<D>>, chunks: Vec<ChunkId>
                 format!("whether chunk {missing} is stored here can't be known now: node {node} does not answer");
             Err(Refusal::retry(RefusalCode::Unavailable, 200, detail))
         }
-        None => Err(refuse(&format!("chunk {missing} is not stored here: put it before naming it"))),
+        // GC may have collected it, so it is told as what GC has outrun.
+        None => {
+            let detail = format!("chunk {missing} is not stored here: put it before naming it");
+            Err(Refusal::new(RefusalCode::StaleReceipt, detail))
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Spares the way to a peer that takes nothing now: a refusal for want of room or devices comes after everything has crossed.
 //!
-//! Each shard asks such a peer with one chunk or delivery at a time, whichever of its logs has waited longest, until one is taken;
-//! [`Doubt`] says how often.
+//! Each shard asks such a peer with one chunk at a time, of each of its logs in turn, until one is taken; [`Doubt`] says how often.
+//! Deliveries rest by themselves (`sending.rs`): some need no room, and a leader that has none says nothing of the others.
 
 use super::shard::{Shard, add, count};
 use crate::federation::doubt::Doubt;
@@ -25,10 +25,10 @@ struct Doubted {
     line: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The turn of something that is to be sent.
+/// The turn of a chunk that is to be sent.
 pub(super) struct Turn {
     peer: SiteId,
-    /// Held by what is sent alone.
+    /// Held by one that is sent alone.
     alone: Option<OwnedMutexGuard<()>>,
 }
 
@@ -37,7 +37,13 @@ pub(super) fn is_of_the_peer(refusal: &Refusal) -> bool {
     matches!(refusal.code, RefusalCode::Full | RefusalCode::TooFewDevices)
 }
 
-/// Waits until something may be sent to a peer; tells why, if it has to wait.
+/// Counts what a peer refused once it had crossed.
+pub(super) fn count_refused<D: Disk>(shard: &Shard<D>, bytes: usize) {
+    count(&shard.counters.refused_by_peers);
+    add(&shard.counters.refused_by_peers_bytes, bytes as u64);
+}
+
+/// Waits until a chunk may be sent to a peer; tells why, if it has to wait.
 pub(super) async fn turn<D: Disk>(shard: &Shard<D>, peer: SiteId, tell: impl Fn(&str)) -> Turn {
     let doubted = shard.doubts.0.borrow().get(&peer).cloned();
     let Some(doubted) = doubted else { return Turn { peer, alone: None } };
@@ -61,8 +67,7 @@ impl Turn {
 
     /// The peer refused it, once so many bytes had crossed.
     pub(super) fn was_refused<D: Disk>(self, shard: &Shard<D>, bytes: usize, why: &str) {
-        count(&shard.counters.refused_by_peers);
-        add(&shard.counters.refused_by_peers_bytes, bytes as u64);
+        count_refused(shard, bytes);
         let doubted = shard.doubts.0.borrow_mut().entry(self.peer).or_default().clone();
         let now = shard.clock.clock().monotonic();
         doubted.doubt.borrow_mut().refused(now, self.alone.is_some(), why.to_owned());

@@ -8,6 +8,7 @@ use super::peers::{TELL, greet, greeted};
 use super::refetching::{found, is_gone};
 use super::shard::Shard;
 use super::{gathering, leases, pacing, probing};
+use crate::federation::doubt::{Doubt, LONGEST_REST};
 use crate::federation::receiver::generation_of;
 use crate::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, SenderEvent, SenderLimits};
 use crate::state::LogView;
@@ -21,6 +22,7 @@ use farside_io::disk::Disk;
 use farside_transport::{CallError, Class};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -97,7 +99,7 @@ pub(super) async fn take_leave<D: Disk>(shard: &Rc<Shard<D>>, before: &LogView) 
     let Some(now) = shard.log_group(log).ok().and_then(|group| group.state().borrow().log(log).ok()?) else { return };
     let left = view.peers.values().filter(|peer| before.goes_to(peer.site) && !now.goes_to(peer.site) && !peer.paused);
     let told = left.map(|peer| {
-        let driver = Driver { shard: shard.clone(), log, peer: peer.clone(), turn: Mutex::default() };
+        let driver = Driver::new(shard.clone(), log, peer.clone());
         let now = now.clone();
         async move {
             let _ = tokio::time::timeout(TELL, driver.call_deltas(now, Vec::new())).await;
@@ -110,13 +112,30 @@ struct Driver<D: Disk> {
     shard: Rc<Shard<D>>,
     log: LogId,
     peer: PeerRecord,
-    /// Where the peer has a limit, one chunk of the log at a time waits for it: so the logs take turns.
+    /// One chunk of the log at a time waits for its turn at the peer and for its limit: so the logs take turns.
     turn: Mutex<()>,
+    /// Deliveries that the peer had no room for, since it took one.
+    refused: RefCell<Doubt>,
+    /// What the peer was told last.
+    told: Cell<Option<News>>,
+}
+
+/// Where a log's head is, and the version of its policy.
+type News = (u64, u64);
+
+fn news(view: &LogView) -> News {
+    (view.head.sequence, view.descriptor.policy_version)
+}
+
+impl<D: Disk> Driver<D> {
+    fn new(shard: Rc<Shard<D>>, log: LogId, peer: PeerRecord) -> Self {
+        Self { shard, log, peer, turn: Mutex::default(), refused: RefCell::default(), told: Cell::default() }
+    }
 }
 
 async fn run<D: Disk>(shard: Rc<Shard<D>>, log: LogId, peer: SiteId) {
     let Some(peer) = shard.view().peers.get(&peer).cloned() else { return };
-    let driver = Driver { shard, log, peer, turn: Mutex::default() };
+    let driver = Driver::new(shard, log, peer);
     let Some(view) = driver.view() else { return };
     let mut sender = Sender::new(view.head, SenderLimits::default());
     loop {
@@ -161,11 +180,12 @@ impl<D: Disk> Driver<D> {
         let moved = self.shard.moved(self.log);
         let mut pending: Pending<'_> = FuturesUnordered::new();
         let mut beat = tokio::time::interval(HEARTBEAT);
-        let mut told = None;
+        self.told.take();
         loop {
             while let Some(command) = sender.poll() {
                 match command {
                     SenderCommand::StepDown(lineage) => {
+                        pending.clear();
                         let fence = Fence { log: self.log, lineage, time: self.shard.clock.now() };
                         match self.shard.log_command(self.log, GroupCommand::Fence(fence)).await {
                             Ok(_) => tracing::warn!(log = %self.log, peer = %self.peer.name, "the peer is home now"),
@@ -176,19 +196,21 @@ impl<D: Disk> Driver<D> {
                         return true;
                     }
                     SenderCommand::Wait(refusal) => {
-                        let rest = match refusal.retry_after_ms {
-                            0 => REST,
-                            ms => Duration::from_millis(u64::from(ms)),
-                        };
+                        // What nobody polls any more must not stand in line.
+                        pending.clear();
+                        let rest = self.rest_after(&refusal);
                         self.report(|state| state.trouble = Some(refusal.detail));
-                        // A peer that takes no deltas now may still have its part in a lease.
-                        if let Some(view) = self.view().filter(|view| self.promise_is_due(view)) {
-                            let _ = self.call_deltas(view, Vec::new()).await;
-                        }
-                        tokio::time::sleep(rest).await;
+                        self.wait(rest).await;
                         return false;
                     }
-                    command => pending.push(Box::pin(self.execute(command))),
+                    command => {
+                        if matches!(command, SenderCommand::Greet) {
+                            // The sender has forgotten all that is under way.
+                            pending.clear();
+                            self.told.take();
+                        }
+                        pending.push(Box::pin(self.execute(command)));
+                    }
                 }
             }
             self.report(|state| {
@@ -206,10 +228,8 @@ impl<D: Disk> Driver<D> {
                     if !self.shard.links.is_up(self.peer.site) {
                         return false;
                     }
-                    let news = |view: &LogView| Some((view.head.sequence, view.descriptor.policy_version));
-                    let has_news = |view: &LogView| told != news(view) || self.promise_is_due(view);
-                    if let Some(view) = self.view().filter(|view| sender.acknowledged().is_some() && has_news(view)) {
-                        told = news(&view);
+                    if let Some(view) = self.view().filter(|view| sender.acknowledged().is_some() && self.has_news(view)) {
+                        self.told.set(Some(news(&view)));
                         pending.push(Box::pin(self.tell_head(view)));
                     }
                     None
@@ -222,6 +242,44 @@ impl<D: Disk> Driver<D> {
             }
             if let Some(view) = self.view() {
                 sender.handle(SenderEvent::Head(view.head));
+            }
+        }
+    }
+
+    /// Whether the peer does not know something yet, or is to renew its promise.
+    fn has_news(&self, view: &LogView) -> bool {
+        self.told.get() != Some(news(view)) || self.promise_is_due(view)
+    }
+
+    /// How long nothing is delivered after a refusal: what it refuses has crossed.
+    fn rest_after(&self, refusal: &Refusal) -> Duration {
+        let asked = match refusal.retry_after_ms {
+            0 => REST,
+            ms => Duration::from_millis(u64::from(ms)),
+        };
+        let refused = self.refused.borrow();
+        match refused.is_over() {
+            true => asked.min(LONGEST_REST),
+            false => asked.min(LONGEST_REST).max(refused.next().saturating_sub(self.shard.clock.clock().monotonic())),
+        }
+    }
+
+    /// Lets a time pass. A peer that takes no deltas now may still have its part in a lease, and is to know what it lacks.
+    async fn wait(&self, mut rest: Duration) {
+        loop {
+            let lacks_room = !self.refused.borrow().is_over();
+            let is_due = |view: &LogView| self.promise_is_due(view) || lacks_room && self.has_news(view);
+            if let Some(view) = self.view().filter(is_due) {
+                let told = news(&view);
+                if let Ok(Reply::FedAck(_)) = self.call_deltas(view, Vec::new()).await {
+                    self.told.set(Some(told));
+                }
+            }
+            let slice = rest.min(HEARTBEAT);
+            tokio::time::sleep(slice).await;
+            rest -= slice;
+            if rest.is_zero() || !self.shard.links.is_up(self.peer.site) {
+                return;
             }
         }
     }
@@ -304,11 +362,12 @@ impl<D: Disk> Driver<D> {
     /// Has the chunk's own coordinator read and send it.
     async fn send(&self, reference: ChunkRef) -> SenderEvent {
         let (peer, chunk, bytes) = (self.peer.clone(), reference.chunk, reference.sealed_bytes as usize);
-        let turn = self.turn_at_peer().await;
-        {
+        let turn = {
             let _turn = self.turn.lock().await;
+            let turn = self.turn_at_peer().await;
             pacing::pass(&self.shard, peer.site, bytes).await;
-        }
+            turn
+        };
         let owner = chunk.shard(self.shard.shards());
         let sent = self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference).await });
         match sent.await {
@@ -317,8 +376,9 @@ impl<D: Disk> Driver<D> {
                 SenderEvent::Sent(chunk)
             }
             Ok(Err(NotSent { trouble, crossed, rest, takes_nothing })) => {
-                if takes_nothing {
-                    turn.was_refused(&self.shard, bytes, &trouble);
+                match takes_nothing {
+                    true => turn.was_refused(&self.shard, bytes, &trouble),
+                    false => drop(turn),
                 }
                 if !crossed {
                     pacing::give_back(&self.shard, self.peer.site, bytes).await;
@@ -342,18 +402,19 @@ impl<D: Disk> Driver<D> {
     }
 
     async fn deliver(&self, given: Vec<Given>) -> SenderEvent {
-        let turn = self.turn_at_peer().await;
         let Some(view) = self.sent() else { return SenderEvent::Lost };
         let bytes = given.iter().map(Given::bytes).sum();
         pacing::goes_ahead(&self.shard, self.peer.site, bytes).await;
         match self.call_deltas(view, given).await {
             Ok(Reply::FedAck(position)) => {
-                turn.was_taken(&self.shard);
+                self.refused.borrow_mut().end();
                 SenderEvent::Positioned(position)
             }
             Err(PeerCallError::Call(CallError::Refused(refusal))) => {
                 if probing::is_of_the_peer(&refusal) {
-                    turn.was_refused(&self.shard, bytes, &refusal.detail);
+                    probing::count_refused(&self.shard, bytes);
+                    let now = self.shard.clock.clock().monotonic();
+                    self.refused.borrow_mut().refused(now, true, refusal.detail.clone());
                 }
                 SenderEvent::Refused(refusal)
             }
@@ -422,10 +483,15 @@ impl<D: Disk> Driver<D> {
     async fn tell_head(&self, view: LogView) -> SenderEvent {
         let head = view.head.clone();
         match self.call_deltas(view, Vec::new()).await {
+            Ok(Reply::FedAck(_)) => SenderEvent::Head(head),
             Err(PeerCallError::Unreachable(_) | PeerCallError::Call(CallError::Stream(_) | CallError::TimedOut)) => {
                 SenderEvent::Lost
             }
-            _ => SenderEvent::Head(head),
+            _ => {
+                // The peer has not taken it in, and is told once more.
+                self.told.take();
+                SenderEvent::Head(head)
+            }
         }
     }
 

@@ -117,6 +117,11 @@ enum PartError {
     Mismatch,
 }
 
+/// What went wrong. The buffers of what did not are given back: whoever waits for more of them must hold none.
+fn errors_of(read: Vec<Result<Slice, PartError>>) -> Vec<Option<PartError>> {
+    read.into_iter().map(Result::err).collect()
+}
+
 impl<D: Disk> ChunkGet<'_, D> {
     async fn run(&self) -> Result<Vec<Bytes>, StoreError> {
         if let Some(pieces) = self.read_straight().await? {
@@ -155,7 +160,7 @@ impl<D: Disk> ChunkGet<'_, D> {
                 });
                 return Ok(Some(cut.collect()));
             }
-            if !self.settle(&parts, &read).await {
+            if !self.settle(&parts, &errors_of(read)).await {
                 return Ok(None);
             }
         }
@@ -175,9 +180,10 @@ impl<D: Disk> ChunkGet<'_, D> {
             let (read, space) = self.read_and_take(&parts, missing.len(), wanted.columns.len()).await?;
             if read.iter().any(Result::is_err) {
                 drop(space);
-                let failed = parts.iter().zip(&read).filter(|(_, read)| read.is_err());
+                let errors = errors_of(read);
+                let failed = parts.iter().zip(&errors).filter(|(_, error)| error.is_some());
                 let failed: Vec<usize> = failed.map(|(part, _)| part.fragment).collect();
-                if !self.settle(&parts, &read).await {
+                if !self.settle(&parts, &errors).await {
                     failed.into_iter().for_each(|fragment| bad[fragment] = true);
                 }
                 continue;
@@ -219,7 +225,7 @@ impl<D: Disk> ChunkGet<'_, D> {
             if let [Ok(data)] = &read[..] {
                 return Ok(data.slice(self.range.start - start..self.range.end - start).into_bytes());
             }
-            if !self.settle(&parts, &read).await {
+            if !self.settle(&parts, &errors_of(read)).await {
                 break;
             }
         }
@@ -299,14 +305,14 @@ impl<D: Disk> ChunkGet<'_, D> {
 
     /// Finds out about parts that failed: moved by compaction meanwhile, wrong only once, or damaged for good, in which
     /// case the fragment is owed from now on. Answers whether the same read is worth another try.
-    async fn settle(&self, parts: &[Part], read: &[Result<Slice, PartError>]) -> bool {
+    async fn settle(&self, parts: &[Part], errors: &[Option<PartError>]) -> bool {
         let mut retry = true;
-        for (part, result) in parts.iter().zip(read) {
-            match result {
-                Ok(_) => {}
-                Err(_) if self.has_moved(part) => {}
-                Err(PartError::Refused) => retry = false,
-                Err(PartError::Mismatch) => retry &= self.second_look(part).await,
+        for (part, error) in parts.iter().zip(errors) {
+            match error {
+                None => {}
+                Some(_) if self.has_moved(part) => {}
+                Some(PartError::Refused) => retry = false,
+                Some(PartError::Mismatch) => retry &= self.second_look(part).await,
             }
         }
         retry

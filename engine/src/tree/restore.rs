@@ -5,16 +5,17 @@
 
 use super::{Notice, Tell};
 use crate::client::{ClientError, Log, Object, ObjectInfo};
+use crate::whole_file::WholeFile;
 use bytes::Bytes;
 use farside_codec::message::Moment;
 use farside_codec::seal::ObjectKind;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// What was given back.
@@ -26,6 +27,8 @@ pub struct Restored {
     pub bytes: u64,
     /// Entries that could not be given back.
     pub failures: u64,
+    /// Of these, how many are damaged.
+    pub damaged: u64,
 }
 
 #[derive(Default)]
@@ -53,8 +56,10 @@ pub async fn restore(log: &Log, at: &Moment, target: &Path, tell: Tell<'_>) -> R
         )));
     }
     let work = RefCell::new(Work::default());
-    log.for_each(at, |object| take(&work, target, object)).await?;
-    Ok(finish(work.into_inner(), tell))
+    // What came is finished, also where the rest does not come.
+    let done = log.for_each(at, |object| take(&work, target, object)).await;
+    let restored = finish(work.into_inner(), tell);
+    done.map(|()| restored)
 }
 
 /// Gives one object back below `target`, which is made.
@@ -112,6 +117,11 @@ async fn take(work: &RefCell<Work>, target: &Path, object: Object) -> Result<(),
         }
         _ => match write_file(&path, &object).await {
             Err(ClientError::File(_, error)) => Err(error),
+            // The others may be whole.
+            Err(error) if error.is_of_one_object() => {
+                work.borrow_mut().restored.damaged += u64::from(error.exit_code() == 6);
+                Err(std::io::Error::other(error.to_string()))
+            }
             Err(error) => return Err(error),
             Ok(()) => {
                 let mut work = work.borrow_mut();
@@ -134,13 +144,14 @@ fn parents(path: &Path) -> std::io::Result<()> {
 async fn write_file(path: &Path, object: &Object) -> Result<(), ClientError> {
     let fail = |error| ClientError::File(path.to_owned(), error);
     parents(path).map_err(fail)?;
-    let mut options = OpenOptions::new();
-    // Written by nobody else meanwhile; its own mode comes when it is whole.
-    options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let mut file: File = options.open(path).map_err(fail)?;
+    if path.symlink_metadata().is_ok() {
+        return Err(fail(std::io::ErrorKind::AlreadyExists.into()));
+    }
+    // It has its name once it is whole, and its mode before that.
+    let mut file = WholeFile::create(path, 0o600).map_err(fail)?;
     object.read(|bytes| file.write_all(bytes)).await?;
-    file.set_permissions(Permissions::from_mode(object.info.mode)).map_err(fail)?;
-    drop(file);
+    file.set_mode(object.info.mode).map_err(fail)?;
+    file.put_in_place().map_err(fail)?;
     set_time(path, &object.info).map_err(fail)
 }
 

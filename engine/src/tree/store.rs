@@ -19,7 +19,7 @@ const OBJECTS_PER_COMMIT: usize = 64;
 /// Commits under way at once.
 const COMMITS_IN_FLIGHT: usize = 4;
 /// How often a file that changes under the reader is read again before it is put as it is.
-const READS: usize = 3;
+pub(crate) const READS: usize = 3;
 
 /// What was put.
 #[derive(Debug, Default, Clone)]
@@ -239,7 +239,7 @@ fn upload(name: Bytes, kind: ObjectKind, metadata: &Metadata, body: UploadBody) 
 }
 
 /// What changes when somebody writes to a file.
-fn fingerprint(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
+pub(crate) fn fingerprint(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
     (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec())
 }
 
