@@ -266,6 +266,13 @@ impl Site {
         self.farside(&["status", "--json"]).json()
     }
 
+    /// What a counter stands at, over its shards, of a site of one node.
+    pub fn counted(&self, counter: &str) -> u64 {
+        let status = self.status();
+        let shards = status["counters"].as_array().into_iter().flatten();
+        shards.filter_map(|shard| shard[counter].as_u64()).sum()
+    }
+
     /// Its alerts, in one text, but for the one about its system key: what a test makes is lost with it.
     pub fn alerts(&self) -> String {
         let mut alerts = self.status()["alerts"].take();
@@ -457,6 +464,24 @@ impl Drop for Stop<'_> {
 pub fn signal(signal: &str, process: u32) {
     let killed = Command::new("kill").args([signal, &process.to_string()]).status();
     assert!(killed.expect("kill runs").success());
+}
+
+/// Waits so many seconds at most until something is so.
+pub fn wait_for(what: &str, seconds: u64, done: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(seconds);
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// What lies in a directory, by name.
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("listed");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
 
 /// Bytes that follow from a seed.

@@ -1,20 +1,12 @@
 //! Where answers go: files written whole or not at all, pipes, devices, a reader who has left, a disk that is full.
 
-use farside_tests::{Site, bytes, command, signal};
+use farside_tests::{Site, bytes, command, names, signal};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).expect("listed");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
 
 /// A site with a log `acme/data` that holds a file, a link and a directory.
 fn site(root: &Path) -> Site {

@@ -195,7 +195,7 @@ fn what_is_lost_comes_back_from_the_peer() {
     near.run();
     // Half of it is read, the rest is found by those who look through what is there.
     check_some(&near, 0..OBJECTS / 2);
-    assert!(counted(&near, "refetched_chunks") > 0, "{}", near.status());
+    assert!(near.counted("refetched_chunks") > 0, "{}", near.status());
     near.farside(&["scrub", "start", "--percent", "100"]).ok();
     let begun = std::time::Instant::now();
     // Now it does without the peer.
@@ -223,11 +223,4 @@ fn what_is_lost_comes_back_from_the_peer() {
 /// Whether everything on the only node was read once.
 fn scrubbed(site: &Site) -> bool {
     !site.status()["nodes"][0]["scrub"]["last_full_pass"].is_null()
-}
-
-/// What a counter of the only node stands at.
-fn counted(site: &Site, counter: &str) -> u64 {
-    let status = site.status();
-    let shards = status["counters"].as_array().cloned().unwrap_or_default();
-    shards.iter().filter_map(|shard| shard[counter].as_u64()).sum()
 }

@@ -1,12 +1,12 @@
 //! Devices come and go: one more, one less while the node works, one in the place of another; and what lies elsewhere than it
 //! should is moved. Nothing that was stored is missing at any moment, and the redundancy is what it was.
 
-use farside_tests::{Cluster, Outcome, Site, Stop, bytes, command, outcome, rounds};
+use farside_tests::{Cluster, Outcome, Site, Stop, bytes, command, outcome, rounds, wait_for};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One site at a time: two cores carry one.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -52,14 +52,6 @@ impl Tree {
             assert!(read == bytes(number, length(number)), "object {number} differs");
         }
         std::fs::remove_dir_all(&back).expect("removed");
-    }
-}
-
-fn wait_for(what: &str, seconds: u64, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    while !done() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

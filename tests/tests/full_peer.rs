@@ -1,8 +1,8 @@
 //! A peer that has no room for more: little crosses in vain, and it catches up soon after it has room again.
 
-use farside_tests::{Site, bytes};
+use farside_tests::{Site, bytes, wait_for};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const OBJECT_BYTES: usize = 16 << 20;
 const OBJECTS: u64 = 20;
@@ -11,25 +11,10 @@ const WATCHED: Duration = Duration::from_secs(12);
 /// Once the peer has refused a while it is asked every five seconds, by each shard.
 const REFUSALS: u64 = 4;
 
-/// What a counter of a site of one node stands at.
-fn counted(site: &Site, counter: &str) -> u64 {
-    let status = site.status();
-    let shards = status["counters"].as_array().cloned().unwrap_or_default();
-    shards.iter().filter_map(|shard| shard[counter].as_u64()).sum()
-}
-
 fn trouble(site: &Site) -> String {
     let status = site.status();
     let logs = status["logs"].as_array().cloned().unwrap_or_default();
     logs.iter().map(|log| log["peers"].to_string()).collect()
-}
-
-fn wait_for(what: &str, seconds: u64, done: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed().as_secs() < seconds, "{what}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
 }
 
 fn fill(site: &Site, root: &Path) {
@@ -49,8 +34,8 @@ fn a_peer_that_is_full_is_asked_seldom_and_catches_up() {
     near.make_log(&root.path().join("kms"), "acme/data");
     near.join(&far);
     fill(&near, root.path());
-    wait_for("the peer is full", 60, || counted(&near, "refused_by_peers") >= 6);
-    let count = || (counted(&near, "refused_by_peers"), counted(&near, "refused_by_peers_bytes"));
+    wait_for("the peer is full", 60, || near.counted("refused_by_peers") >= 6);
+    let count = || (near.counted("refused_by_peers"), near.counted("refused_by_peers_bytes"));
     let (refused, in_vain) = count();
     std::thread::sleep(WATCHED);
     let (refused, in_vain) = (count().0 - refused, count().1 - in_vain);
@@ -69,8 +54,8 @@ fn a_peer_that_is_full_is_asked_seldom_and_catches_up() {
     let read = |site: &Site, number: u64| site.farside(&["get", "acme/data", &format!("object-{number}")]).stdout;
     (0..OBJECTS).for_each(|number| assert!(read(&near, number) == bytes(number, OBJECT_BYTES), "object {number}"));
     // What stopped is over, so the next one goes at once.
-    let refused = counted(&near, "refused_by_peers");
+    let refused = near.counted("refused_by_peers");
     near.farside(&["put", "acme/data", "one more", &root.path().join("in").display().to_string()]).ok();
     near.wait_caught_up();
-    assert_eq!(counted(&near, "refused_by_peers"), refused, "nothing is refused any more");
+    assert_eq!(near.counted("refused_by_peers"), refused, "nothing is refused any more");
 }

@@ -1,21 +1,12 @@
 //! Files that `get` writes are whole or not there, as private as they were; files that `put` reads are of one moment.
 
-use farside_tests::{Site, bytes};
+use farside_tests::{Site, bytes, names};
 use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const LARGE_BYTES: usize = 9 << 20;
-
-fn files(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).expect("listed");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
 
 #[test]
 fn what_can_not_be_read_costs_a_tree_nothing_else() {
@@ -44,7 +35,7 @@ fn what_can_not_be_read_costs_a_tree_nothing_else() {
     let mut expected: Vec<String> = (0..20).map(|number| format!("small-{number}")).collect();
     expected.extend(["below".to_owned(), "link".to_owned()]);
     expected.sort();
-    assert_eq!(files(&back), expected, "all the others, and nothing half-written");
+    assert_eq!(names(&back), expected, "all the others, and nothing half-written");
     for number in 0..20 {
         let read = std::fs::read(back.join(format!("small-{number}"))).expect("read");
         assert!(read == bytes(number, 900), "small-{number} differs");

@@ -4,7 +4,7 @@ use super::args::{At, Common};
 use super::client_commands::{Outcome, connect};
 use super::output::{CliError, kind, object_json, put_json, show_name};
 use super::sizes::{parse_time, show_bytes, show_time};
-use crate::client::{ClientError, Log, Object, ObjectInfo, PutReceipt, Upload, parse_log_name};
+use crate::client::{ClientError, Log, Object, ObjectInfo, Upload, parse_log_name};
 use crate::terminal::{self, Progress, line, note};
 use crate::tree::{self, Notice};
 use crate::whole_file::WholeFile;
@@ -71,29 +71,35 @@ pub(super) async fn put(recursive: bool, log: &str, name: &Path, file: Option<&P
     }
 }
 
-/// What a file of this machine is to be stored as.
-fn upload(name: &Path, file: &Path) -> Result<Upload, CliError> {
-    let name = name.as_os_str().as_bytes();
-    if file == Path::new("-") {
-        return Ok(Upload::reader(name, Box::new(std::io::stdin())));
-    }
+/// A file of this machine, and what it is to be stored as.
+fn open(name: &Path, file: &Path) -> Result<(File, Upload), CliError> {
     let fail = |error| ClientError::File(file.to_owned(), error);
     let input = File::open(file).map_err(fail)?;
     let metadata = input.metadata().map_err(fail)?;
     if metadata.is_dir() {
         return Err(CliError::usage(format!("{} is a directory; put -r puts trees", file.display())));
     }
-    let mut upload = Upload::reader(name, Box::new(input));
+    let reader = Box::new(input.try_clone().map_err(fail)?);
+    let mut upload = Upload::reader(name.as_os_str().as_bytes(), reader);
     upload.mode = metadata.mode() & 0o7777;
     upload.modified = (metadata.mtime(), metadata.mtime_nsec() as u32);
-    Ok(upload)
+    Ok((input, upload))
 }
 
 async fn put_file(log: &str, name: &Path, file: &Path, common: &Common) -> Outcome {
-    let first = upload(name, file)?;
+    // What can't be opened is told before anybody is called.
+    let is_input = file == Path::new("-");
+    let mut first = if is_input { None } else { Some(open(name, file)?) };
     let client = connect(common).await?;
     let log = client.open_log(log).await?;
-    let (receipt, torn) = put_whole(&log, name, file, first).await?;
+    let (prepared, is_torn) = match is_input {
+        true => {
+            let upload = Upload::reader(name.as_os_str().as_bytes(), Box::new(std::io::stdin()));
+            (log.prepare(upload).await?, false)
+        }
+        false => tree::prepare_still(&log, file, || first.take().map_or_else(|| open(name, file), Ok)).await?,
+    };
+    let receipt = log.commit_one(prepared).await?;
     match common.json {
         true => line(put_json(&log.name(), &receipt)),
         false => line(format!(
@@ -105,31 +111,11 @@ async fn put_file(log: &str, name: &Path, file: &Path, common: &Common) -> Outco
         )),
     }
     client.close().await?;
-    if torn {
+    if is_torn {
         note(format!("error: {} changed while it was read: what was put may never have been there", file.display()));
         return Err(CliError::Told(1));
     }
     Ok(())
-}
-
-/// Puts a file as it was at one moment: one that changes while it is read is read again. Answers whether it did so until the end.
-async fn put_whole(log: &Log, name: &Path, file: &Path, first: Upload) -> Result<(PutReceipt, bool), CliError> {
-    let look = || std::fs::metadata(file).ok().filter(|there| there.is_file()).map(|there| tree::fingerprint(&there));
-    if file == Path::new("-") || look().is_none() {
-        return Ok((log.put(first).await?, false));
-    }
-    let (mut next, mut before) = (first, look());
-    for _ in 1..tree::READS {
-        let prepared = log.prepare(next).await?;
-        let after = look();
-        if before == after {
-            return Ok((log.commit_one(prepared).await?, false));
-        }
-        (next, before) = (upload(name, file)?, look());
-    }
-    let prepared = log.prepare(next).await?;
-    let torn = before != look();
-    Ok((log.commit_one(prepared).await?, torn))
 }
 
 async fn put_tree(log: &str, root: &Path, common: &Common) -> Outcome {

@@ -10,10 +10,7 @@ use farside_codec::message::{GetChunk, PutChunk, Reply, Request};
 impl Client {
     /// The site's receipt for a chunk that it holds; asking touches it.
     pub(super) async fn receipt_of(&self, chunk: ChunkId) -> Result<Option<ChunkReceipt>, ClientError> {
-        match self.link.call(Target::Chunk(chunk), &Request::HaveChunks(vec![chunk])).await? {
-            Reply::ChunksHeld(held) => Ok(held.into_iter().next().flatten()),
-            reply => Err(unexpected(&reply)),
-        }
+        Ok(self.receipts_of(&[chunk]).await?.pop().flatten())
     }
 
     /// The same of many chunks.

@@ -229,7 +229,6 @@ impl<D: Disk> Driver<D> {
                         return false;
                     }
                     if let Some(view) = self.view().filter(|view| sender.acknowledged().is_some() && self.has_news(view)) {
-                        self.told.set(Some(news(&view)));
                         pending.push(Box::pin(self.tell_head(view)));
                     }
                     None
@@ -257,11 +256,8 @@ impl<D: Disk> Driver<D> {
             0 => REST,
             ms => Duration::from_millis(u64::from(ms)),
         };
-        let refused = self.refused.borrow();
-        match refused.is_over() {
-            true => asked.min(LONGEST_REST),
-            false => asked.min(LONGEST_REST).max(refused.next().saturating_sub(self.shard.clock.clock().monotonic())),
-        }
+        let next = self.refused.borrow().next();
+        asked.min(LONGEST_REST).max(next.saturating_sub(self.shard.clock.clock().monotonic()))
     }
 
     /// Lets a time pass. A peer that takes no deltas now may still have its part in a lease, and is to know what it lacks.
@@ -270,10 +266,7 @@ impl<D: Disk> Driver<D> {
             let lacks_room = !self.refused.borrow().is_over();
             let is_due = |view: &LogView| self.promise_is_due(view) || lacks_room && self.has_news(view);
             if let Some(view) = self.view().filter(is_due) {
-                let told = news(&view);
-                if let Ok(Reply::FedAck(_)) = self.call_deltas(view, Vec::new()).await {
-                    self.told.set(Some(told));
-                }
+                self.tell_head(view).await;
             }
             let slice = rest.min(HEARTBEAT);
             tokio::time::sleep(slice).await;
@@ -482,16 +475,17 @@ impl<D: Disk> Driver<D> {
     /// Tells the peer how far this log is, so that it knows what a failover would lose.
     async fn tell_head(&self, view: LogView) -> SenderEvent {
         let head = view.head.clone();
-        match self.call_deltas(view, Vec::new()).await {
-            Ok(Reply::FedAck(_)) => SenderEvent::Head(head),
+        self.told.set(Some(news(&view)));
+        let reply = self.call_deltas(view, Vec::new()).await;
+        if !matches!(reply, Ok(Reply::FedAck(_))) {
+            // It has not taken it in, and is told once more.
+            self.told.take();
+        }
+        match reply {
             Err(PeerCallError::Unreachable(_) | PeerCallError::Call(CallError::Stream(_) | CallError::TimedOut)) => {
                 SenderEvent::Lost
             }
-            _ => {
-                // The peer has not taken it in, and is told once more.
-                self.told.take();
-                SenderEvent::Head(head)
-            }
+            _ => SenderEvent::Head(head),
         }
     }
 

@@ -4,7 +4,7 @@ mod restore;
 mod store;
 
 pub use restore::{Restored, place, restore, restore_one};
-pub(crate) use store::{READS, fingerprint};
+pub(crate) use store::prepare_still;
 pub use store::{Stored, store};
 
 /// A line for whoever watches: something that was skipped, or is not what it seems.

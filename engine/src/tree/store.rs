@@ -19,7 +19,7 @@ const OBJECTS_PER_COMMIT: usize = 64;
 /// Commits under way at once.
 const COMMITS_IN_FLIGHT: usize = 4;
 /// How often a file that changes under the reader is read again before it is put as it is.
-pub(crate) const READS: usize = 3;
+const READS: usize = 3;
 
 /// What was put.
 #[derive(Debug, Default, Clone)]
@@ -239,7 +239,7 @@ fn upload(name: Bytes, kind: ObjectKind, metadata: &Metadata, body: UploadBody) 
 }
 
 /// What changes when somebody writes to a file.
-pub(crate) fn fingerprint(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
+fn fingerprint(metadata: &Metadata) -> (u64, i64, i64, i64, i64) {
     (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec())
 }
 
@@ -251,19 +251,34 @@ async fn prepare_file(log: &Log, path: &Path, name: Bytes) -> Result<PreparedEnt
         let metadata = file.metadata()?;
         Ok((file, metadata))
     };
-    for attempt in 1..=READS {
-        let (file, before) = open().map_err(fail)?;
-        let reader = file.try_clone().map_err(fail)?;
-        let body = UploadBody::Reader(Box::new(reader));
-        let prepared = log.prepare(upload(name.clone(), ObjectKind::File, &before, body)).await?;
-        let after = file.metadata().map_err(fail)?;
-        if fingerprint(&before) == fingerprint(&after) {
-            return Ok((Some(prepared), None));
-        }
-        if attempt == READS {
-            let what = "changed while it was read: what was put may never have been there at one moment".to_owned();
-            return Ok((Some(prepared), Some(Notice { path: path.to_owned(), what, failure: true })));
+    let again = || {
+        let (file, metadata) = open().map_err(fail)?;
+        let body = UploadBody::Reader(Box::new(file.try_clone().map_err(fail)?));
+        Ok::<_, ClientError>((file, upload(name.clone(), ObjectKind::File, &metadata, body)))
+    };
+    let (prepared, is_torn) = prepare_still(log, path, again).await?;
+    let what = "changed while it was read: what was put may never have been there at one moment".to_owned();
+    Ok((Some(prepared), is_torn.then(|| Notice { path: path.to_owned(), what, failure: true })))
+}
+
+/// Prepares a file as it is at one moment: one that somebody writes to meanwhile is opened and read again. Answers whether that
+/// went on until the end.
+pub(crate) async fn prepare_still<E: From<ClientError>>(
+    log: &Log,
+    path: &Path,
+    mut open: impl FnMut() -> Result<(File, Upload), E>,
+) -> Result<(Prepared, bool), E> {
+    let look = |file: &File| file.metadata().map_err(|error| ClientError::File(path.to_owned(), error));
+    let mut reads = 0;
+    loop {
+        let (file, upload) = open()?;
+        let before = look(&file)?;
+        let prepared = log.prepare(upload).await?;
+        // What is no file is read once, and is whatever came.
+        let is_torn = before.is_file() && fingerprint(&before) != fingerprint(&look(&file)?);
+        reads += 1;
+        if !is_torn || reads == READS {
+            return Ok((prepared, is_torn));
         }
     }
-    Ok((None, None))
 }
