@@ -41,6 +41,8 @@ pub enum FileKind {
     KeyExports = 9,
     /// What is to become of a node's devices.
     Devices = 10,
+    /// Which devices hold all of a shard's write-ahead log.
+    Mirrors = 11,
     /// To which moment a restored site goes back.
     RestoredAt = 20,
     /// A restore that is under way.

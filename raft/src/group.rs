@@ -1,21 +1,19 @@
 //! One Raft group on one node.
 
+mod answering;
+
 use crate::limits;
 use crate::machine::{SnapshotStore, StateMachine};
-use crate::message::{Answer, Ask, SnapshotEnd, SnapshotPiece, Voted};
 use crate::network::{Factory, PeerNetwork};
 use crate::storage::{GroupStorage, Machine};
-use crate::types::{self, Command, Types};
-use crate::wal::Wal;
+use crate::types::{Command, Types};
+use crate::wal::{Admitted, Wal};
 use bytes::Bytes;
-use farside_codec::Field;
 use farside_codec::delta::ChunkRef;
 use farside_codec::ids::{GroupId, NodeId};
 use farside_codec::record::wal::WalRecord;
 use farside_io::disk::Disk;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
-use openraft::storage::Snapshot;
 use openraft::{ChangeMembers, Config, Raft, ReadPolicy, SnapshotPolicy};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,7 +73,7 @@ impl std::error::Error for GroupError {}
 pub enum ProposeError {
     /// Another node leads; ask it, if it is known.
     NotLeader(Option<NodeId>),
-    /// Too many proposals wait already.
+    /// Too many proposals wait already, or the log has no room before a snapshot is made.
     Busy,
     /// A command is larger than a record may be.
     TooLarge,
@@ -91,7 +89,7 @@ impl std::fmt::Display for ProposeError {
         match self {
             Self::NotLeader(Some(node)) => write!(f, "node {node} leads the group"),
             Self::NotLeader(None) => f.write_str("the group has no leader now"),
-            Self::Busy => f.write_str("too many proposals wait for this group"),
+            Self::Busy => f.write_str("too many proposals wait for this group, or for a snapshot of it"),
             Self::TooLarge => f.write_str("the command is larger than a log record may be"),
             Self::Superseded(_) => f.write_str("the group changed its leader while it was at this command: try again"),
             Self::Stopped => f.write_str("the group has stopped on this node"),
@@ -230,7 +228,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
             ..Config::default()
         };
         let config = config.validate().map_err(|error| GroupError::Settings(error.to_string()))?;
-        let storage = GroupStorage { wal, group: id };
+        let storage = GroupStorage::new(wal, id);
         snapshots.keep(id, &storage.wal.group(id, |log| log.snapshot_pieces().to_vec()));
         let machine = Machine { storage: storage.clone(), state, snapshots: snapshots.clone() };
         let rebuilt = machine.catch_up().await.map_err(GroupError::Storage)?;
@@ -276,13 +274,21 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         if command.len() > limits::RECORD_BYTES {
             return Err(ProposeError::TooLarge);
         }
-        let wal = &self.machine.storage.wal;
-        if self.waiting.get() >= limits::PROPOSALS || wal.live().0 > 2 * wal.live_limit() {
+        if self.waiting.get() >= limits::PROPOSALS {
             return Err(ProposeError::Busy);
         }
         self.waiting.set(self.waiting.get() + 1);
-        let _done = Countdown(self.waiting.clone());
-        match self.raft.client_write(Command(command)).await {
+        let done = Countdown(self.waiting.clone());
+        let storage = &self.machine.storage;
+        let leads = || self.is_leader();
+        let admitted =
+            storage.wal.admit_proposal(&storage.gate, command.len(), leads).await.ok_or(ProposeError::Busy)?;
+        let raft = self.raft.clone();
+        let work = async move {
+            let _done = done;
+            raft.client_write(Command(command)).await
+        };
+        match see_through(admitted, work).await.ok_or(ProposeError::Stopped)? {
             Ok(written) => Ok(written.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(ProposeError::NotLeader(forward.leader_id.map(NodeId)))
@@ -423,10 +429,10 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
         self.machine.storage.wal.group(self.id, pieces)
     }
 
-    /// Makes a snapshot if the log's live part has reached its bound and this group holds most of it.
+    /// Makes a snapshot if the log's live part has reached its bound and that of this group makes most room.
     pub async fn snapshot_if_due(&self) {
-        let (bytes, largest) = self.machine.storage.wal.live();
-        if bytes > self.machine.storage.wal.live_limit() && largest == Some(self.id) {
+        let wal = &self.machine.storage.wal;
+        if wal.live().0 > wal.live_limit() && wal.most_settled() == Some(self.id) {
             self.snapshot().await;
         }
     }
@@ -455,110 +461,17 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Group<D, S, P> {
     pub async fn shutdown(&self) {
         let _ = self.raft.shutdown().await;
     }
+}
 
-    /// Answers another node of the group.
-    pub async fn handle(&self, request: Bytes) -> Bytes {
-        let answer = match Ask::from_bytes(request) {
-            Ok(ask) => self.answer(ask).await,
-            Err(error) => {
-                tracing::warn!(%error, group = %self.id, "a Raft message can't be read");
-                Answer::Stopped
-            }
-        };
-        answer.to_bytes()
-    }
-
-    async fn answer(&self, ask: Ask) -> Answer {
-        match ask {
-            Ask::Append(append) => {
-                let request = AppendEntriesRequest {
-                    vote: types::vote(append.vote),
-                    prev_log_id: append.previous.map(types::log_id),
-                    entries: append.entries.iter().map(types::entry).collect(),
-                    leader_commit: append.committed.map(types::log_id),
-                };
-                match self.raft.append_entries(request).await {
-                    Ok(AppendEntriesResponse::Success) => Answer::Appended,
-                    Ok(AppendEntriesResponse::PartialSuccess(upto)) => {
-                        Answer::AppendedTo(upto.as_ref().map(types::position))
-                    }
-                    Ok(AppendEntriesResponse::Conflict) => Answer::Conflict,
-                    Ok(AppendEntriesResponse::HigherVote(vote)) => Answer::HigherVote(types::wal_vote(&vote)),
-                    Err(_) => Answer::Stopped,
-                }
-            }
-            Ask::Vote(request) => self.answer_vote(request, false).await,
-            Ask::PreVote(request) => self.answer_vote(request, true).await,
-            Ask::Piece(piece) => self.keep_piece(piece).await,
-            Ask::Install(end) => self.install(end).await,
-            Ask::HandOver(order) => {
-                let last = order.last.map(types::log_id);
-                let request = TransferLeaderRequest::new(types::vote(order.vote), order.to.0, last);
-                match self.raft.handle_transfer_leader(request).await {
-                    Ok(Ok(())) => Answer::HandedOver,
-                    Ok(Err(_)) => Answer::NotReady,
-                    Err(_) => Answer::Stopped,
-                }
-            }
-        }
-    }
-
-    async fn answer_vote(&self, request: crate::message::RequestVote, pre: bool) -> Answer {
-        let request = VoteRequest {
-            vote: types::vote(request.vote),
-            last_log_id: request.last.map(types::log_id),
-            leadership_transfer: request.transfer,
-        };
-        let response = if pre { self.raft.pre_vote(request).await } else { self.raft.vote(request).await };
-        match response {
-            Ok(response) => Answer::Voted(Voted {
-                vote: types::wal_vote(&response.vote),
-                granted: response.vote_granted,
-                last: response.last_log_id.as_ref().map(types::position),
-            }),
-            Err(_) => Answer::Stopped,
-        }
-    }
-
-    async fn keep_piece(&self, piece: SnapshotPiece) -> Answer {
-        if piece.number == 0 {
-            self.pieces.borrow_mut().clear();
-            self.received.set(self.received.get() + 1);
-        }
-        let (number, received) = (piece.number as usize, self.received.get());
-        // Another leader's snapshot may begin while a piece of this one is being kept.
-        let goes_on = || received == self.received.get() && number == self.pieces.borrow().len();
-        if !goes_on() {
-            return Answer::Conflict;
-        }
-        match self.machine.snapshots.put(self.id, piece.bytes).await {
-            Ok(_) if !goes_on() => Answer::Conflict,
-            Ok(kept) => {
-                self.pieces.borrow_mut().push(kept);
-                Answer::Kept
-            }
-            Err(error) => {
-                tracing::warn!(%error, group = %self.id, "a snapshot can't be received");
-                Answer::Stopped
-            }
-        }
-    }
-
-    async fn install(&self, end: SnapshotEnd) -> Answer {
-        let pieces = std::mem::take(&mut *self.pieces.borrow_mut());
-        if pieces.len() != end.pieces as usize {
-            return Answer::Conflict;
-        }
-        let meta = types::SnapshotMeta {
-            last_log_id: end.last.map(types::log_id),
-            last_membership: types::stored_membership(&end.membership),
-        };
-        let snapshot = Snapshot { meta, snapshot: pieces };
-        match self.raft.install_full_snapshot(types::vote(end.vote), snapshot).await {
-            Ok(response) => Answer::Installed(types::wal_vote(&response.vote)),
-            Err(_) => Answer::Stopped,
-        }
-    }
+/// Does what was let in, whatever becomes of who waits for it: it counts until openraft has done it. `None` only where
+/// everything ends.
+async fn see_through<T: 'static>(admitted: Admitted, work: impl Future<Output = T> + 'static) -> Option<T> {
+    let work = async move {
+        let done = work.await;
+        drop(admitted);
+        done
+    };
+    tokio::task::spawn_local(work).await.ok()
 }
 
 struct Countdown(Rc<Cell<usize>>);

@@ -85,8 +85,8 @@ impl std::error::Error for SnapshotError {}
 
 /// Where snapshots are kept: as erasure-coded chunks.
 pub trait SnapshotStore: 'static {
-    /// Keeps a piece of one group's next snapshot, durably, and at least until [`SnapshotStore::keep`] is called for the
-    /// group.
+    /// Keeps a piece of one group's next snapshot, durably, and until [`SnapshotStore::keep`] is called for the group, or
+    /// [`SnapshotStore::give_up`] as often as it was put. One that could not be kept need not be given up.
     fn put(
         &self,
         group: farside_codec::ids::GroupId,
@@ -96,4 +96,7 @@ pub trait SnapshotStore: 'static {
     fn get<'a>(&'a self, piece: &'a ChunkRef) -> LocalBoxFuture<'a, Result<Bytes, SnapshotError>>;
     /// Says which pieces are needed from now on, of one group; all others of it may go.
     fn keep(&self, group: farside_codec::ids::GroupId, pieces: &[ChunkRef]);
+    /// Says that these pieces were put for a snapshot that will never be whole: what they take is free at once, so that
+    /// one that did not fit is not in the way of the next.
+    fn give_up(&self, group: farside_codec::ids::GroupId, pieces: &[ChunkRef]);
 }

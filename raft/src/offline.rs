@@ -19,7 +19,7 @@ pub async fn catch_up<D: Disk, S: StateMachine, P: SnapshotStore>(
     state: &Rc<RefCell<S>>,
     snapshots: &Rc<P>,
 ) -> Result<(), GroupError> {
-    let storage = GroupStorage { wal: wal.clone(), group };
+    let storage = GroupStorage::new(wal.clone(), group);
     let machine = Machine { storage, state: state.clone(), snapshots: snapshots.clone() };
     machine.catch_up().await.map(drop).map_err(GroupError::Storage)
 }

@@ -3,7 +3,7 @@
 use crate::limits;
 use crate::machine::{Applied, SnapshotPieces, SnapshotStore, StateError, StateMachine};
 use crate::types::{self, Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
-use crate::wal::{Wal, WalError};
+use crate::wal::{Gate, Wal, WalError, cost};
 use bytes::Bytes;
 use farside_codec::delta::ChunkRef;
 use farside_codec::ids::GroupId;
@@ -34,11 +34,19 @@ const ENTRY_BYTES: usize = 128;
 pub(crate) struct GroupStorage<D> {
     pub(crate) wal: Wal<D>,
     pub(crate) group: GroupId,
+    pub(crate) gate: Gate,
 }
 
 impl<D> Clone for GroupStorage<D> {
     fn clone(&self) -> Self {
-        Self { wal: self.wal.clone(), group: self.group }
+        Self { wal: self.wal.clone(), group: self.group, gate: self.gate.clone() }
+    }
+}
+
+impl<D: Disk> GroupStorage<D> {
+    pub(crate) fn new(wal: Wal<D>, group: GroupId) -> Self {
+        let gate = Gate::new(&wal);
+        Self { wal, group, gate }
     }
 }
 
@@ -116,9 +124,10 @@ impl<D: Disk> RaftLogStorage<Types> for GroupStorage<D> {
     where
         I: IntoIterator<Item = Entry>,
     {
-        let records: Vec<WalRecord> =
-            entries.into_iter().map(|entry| WalRecord::Append((self.group, types::wal_entry(&entry)))).collect();
+        let entries: Vec<wal::Entry> = entries.into_iter().map(|entry| types::wal_entry(&entry)).collect();
         self.wal.room().await;
+        self.gate.appended(entries.iter().map(cost));
+        let records: Vec<WalRecord> = entries.into_iter().map(|entry| WalRecord::Append((self.group, entry))).collect();
         self.wal.append(&records, Some(Box::new(|result| callback.io_completed(result.map_err(wal_failed)))));
         Ok(())
     }
@@ -190,6 +199,7 @@ impl<D: Disk, S: StateMachine, P: SnapshotStore> Machine<D, S, P> {
                 Ok(kept) => pieces.push(kept),
                 Err(error) => {
                     tracing::warn!(%error, group = %self.storage.group, "a state that is ahead of its log has no snapshot yet");
+                    self.snapshots.give_up(self.storage.group, &pieces);
                     return Ok(());
                 }
             }

@@ -82,6 +82,7 @@ impl SnapshotStore for Shelf {
         Box::pin(std::future::ready(found.ok_or_else(|| SnapshotError("no such piece".into()))))
     }
     fn keep(&self, _: GroupId, _: &[ChunkRef]) {}
+    fn give_up(&self, _: GroupId, _: &[ChunkRef]) {}
 }
 
 type TestGroup = Group<UringDisk, Ledger, Shelf>;

@@ -111,7 +111,7 @@ choice!(
 record!(
     /// Start of a batch's payload. A batch is padded with zeros to 4 KiB.
     BatchHead {
-        /// Whose log this is: made of the site, the node and the shard.
+        /// Whose log this is: made of the site, the node, the shard and a secret of the node.
         owner: [u8; 16],
         /// Where in the region it was written: a batch found elsewhere was misdirected, by a write or a read.
         offset: u64,
@@ -123,7 +123,8 @@ record!(
         tail: u64,
         /// Every batch up to this one was durable when this one was written.
         durable: u64,
-        /// First batch of the checkpoint that this one holds a part of; 0: of none.
+        /// In the batch that ends a checkpoint, its first batch. In its other batches, the number behind the last batch before it that
+        /// counts. 0: of none.
         checkpoint: u64,
         /// The checkpoint's records, which come first.
         checkpoint_records: u32,

@@ -1,9 +1,9 @@
-//! The shard's background: closed time, checkpoints, snapshots when due; and GC, which shard 0 leads for the node.
+//! The shard's background: checkpoints, snapshots when due; and GC, which shard 0 leads for the node.
 
 use super::holding;
 use super::limits;
 use super::routing;
-use super::shard::{LogGroup, Shard, state_refusal};
+use super::shard::{Shard, state_refusal};
 use crate::store::CollectCursor;
 use farside_codec::cluster::ReferencesQuestion;
 use farside_codec::command::GroupCommand;
@@ -11,42 +11,8 @@ use farside_codec::ids::{ChunkId, GroupId};
 use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use farside_raft::Group;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// Closes time in every group of the shard, idle too, so that a cut across logs never waits for a quiet one. Where nothing was
-/// committed since the last time it is done less often: each is an entry that every voter flushes.
-pub(super) async fn close_time<D: Disk>(shard: Rc<Shard<D>>) {
-    let mut ticks = tokio::time::interval(limits::CLOSE_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    // What will be applied once time is closed if nothing else is, and when it was.
-    let mut closed: BTreeMap<GroupId, (Option<u64>, Duration)> = BTreeMap::new();
-    loop {
-        ticks.tick().await;
-        // A time that is hours ahead, once closed, is one behind which nobody could write.
-        if super::clocks::objection(&shard).is_some() {
-            continue;
-        }
-        let now = shard.clock.clock().monotonic();
-        let is_due = |group: &LogGroup<D>| {
-            let moved = |(applied, at): &(Option<u64>, Duration)| {
-                *applied != group.status().applied_index || now.saturating_sub(*at) >= limits::CLOSE_IDLE
-            };
-            group.is_leader() && closed.get(&group.id()).is_none_or(moved)
-        };
-        let due: Vec<_> = shard.groups().into_iter().filter(is_due).collect();
-        let alone = |group: &LogGroup<D>| (group.status().applied_index.map(|index| index + 1), now);
-        closed.extend(due.iter().map(|group| (group.id(), alone(group))));
-        let closes = due.iter().map(|group| {
-            let command = GroupCommand::Close(shard.clock.now());
-            let shard = shard.clone();
-            async move { shard.command(group.id(), &command).await.map(drop) }
-        });
-        // A group that can't close time now says so in status; the next tick tries again.
-        futures_util::future::join_all(closes).await;
-    }
-}
 
 /// Checkpoints the state file, makes snapshots that are due, keeps devices from filling up with what is dead, passes the
 /// store's events on.
@@ -88,7 +54,7 @@ fn is_cramped(directory: &std::path::Path) -> bool {
 fn room_for_snapshot<D: Disk>(shard: &Shard<D>) -> u64 {
     let largest = shard.groups().iter().map(Group::snapshot_bytes).max().unwrap_or(0);
     // What the log may hold besides, before it turns proposals away.
-    largest + 2 * shard.wal.live_limit() as u64
+    largest + shard.wal.live_bound() as u64
 }
 
 /// Leads GC while this node leads the control group: a barrier in every group, then every node collects what nobody

@@ -7,6 +7,7 @@
 //! DIR/system.key        the site's system key, in the clear or sealed under a passphrase
 //! DIR/authority.key     the key of the site's first CA, sealed under the system key
 //! DIR/authorities.frame the site's CAs, once it has had several, with their keys, sealed alike
+//! DIR/mirrors-N.frame   which devices hold all of shard N's write-ahead log
 //! DIR/devices.frame     which devices are to go, once one was evicted or added
 //! DIR/key.exports       when the system key was exported as shares, and whether they are known to be good
 //! DIR/node.identity     certificate and key of the node
@@ -48,6 +49,9 @@ record!(
         certificate: Bytes,
         /// When it was made.
         created: Hlc,
+        /// Known to nobody else. It goes into each batch of the node's write-ahead log, so that nothing which a client has had
+        /// written there is ever taken for one.
+        secret: [u8; 16],
     }
 );
 
@@ -106,6 +110,14 @@ impl DevicesFile {
     /// Nothing is to become of them.
     pub const NOTHING: Self = Self { leaving: Vec::new(), unbalanced: false, paused: false };
 }
+
+record!(
+    /// Which devices hold all of a shard's write-ahead log. One that is not among them was away while the log went on.
+    MirrorsFile {
+        /// The devices.
+        devices: Vec<DeviceId>,
+    }
+);
 
 /// Why a directory can't be made, opened or run.
 #[derive(Debug)]
@@ -192,6 +204,10 @@ impl NodeDirectory {
     /// How far a shard's scrubbing is.
     pub fn scrub(&self, shard: u16) -> PathBuf {
         self.0.join("state").join(format!("shard-{shard}.scrub"))
+    }
+    /// Which devices hold all of a shard's write-ahead log.
+    pub fn mirrors(&self, shard: u16) -> PathBuf {
+        self.0.join(format!("mirrors-{shard}.frame"))
     }
     /// What is to become of the node's devices.
     pub fn devices(&self) -> PathBuf {

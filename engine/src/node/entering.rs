@@ -88,6 +88,7 @@ pub fn enter(
         geometry: joined.geometry,
         certificate: joined.certificate.clone(),
         created: Hlc::from_ms(machine.clock.wall_ms()),
+        secret: random(machine.entropy.as_ref()),
     };
     let key = Zeroizing::new(joined.authority_key.to_vec());
     let authority = Authority::from_parts(joined.site, joined.certificate.to_vec(), key);

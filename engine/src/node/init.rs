@@ -235,6 +235,7 @@ pub fn found(directory: &NodeDirectory, plan: &SitePlan, machine: &Machine) -> R
         geometry: plan.geometry,
         certificate: Bytes::copy_from_slice(authority.certificate()),
         created: Hlc::from_ms(now.as_millis() as u64),
+        secret: random(entropy),
     };
     fill(directory, &file, &config, &authority, &SystemKey::generate(entropy), machine)?;
     Ok(file)

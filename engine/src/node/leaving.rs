@@ -399,7 +399,7 @@ async fn conclude<D: Disk>(shard: &Rc<Shard<D>>, device: DeviceId) -> Result<(),
     for index in 0..shard.shards() {
         let dropped = shard.on(index, move |there| async move { there.wal.let_go(device) }).await?;
         if !dropped {
-            return Err(unsafe_now("no other device holds the write-ahead log".into()));
+            return Err(unsafe_now("no other device holds the write-ahead log, or that can't be written down".into()));
         }
     }
     let pool = shard.store.pool();

@@ -26,6 +26,7 @@ use farside_codec::ids::{ChunkId, GroupId, Hlc, Label, NodeId};
 use farside_codec::record;
 use farside_codec::record::wal::{LogPosition, Membership, SnapshotRecord, StoredMembership, Vote, WalRecord};
 use farside_io::disk::Disk;
+use farside_io::entropy::random;
 use farside_io::uring::{self, UringDisk};
 use farside_raft::SnapshotStore;
 use farside_raft::wal::Wal;
@@ -108,6 +109,7 @@ pub fn found_restored(
         geometry: site.geometry,
         certificate: site.certificate.clone(),
         created: Hlc::from_ms(machine.clock.wall_ms()),
+        secret: random(machine.entropy.as_ref()),
     };
     let authority = Authority::from_parts(site.site, site.certificate.to_vec(), site.authority_key.clone());
     fill(directory, &file, &config, &authority, &SystemKey::from_bytes(*system_key), machine)?;

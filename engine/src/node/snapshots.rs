@@ -14,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct ChunkSnapshots<D: Disk> {
     store: Store<D>,
     kept: RefCell<BTreeMap<GroupId, BTreeSet<ChunkId>>>,
-    /// Pieces of snapshots that are not whole yet.
-    building: RefCell<BTreeMap<GroupId, BTreeSet<ChunkId>>>,
+    /// Pieces of snapshots that are not whole yet, and in how many each of them is: one may be made while another one is
+    /// received.
+    building: RefCell<BTreeMap<GroupId, BTreeMap<ChunkId, u32>>>,
     /// Why the piece tried last could not be kept.
     trouble: RefCell<Option<String>>,
 }
@@ -27,19 +28,29 @@ impl<D: Disk> ChunkSnapshots<D> {
 
     /// Whether some group's snapshot needs this chunk: GC must leave it alone.
     pub(crate) fn needs(&self, chunk: &ChunkId) -> bool {
-        let among = |pieces: &BTreeMap<GroupId, BTreeSet<ChunkId>>| pieces.values().any(|held| held.contains(chunk));
-        among(&self.kept.borrow()) || among(&self.building.borrow())
+        let is_kept = self.kept.borrow().values().any(|pieces| pieces.contains(chunk));
+        is_kept || self.building.borrow().values().any(|pieces| pieces.contains_key(chunk))
     }
 
     /// Chunks that hold snapshots, finished or not.
     pub(crate) fn pieces(&self) -> usize {
-        let count = |pieces: &BTreeMap<GroupId, BTreeSet<ChunkId>>| pieces.values().map(BTreeSet::len).sum::<usize>();
-        count(&self.kept.borrow()) + count(&self.building.borrow())
+        let kept: usize = self.kept.borrow().values().map(BTreeSet::len).sum();
+        kept + self.building.borrow().values().map(BTreeMap::len).sum::<usize>()
     }
 
     /// The pieces of every snapshot that is kept.
     pub(crate) fn chunks(&self) -> Vec<ChunkId> {
         self.kept.borrow().values().flatten().copied().collect()
+    }
+
+    /// One snapshot less is to have this piece.
+    fn forget(&self, group: GroupId, chunk: &ChunkId) {
+        let mut building = self.building.borrow_mut();
+        let Some(pieces) = building.get_mut(&group) else { return };
+        if let Some(count) = pieces.get_mut(chunk) {
+            *count -= 1;
+        }
+        pieces.retain(|_, count| *count > 0);
     }
 
     /// Why no snapshot can be kept now.
@@ -56,9 +67,12 @@ impl<D: Disk> SnapshotStore for ChunkSnapshots<D> {
     fn put(&self, group: GroupId, piece: Bytes) -> LocalBoxFuture<'_, Result<ChunkRef, SnapshotError>> {
         Box::pin(async move {
             let chunk = ChunkId(*blake3::hash(&piece).as_bytes());
-            self.building.borrow_mut().entry(group).or_default().insert(chunk);
+            *self.building.borrow_mut().entry(group).or_default().entry(chunk).or_default() += 1;
             let stored = self.store.put_reserved(chunk, &piece).await;
             *self.trouble.borrow_mut() = stored.as_ref().err().map(ToString::to_string);
+            if stored.is_err() {
+                self.forget(group, &chunk);
+            }
             stored.map_err(failed)?;
             Ok(ChunkRef { chunk, sealed_bytes: piece.len() as u32 })
         })
@@ -76,6 +90,12 @@ impl<D: Disk> SnapshotStore for ChunkSnapshots<D> {
         let before = self.kept.borrow_mut().insert(group, pieces).unwrap_or_default();
         self.building.borrow_mut().remove(&group);
         let gone: Vec<ChunkId> = before.into_iter().filter(|chunk| !self.needs(chunk)).collect();
+        self.store.release(&gone);
+    }
+    fn give_up(&self, group: GroupId, pieces: &[ChunkRef]) {
+        pieces.iter().for_each(|piece| self.forget(group, &piece.chunk));
+        let chunks = pieces.iter().map(|piece| piece.chunk);
+        let gone: Vec<ChunkId> = chunks.filter(|chunk| !self.needs(chunk)).collect();
         self.store.release(&gone);
     }
 }

@@ -4,8 +4,9 @@ use super::backing_up::{self, Backups};
 use super::beating::{self, Beats};
 use super::certificates::{self, Certificates};
 use super::clocks::{self, Clocks};
+use super::closing::{self, Closings};
 use super::directory::NodeDirectory;
-use super::directory::SiteFile;
+use super::directory::{MirrorsFile, SiteFile};
 use super::dumping::Dumps;
 use super::error::{NodeError, failed};
 use super::identities::Callers;
@@ -27,21 +28,23 @@ use super::{
     sending, server,
 };
 use crate::federation::receiver::generation_of;
+use crate::framed::{self, FileKind, FramedFileError};
 use crate::machine::Machine;
 use crate::state::{ControlState, Database, LogGroupState, LogView};
 use crate::store::{Candidate, DeviceSet, Store, WalRegion, open_devices};
 use farside_codec::command::{ControlCommand, Fence, GroupCommand, SiteRecord};
-use farside_codec::ids::{GroupId, NodeId};
+use farside_codec::ids::{DeviceId, GroupId, NodeId};
 use farside_codec::message::{FedHello, LogOffer, PeerRecord, Reply, Request};
 use farside_io::clock::HlcClock;
 use farside_io::disk::Disk;
 use farside_io::pool::Pool;
-use farside_raft::wal::{GroupLog, Wal, WalError, WalMirror, WalReport};
+use farside_raft::wal::{GroupLog, Wal, WalError, WalMirror, WalReport, Witness};
 use farside_raft::{Applied, Group, GroupSettings, PeerNetwork, StateError, StateMachine};
 use farside_transport::{Class, Settings};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -72,7 +75,8 @@ pub async fn run_shard<D: Disk>(
     tasks.push(tokio::task::spawn_local(mending::keep_mended(shard.clone())));
     tasks.push(tokio::task::spawn_local(moving::keep_moved(shard.clone())));
     tasks.push(tokio::task::spawn_local(scrubbing::keep_scrubbed(shard.clone())));
-    tasks.push(tokio::task::spawn_local(collecting::close_time(shard.clone())));
+    tasks.push(tokio::task::spawn_local(closing::close_time(shard.clone())));
+    tasks.push(tokio::task::spawn_local(closing::tell_closed(shard.clone())));
     tasks.push(tokio::task::spawn_local(collecting::keep_house(shard.clone())));
     tasks.push(tokio::task::spawn_local(sending_after_check(shard.clone())));
     tasks.push(tokio::task::spawn_local(renewing::keep_renewed(shard.clone())));
@@ -146,12 +150,38 @@ pub(super) fn check_log<D: Disk>(seed: &ShardSeed<D>, wal: &Wal<D>, database: &D
     mine.try_for_each(|id| lost(id, LogGroupState::new(database.clone(), id, seed.site.site).applied()))
 }
 
-/// The log's owner: the node, which no other ever was, and the shard. Not a device: any of them may be replaced.
+/// The log's owner: the node, which no other ever was, and the shard. Not a device: any of them may be replaced. Nobody can
+/// name it who has not read the node's own files: recovery looks at every block, at those with a client's bytes too.
 fn wal_owner(site: &SiteFile, shard: u16) -> [u8; 16] {
     let mut owner = [0; 16];
-    let named = [&site.site.0[..], &site.node.0.to_le_bytes(), &shard.to_le_bytes()].concat();
+    let named = [&site.site.0[..], &site.node.0.to_le_bytes(), &shard.to_le_bytes(), &site.secret].concat();
     owner.copy_from_slice(&blake3::hash(&named).as_bytes()[..16]);
     owner
+}
+
+/// Which devices hold all of a shard's write-ahead log, in a file of the node's directory.
+struct Noted(PathBuf);
+
+impl Witness for Noted {
+    /// A directory that was made before there was such a file notes it when it is opened first.
+    fn mirrors(&self) -> Result<Option<Vec<DeviceId>>, String> {
+        match framed::read_record::<MirrorsFile>(&self.0, FileKind::Mirrors) {
+            Ok(noted) => Ok(Some(noted.devices)),
+            Err(FramedFileError::Missing(_)) => Ok(None),
+            Err(error @ FramedFileError::Damaged(..)) => {
+                Err(format!("{error}; remove it if all of the node's devices are there"))
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn note(&self, mirrors: &[DeviceId]) -> Result<(), String> {
+        if self.mirrors().is_ok_and(|noted| noted.as_deref() == Some(mirrors)) {
+            return Ok(());
+        }
+        let file = MirrorsFile { devices: mirrors.to_vec() };
+        framed::write_record(&self.0, FileKind::Mirrors, &file).map_err(|error| error.to_string())
+    }
 }
 
 /// Opens a shard's write-ahead log on the devices that are there.
@@ -162,9 +192,10 @@ pub(super) async fn open_wal<D: Disk>(
 ) -> Result<(Wal<D>, WalReport), NodeError> {
     let mirrors =
         regions.into_iter().map(|WalRegion { id, disk, offset, bytes }| WalMirror { device: id, disk, offset, bytes });
-    let opened = Wal::open(wal_owner(&seed.site, seed.index), mirrors.collect(), pool).await;
+    let witness = Rc::new(Noted(NodeDirectory::new(&seed.root).mirrors(seed.index)));
+    let opened = Wal::open_with(wal_owner(&seed.site, seed.index), mirrors.collect(), pool, witness).await;
     opened.map_err(|error| match error {
-        WalError::Damaged { .. } | WalError::Forked { .. } | WalError::NoMirror => {
+        WalError::Damaged { .. } | WalError::Forked { .. } | WalError::Stale { .. } | WalError::NoMirror => {
             NodeError::Corrupt(error.to_string())
         }
         other => failed(other),
@@ -236,6 +267,7 @@ async fn build<D: Disk>(seed: ShardSeed<D>, storage: Storage<D>, machine: Machin
         network,
         nodes,
         promises: Promises::default(),
+        closings: Closings::default(),
         beats,
         heard: RefCell::default(),
         dead_after: Duration::from_secs(seed.config.dead_after_seconds),

@@ -5,15 +5,19 @@
 //! anything missing before it is damage, not a torn tail. A mirror whose write or flush fails is out of use; the log
 //! goes on with the others and fails when none is left. When the region fills, the live state is written again at the
 //! head (a checkpoint) and the tail moves up behind it. A checkpoint counts when all of it is there, and then stands for
-//! everything before it; half of one says nothing.
+//! everything before it; half of one says nothing, and the next opening begins with another one in its space. No more
+//! entries are let in than a checkpoint can hold (`admission`).
 //!
 //! The first batch of every opening is durable before anything is said about what was found. It puts an end to whatever
 //! a power cut left behind the chain, also on a mirror that was away.
 
+mod admission;
 mod recovery;
 mod state;
+mod witness;
 
 use crate::limits;
+pub(crate) use admission::{Admitted, Gate};
 use farside_codec::frame::HEADER_BYTES;
 use farside_codec::ids::{DeviceId, GroupId};
 use farside_codec::limits::BLOCK_BYTES;
@@ -25,10 +29,12 @@ use farside_io::pool::{Pool, Slice};
 use futures_util::future::join_all;
 pub use recovery::{WalError, WalReport};
 pub use state::GroupLog;
+pub(crate) use state::cost;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use tokio::sync::{Notify, oneshot};
+pub use witness::Witness;
 
 /// One copy of the log: a region of a device.
 #[derive(Clone)]
@@ -57,6 +63,8 @@ struct Queued {
 struct Checkpoint {
     /// The batch that it begins with: the tail, once all of it is durable.
     first: u64,
+    /// The number behind the last batch before it that counts: the same, unless one before it did not end.
+    behind: u64,
     left: VecDeque<Vec<u8>>,
     /// Those who wait for what was queued when it was made, and is in it.
     waiting: Vec<Flushed>,
@@ -68,7 +76,8 @@ struct Batch {
     records: Vec<u8>,
     count: u32,
     waiting: Vec<Flushed>,
-    /// The checkpoint of which it holds a part, by its first batch; how many records, and whether they are its last.
+    /// The checkpoint of which it holds a part: by its first batch, if this is the last, else by the number behind the last
+    /// batch that counts; how many records, and whether they are its last.
     checkpoint: Option<(u64, u32, bool)>,
 }
 
@@ -98,11 +107,17 @@ struct Inner<D> {
     region_bytes: u64,
     mirrors: RefCell<Vec<WalMirror<D>>>,
     lost_mirrors: Cell<u32>,
+    witness: Rc<dyn Witness>,
     /// Devices that were let go: what is being written there now is the last.
     let_go: RefCell<Vec<DeviceId>>,
     groups: RefCell<BTreeMap<GroupId, GroupLog>>,
     queue: RefCell<VecDeque<Queued>>,
     queued_bytes: Cell<usize>,
+    /// Bytes of entries that were let in and are not here yet.
+    entering: Rc<Cell<usize>>,
+    /// Bytes of proposals that wait for their group's turn.
+    waiting: Rc<Cell<usize>>,
+    held_back: Cell<u64>,
     work: Notify,
     drained: Notify,
     placed: RefCell<VecDeque<Placed>>,
@@ -112,6 +127,9 @@ struct Inner<D> {
     tail: Cell<u64>,
     previous_crc: Cell<u32>,
     checkpoint: RefCell<Option<Checkpoint>>,
+    /// A checkpoint of an earlier opening did not end. The next one takes its space, and begins before anything else is
+    /// written: what comes behind its parts could not be found without them.
+    is_interrupted: Cell<bool>,
     failed: RefCell<Option<WalError>>,
     closed: Cell<bool>,
 }
@@ -125,14 +143,32 @@ impl<D> Clone for Wal<D> {
     }
 }
 
+fn devices<D>(mirrors: &[WalMirror<D>]) -> Vec<DeviceId> {
+    mirrors.iter().map(|mirror| mirror.device).collect()
+}
+
 impl<D: Disk> Wal<D> {
-    /// Reads what the mirrors hold and goes on from there. `owner` tells this log from any other that lay there.
+    /// The same as [`Self::open_with`] where all mirrors that there are are there, or the newest of them is.
     pub async fn open(owner: [u8; 16], mirrors: Vec<WalMirror<D>>, pool: &Pool) -> Result<(Self, WalReport), WalError> {
+        Self::open_with(owner, mirrors, pool, Rc::new(witness::Nobody)).await
+    }
+
+    /// Reads what the mirrors hold and goes on from there. `owner` tells this log from any other that lay there, `witness` a mirror
+    /// that was away from one that has everything.
+    pub async fn open_with(
+        owner: [u8; 16],
+        mirrors: Vec<WalMirror<D>>,
+        pool: &Pool,
+        witness: Rc<dyn Witness>,
+    ) -> Result<(Self, WalReport), WalError> {
         let region_bytes = mirrors.iter().map(|mirror| mirror.bytes).min().ok_or(WalError::NoMirror)?;
         if region_bytes < limits::MIN_REGION_BYTES {
             return Err(WalError::RegionTooSmall { bytes: region_bytes });
         }
-        let found = recovery::recover(owner, &mirrors, region_bytes, pool).await?;
+        let known = witness.mirrors().map_err(WalError::Unrecorded)?;
+        let found = recovery::recover(owner, &mirrors, region_bytes, pool, known.as_deref()).await?;
+        // Each of them holds everything by now, and nothing was said yet.
+        witness.note(&devices(&found.mirrors)).map_err(WalError::Unrecorded)?;
         let wal = Self(Rc::new(Inner {
             owner,
             opening: found.opening,
@@ -140,17 +176,22 @@ impl<D: Disk> Wal<D> {
             region_bytes,
             mirrors: RefCell::new(found.mirrors),
             lost_mirrors: Cell::new(found.report.lost_mirrors),
+            witness,
             let_go: RefCell::default(),
             groups: RefCell::new(found.groups),
             queue: RefCell::default(),
             queued_bytes: Cell::default(),
+            entering: Rc::default(),
+            waiting: Rc::default(),
+            held_back: Cell::default(),
             work: Notify::new(),
             drained: Notify::new(),
-            next_number: Cell::new(found.placed.back().map_or(1, |last| last.number + 1)),
+            next_number: Cell::new(found.next_number),
             tail: Cell::new(found.placed.front().map_or(1, |first| first.number)),
             placed: RefCell::new(found.placed),
             previous_crc: Cell::new(found.previous_crc),
             checkpoint: RefCell::default(),
+            is_interrupted: Cell::new(found.is_interrupted),
             failed: RefCell::default(),
             closed: Cell::new(false),
         }));
@@ -168,17 +209,29 @@ impl<D: Disk> Wal<D> {
 
     /// Queues records; `flushed` is called once they are durable. What they say holds in memory at once.
     pub fn append(&self, records: &[WalRecord], flushed: Option<Flushed>) {
-        let mut bytes = Vec::new();
+        let failed = self.0.failed.borrow().clone();
+        let mut part = Queued { bytes: Vec::new(), count: 0, flushed: None };
         for record in records {
-            record.encode(&mut bytes);
             // A record that was just made continues the log it was made for.
             self.0.groups.borrow_mut().entry(state::group_of(record)).or_default().apply(record);
+            let begun = part.bytes.len();
+            record.encode(&mut part.bytes);
+            if part.count > 0 && part.bytes.len() > limits::BATCH_BYTES && failed.is_none() {
+                // Each batch has its bound, however much openraft appends at once.
+                let bytes = part.bytes.split_off(begun);
+                self.enqueue(std::mem::replace(&mut part, Queued { bytes, count: 0, flushed: None }));
+            }
+            part.count += 1;
         }
-        if let Some(error) = self.0.failed.borrow().clone() {
-            return flushed.into_iter().for_each(|flushed| flushed(Err(error.clone())));
+        match failed {
+            Some(error) => flushed.into_iter().for_each(|flushed| flushed(Err(error.clone()))),
+            None => self.enqueue(Queued { flushed, ..part }),
         }
-        self.0.queued_bytes.set(self.0.queued_bytes.get() + bytes.len());
-        self.0.queue.borrow_mut().push_back(Queued { bytes, count: records.len() as u32, flushed });
+    }
+
+    fn enqueue(&self, queued: Queued) {
+        self.0.queued_bytes.set(self.0.queued_bytes.get() + queued.bytes.len());
+        self.0.queue.borrow_mut().push_back(queued);
         self.0.work.notify_one();
     }
 
@@ -218,10 +271,16 @@ impl<D: Disk> Wal<D> {
         self.0.lost_mirrors.get()
     }
 
-    /// Writes to a device no more, which counts as no loss. Answers whether that is so: the last mirror is not let go.
+    /// Writes to a device no more, which counts as no loss. Answers whether that is so: the last mirror is not let go, nor one of
+    /// which it can't be noted.
     pub fn let_go(&self, device: DeviceId) -> bool {
         let mut mirrors = self.0.mirrors.borrow_mut();
-        if !mirrors.iter().any(|mirror| mirror.device != device) {
+        let left: Vec<DeviceId> = devices(&mirrors).into_iter().filter(|mirror| *mirror != device).collect();
+        if left.is_empty() {
+            return false;
+        }
+        if let Err(error) = self.0.witness.note(&left) {
+            tracing::error!(%error, %device, "that a mirror of the write-ahead log is let go can't be noted");
             return false;
         }
         mirrors.retain(|mirror| mirror.device != device);
@@ -231,7 +290,7 @@ impl<D: Disk> Wal<D> {
 
     /// The devices that hold a mirror which is written to.
     pub fn mirrors(&self) -> Vec<DeviceId> {
-        self.0.mirrors.borrow().iter().map(|mirror| mirror.device).collect()
+        devices(&self.0.mirrors.borrow())
     }
 
     /// Why nothing is written any more.
@@ -283,7 +342,8 @@ impl<D: Disk> Wal<D> {
 
     fn begin_checkpoint_if_due(&self) {
         let mut checkpoint = self.0.checkpoint.borrow_mut();
-        if checkpoint.is_some() || self.used_bytes() < self.0.region_bytes / 8 * limits::CHECKPOINT_EIGHTHS {
+        let is_due = || self.used_bytes() >= self.0.region_bytes / 8 * limits::CHECKPOINT_EIGHTHS;
+        if checkpoint.is_some() || !self.0.is_interrupted.take() && !is_due() {
             return;
         }
         let mut left = VecDeque::new();
@@ -293,10 +353,11 @@ impl<D: Disk> Wal<D> {
         // Memory holds what is queued already, and so does the checkpoint: it need not be written once more.
         let waiting = self.0.queue.take().into_iter().filter_map(|queued| queued.flushed).collect();
         self.0.queued_bytes.set(0);
-        *checkpoint = Some(Checkpoint { first: self.0.next_number.get(), left, waiting });
+        let behind = self.0.placed.borrow().back().map_or(1, |last| last.number + 1);
+        *checkpoint = Some(Checkpoint { first: self.0.next_number.get(), behind, left, waiting });
     }
 
-    /// Takes what fits into one batch: a part of the checkpoint under way, then what is queued.
+    /// Takes what fits into one batch: a part of the checkpoint under way, or what is queued.
     fn next_batch(&self) -> Option<Batch> {
         let mut batch = Batch::default();
         if let Some(checkpoint) = self.0.checkpoint.borrow_mut().as_mut() {
@@ -304,14 +365,15 @@ impl<D: Disk> Wal<D> {
                 batch.push(&record, 1);
             }
             let ends = checkpoint.left.is_empty();
-            batch.checkpoint = Some((checkpoint.first, batch.count, ends));
-            if !ends {
-                return Some(batch);
+            batch.checkpoint = Some((if ends { checkpoint.first } else { checkpoint.behind }, batch.count, ends));
+            if ends {
+                batch.waiting.append(&mut checkpoint.waiting);
             }
-            batch.waiting.append(&mut checkpoint.waiting);
+            // What is queued waits until space is free again.
+            return Some(batch);
         }
         let mut queue = self.0.queue.borrow_mut();
-        let idle = queue.is_empty() && batch.checkpoint.is_none();
+        let idle = queue.is_empty();
         while let Some(queued) = queue.pop_front_if(|queued| batch.fits(queued.bytes.len())) {
             self.0.queued_bytes.set(self.0.queued_bytes.get() - queued.bytes.len());
             batch.push(&queued.bytes, queued.count);
@@ -390,9 +452,18 @@ impl<D: Disk> Wal<D> {
                 }
             }
         }
-        let none_left = left.is_empty();
+        if left.is_empty() {
+            // They hold as much as anybody.
+            *self.0.mirrors.borrow_mut() = left;
+            return Err(WalError::NoMirror);
+        }
+        let shrank = left.len() < self.0.mirrors.borrow().len();
         *self.0.mirrors.borrow_mut() = left;
-        if none_left { Err(WalError::NoMirror) } else { Ok(()) }
+        // Before anybody is told of what only these hold.
+        match shrank {
+            true => self.0.witness.note(&self.mirrors()).map_err(WalError::Unrecorded),
+            false => Ok(()),
+        }
     }
 
     fn finish_checkpoint(&self) {

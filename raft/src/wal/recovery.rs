@@ -4,7 +4,7 @@ use super::state::{GroupLog, group_of};
 use super::{Placed, WalMirror};
 use bytes::Bytes;
 use farside_codec::frame::HEADER_BYTES;
-use farside_codec::ids::GroupId;
+use farside_codec::ids::{DeviceId, GroupId};
 use farside_codec::limits::BLOCK_BYTES;
 use farside_codec::message::kind;
 use farside_codec::record::wal::{BatchHead, WalRecord};
@@ -43,6 +43,13 @@ pub enum WalError {
         /// The first batch that they don't share, of one that was durable.
         batch: u64,
     },
+    /// The log went on without the mirrors that are here: what they hold is of a while ago.
+    Stale {
+        /// Those that hold everything.
+        missing: Vec<DeviceId>,
+    },
+    /// Which mirrors hold everything can't be read, or not be noted.
+    Unrecorded(String),
     /// The log was closed.
     Closed,
 }
@@ -64,6 +71,17 @@ impl std::fmt::Display for WalError {
                 "the mirrors of the write-ahead log hold different histories from batch {batch} on, each durable once: \
                  this node must not vote until it is refilled from its peers"
             ),
+            Self::Stale { missing } => {
+                let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "the write-ahead log went on without the devices that are here: bring back {}, or replace this node",
+                    names.join(" or ")
+                )
+            }
+            Self::Unrecorded(error) => {
+                write!(f, "which devices hold all of the write-ahead log can't be read or written down: {error}")
+            }
             Self::Closed => f.write_str("the write-ahead log is closed"),
         }
     }
@@ -91,6 +109,10 @@ pub(super) struct Found<D> {
     pub(super) previous_crc: u32,
     /// Of the opening that begins now.
     pub(super) opening: u64,
+    /// Of the batch that is written next.
+    pub(super) next_number: u64,
+    /// Behind the chain lie parts of a checkpoint that did not end.
+    pub(super) is_interrupted: bool,
     pub(super) report: WalReport,
 }
 
@@ -103,6 +125,19 @@ struct Candidate {
     records: Bytes,
     /// Which mirrors hold it, a bit each.
     held: u64,
+}
+
+impl Candidate {
+    /// It holds nothing but a part of a checkpoint, and not the last: without that one it says nothing.
+    fn is_part(&self) -> bool {
+        self.head.checkpoint > 0 && !self.head.checkpoint_ends
+    }
+
+    /// Up to here it shows that batches were durable that are needed. A part of a checkpoint says where the last one lies
+    /// that counts; the parts behind that are not needed without the end, and the next checkpoint is written over them.
+    fn durable(&self) -> u64 {
+        if self.is_part() { self.head.durable.min(self.head.checkpoint - 1) } else { self.head.durable }
+    }
 }
 
 /// Intact batches by their number: more than one where a power cut left one behind, or a mirror was away.
@@ -119,6 +154,7 @@ pub(super) async fn recover<D: Disk>(
     mirrors: &[WalMirror<D>],
     region_bytes: u64,
     pool: &Pool,
+    known: Option<&[DeviceId]>,
 ) -> Result<Found<D>, WalError> {
     let mut report = WalReport::default();
     let mut candidates = Candidates::new();
@@ -138,8 +174,15 @@ pub(super) async fn recover<D: Disk>(
     if readable.is_empty() {
         return Err(WalError::NoMirror);
     }
+    if let Some(known) = known.filter(|known| !readable.iter().any(|mirror| known.contains(&mirror.device))) {
+        return Err(WalError::Stale { missing: known.to_vec() });
+    }
     let opening = candidates.values().flatten().map(|batch| batch.head.opening).max().unwrap_or(0) + 1;
     let chain = choose_chain(&mut candidates, &mut report)?;
+    let end = chain.last().map_or(0, |(number, _)| *number);
+    // No number is used twice: a mirror that was away may come back with a batch of it.
+    let parts = candidates.range(end + 1..).filter(|(_, batches)| batches.iter().any(Candidate::is_part));
+    let last_part = parts.map(|(number, _)| *number).next_back();
     report.batches = chain.len() as u64;
     report.repaired_batches = chain.iter().filter(|(_, batch)| batch.held != (1 << readable.len()) - 1).count() as u64;
     let whole = readable.len();
@@ -160,6 +203,8 @@ pub(super) async fn recover<D: Disk>(
         placed: chain.iter().map(placed).collect(),
         previous_crc: chain.last().map_or(0, |(_, batch)| batch.crc),
         opening,
+        next_number: last_part.unwrap_or(end) + 1,
+        is_interrupted: last_part.is_some(),
         report,
     })
 }
@@ -263,13 +308,14 @@ fn note(owner: [u8; 16], batch: Batch, payload: &[u8], bit: u64, found: &mut Can
 /// Walks back from the newest batch whose chain is whole down to its tail.
 fn choose_chain(candidates: &mut Candidates, report: &mut WalReport) -> Result<Vec<(u64, Candidate)>, WalError> {
     // Everything below the durable mark of any batch must be there.
-    let Some(durable) = candidates.values().flatten().map(|batch| batch.head.durable).max() else {
+    let Some(durable) = candidates.values().flatten().map(Candidate::durable).max() else {
         return Ok(Vec::new());
     };
     // A batch that a mirror kept from an earlier opening was given up by the later one, which did not find it.
     let mut ends: Vec<(u64, u64, usize)> = Vec::new();
     for (number, batches) in candidates.range(durable.max(1)..) {
-        ends.extend(batches.iter().enumerate().map(|(index, batch)| (batch.head.opening, *number, index)));
+        let whole = batches.iter().enumerate().filter(|(_, batch)| !batch.is_part());
+        ends.extend(whole.map(|(index, batch)| (batch.head.opening, *number, index)));
     }
     ends.sort_unstable_by(|a, b| b.cmp(a));
     let mut first_missing = None;
@@ -278,7 +324,8 @@ fn choose_chain(candidates: &mut Candidates, report: &mut WalReport) -> Result<V
             Ok(indexes) => {
                 check_places(candidates, &indexes)?;
                 check_forks(candidates, &indexes)?;
-                report.torn_batches = candidates.range(end + 1..).count() as u64;
+                let torn = candidates.range(end + 1..).filter(|(_, batches)| !batches.iter().all(Candidate::is_part));
+                report.torn_batches = torn.count() as u64;
                 let take = |(number, index): (u64, usize)| {
                     let batch = candidates.get_mut(&number).map(|batches| batches.swap_remove(index));
                     batch.map(|batch| (number, batch))
@@ -288,7 +335,11 @@ fn choose_chain(candidates: &mut Candidates, report: &mut WalReport) -> Result<V
             Err(missing) => first_missing = first_missing.or(Some(missing)),
         }
     }
-    Err(WalError::Damaged { batch: first_missing.unwrap_or(durable) })
+    match (first_missing, durable) {
+        // There is nothing but parts of a checkpoint that did not end, and nothing was written before it.
+        (None, 0) => Ok(Vec::new()),
+        (missing, _) => Err(WalError::Damaged { batch: missing.unwrap_or(durable) }),
+    }
 }
 
 /// Whether the batches lie as they were written: one behind the other, once round at most. What is written next must not
@@ -312,12 +363,14 @@ fn check_places(candidates: &Candidates, chain: &[(u64, usize)]) -> Result<(), W
     }
 }
 
-/// Whether some batch follows another one than the chain's. What a batch follows was durable, so two histories are.
+/// Whether some batch follows another one than the chain's. What a batch follows was durable, so two histories are; but for
+/// a part of a checkpoint that follows another one: both were given up.
 fn check_forks(candidates: &Candidates, chain: &[(u64, usize)]) -> Result<(), WalError> {
     for (number, index) in chain {
         let crc = candidates[number][*index].crc;
         let followers = candidates.get(&(number + 1)).into_iter().flatten();
-        if followers.into_iter().any(|follower| follower.head.previous_crc != crc) {
+        let counts = |follower: &&Candidate| !follower.is_part() || follower.head.checkpoint == number + 1;
+        if followers.filter(counts).any(|follower| follower.head.previous_crc != crc) {
             return Err(WalError::Forked { batch: *number });
         }
     }
@@ -347,8 +400,9 @@ fn chain_from(candidates: &Candidates, end: u64, index: usize) -> Result<Vec<(u6
 #[derive(Default)]
 struct Replay {
     groups: BTreeMap<GroupId, GroupLog>,
-    /// The checkpoint that has begun, by its first batch, and what of it has come.
-    checkpoint: u64,
+    /// The first batch of the checkpoint that has begun, what its parts say of where that was, and what of it has come.
+    begun: u64,
+    said: u64,
     part: Vec<WalRecord>,
 }
 
@@ -358,11 +412,14 @@ impl Replay {
         let head = &batch.head;
         let mut reader = Reader::new(batch.records.clone());
         let mut next = || WalRecord::decode(&mut reader).map_err(|_| damaged.clone());
-        if head.checkpoint == number {
+        // One that begins behind parts of another, which did not end, says in its parts where that one began.
+        let begins = head.checkpoint == number || batch.is_part() && (self.begun == 0 || self.said != head.checkpoint);
+        if head.checkpoint > 0 && begins {
             // One before it was not ended: the log was opened again in its middle.
-            (self.checkpoint, self.part) = (number, Vec::new());
+            (self.begun, self.said, self.part) = (number, head.checkpoint, Vec::new());
         }
-        if head.checkpoint > 0 && head.checkpoint != self.checkpoint || head.checkpoint_records > head.records {
+        let belongs = !head.checkpoint_ends || head.checkpoint == self.begun;
+        if head.checkpoint > number || !belongs || head.checkpoint_records > head.records {
             return Err(damaged);
         }
         for _ in 0..head.checkpoint_records {
@@ -371,6 +428,7 @@ impl Replay {
         let mut records = Vec::new();
         if head.checkpoint_ends {
             self.groups.clear();
+            self.begun = 0;
             records.append(&mut self.part);
         }
         for _ in head.checkpoint_records..head.records {

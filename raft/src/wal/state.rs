@@ -19,14 +19,18 @@ pub struct GroupLog {
 }
 
 /// What an entry costs in memory besides its payload.
-const ENTRY_OVERHEAD_BYTES: usize = 96;
+pub(super) const ENTRY_OVERHEAD_BYTES: usize = 96;
 
-fn cost(entry: &Entry) -> usize {
+/// What an entry counts for, which is no less than it takes in a checkpoint.
+pub(crate) fn cost(entry: &Entry) -> usize {
     ENTRY_OVERHEAD_BYTES
         + match &entry.payload {
             EntryPayload::Blank => 0,
             EntryPayload::Command(command) => command.len(),
-            EntryPayload::Membership(membership) => membership.nodes.len() * 16,
+            EntryPayload::Membership(membership) => {
+                let voters = membership.configurations.iter().map(|voters| 1 + voters.len()).sum::<usize>();
+                (voters + membership.nodes.len()) * 16
+            }
         }
 }
 
@@ -103,6 +107,19 @@ impl GroupLog {
     /// Bytes of entries in memory.
     pub fn live_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of those that are known to be committed: what a snapshot makes room of.
+    pub fn settled_bytes(&self) -> usize {
+        let is_open = |entry: &&Entry| self.committed.is_none_or(|committed| entry.position.index > committed.index);
+        self.bytes - self.entries.iter().rev().take_while(is_open).map(cost).sum::<usize>()
+    }
+
+    /// Whether this entry is here, or covered.
+    pub fn has(&self, entry: &Entry) -> bool {
+        let index = entry.position.index;
+        let here = || self.entries(index, index.saturating_add(1)).any(|here| here.position == entry.position);
+        self.purged.is_some_and(|purged| index <= purged.index) || here()
     }
 
     /// Entries from index `from` up to but without `to`, as far as they are here.

@@ -132,4 +132,9 @@ impl SnapshotStore for Shelf {
         gone.iter().for_each(|chunk| drop(pile.pieces.remove(chunk)));
         pile.kept = kept;
     }
+
+    fn give_up(&self, _: GroupId, pieces: &[ChunkRef]) {
+        // Every piece that is put is another one.
+        pieces.iter().for_each(|piece| drop(self.0.borrow_mut().pieces.remove(&piece.chunk)));
+    }
 }

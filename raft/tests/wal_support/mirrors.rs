@@ -77,7 +77,10 @@ impl Mirror {
                 continue;
             };
             let first = if head.checkpoint_ends { head.checkpoint } else { head.tail };
-            let (number, durable) = (header.correlation(), head.durable);
+            let is_part = head.checkpoint > 0 && !head.checkpoint_ends;
+            // Of a checkpoint that did not end nothing is needed.
+            let durable = if is_part { head.checkpoint - 1 } else { head.durable };
+            let number = header.correlation();
             found.push(Found { number, offset: offset as u64, bytes: bytes as u64, first, durable });
         }
         found
