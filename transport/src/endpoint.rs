@@ -9,10 +9,12 @@ use crate::runtime::{CappedSocket, ShardRuntime};
 use crate::seeds::{self, Ids};
 use crate::settings::{Class, Expect, Settings};
 use crate::statistics::{Counters, Statistics, Traffic};
-use crate::stream::{CallError, Stream, StreamError};
+use crate::stream::{self, CallError, Stream, StreamError};
 use crate::tls;
+use crate::waiting::{Patience, Waiting};
 use bytes::Bytes;
 use farside_codec::Field;
+use farside_codec::limits::{MAX_CHUNK_SEALED_BYTES, MAX_FRAME_BYTES};
 use farside_codec::message::{Reply, Request, kind};
 use farside_io::entropy::Entropy;
 use farside_io::pool::Notice;
@@ -398,19 +400,25 @@ impl Connection {
     /// Opens a stream; waits while as many as the other end allows are under way.
     pub async fn open(&self) -> Result<Stream, StreamError> {
         let halves = self.quic.open_bi().await?;
-        Ok(Stream::new(halves, self.settings.patience_of_caller(), self.counters.clone()))
+        Ok(Stream::new(halves, self.waiting(self.settings.patience_of_caller())))
     }
 
     /// The next stream that the other end opens; `None` once the connection is gone.
     pub async fn accept(&self) -> Option<Stream> {
         let halves = self.quic.accept_bi().await.ok()?;
-        Some(Stream::new(halves, self.settings.patience_of_listener(), self.counters.clone()))
+        Some(Stream::new(halves, self.waiting(self.settings.patience_of_listener())))
+    }
+
+    fn waiting(&self, patience: Patience) -> Waiting {
+        let line = (self.class == Class::Bulk).then(|| self.quic.clone());
+        Waiting { patience, line, counters: self.counters.clone() }
     }
 
     /// Asks, with a body where the request has one. The stream comes back for the reply's body, if there is one.
     ///
-    /// Sending may take as long as it moves; the reply is due within `reply_timeout` after that. Dropping the call
-    /// resets the stream.
+    /// Sending may take as long as it moves; the reply is due within `reply_timeout` after that. What is on its way in the
+    /// window when a body has been handed over is still being sent, so on a connection for bodies the reply is due once
+    /// the line stands still. A request or body that fits no frame is refused here. Dropping the call resets the stream.
     pub async fn call(&self, request: &Request, body: Option<Vec<Bytes>>) -> Result<(Reply, Stream), CallError> {
         let mut stream = self.ask(request, body).await?;
         let frame = stream.receive(kind::REPLY).await?;
@@ -421,6 +429,9 @@ impl Connection {
     }
 
     async fn ask(&self, request: &Request, body: Option<Vec<Bytes>>) -> Result<Stream, CallError> {
+        let encoded = request.to_bytes();
+        stream::fits(&self.counters, encoded.len(), MAX_FRAME_BYTES)?;
+        stream::fits(&self.counters, body.as_deref().map_or(0, stream::bytes_of), MAX_CHUNK_SEALED_BYTES)?;
         // In line before the stream is opened: the other end never waits for a body whose turn has not come.
         let _turn = match body {
             Some(_) => Some(self.bodies.acquire().await.map_err(|_| StreamError::Closed)?),
@@ -429,7 +440,7 @@ impl Connection {
         let opened = tokio::time::timeout(self.settings.reply_timeout, self.open()).await;
         let mut stream = opened.map_err(|_| CallError::TimedOut)??;
         let sent = async {
-            stream.send(kind::REQUEST, request.to_bytes()).await?;
+            stream.send(kind::REQUEST, encoded).await?;
             match body {
                 Some(body) => stream.send_body(body).await,
                 None => Ok(()),

@@ -17,6 +17,7 @@ pub mod settings;
 pub mod statistics;
 pub mod stream;
 mod tls;
+mod waiting;
 
 pub use dialer::Dialer;
 pub use endpoint::{Arrival, BindError, ConnectError, Connection, Credentials, Endpoint};

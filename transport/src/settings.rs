@@ -2,8 +2,8 @@
 
 use crate::identity::{Caller, Role};
 use crate::limits::{BATCH_BYTES, MAX_MTU, MAX_SEGMENTS, MIN_MTU};
-use crate::stream::Patience;
 use crate::tls::Crypto;
+use crate::waiting::Patience;
 use farside_codec::ids::SiteId;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use std::sync::Arc;
@@ -77,7 +77,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// A reply that takes longer, from when the request was handed over, is given up.
     pub reply_timeout: Duration,
-    /// A stream on which nothing moves for that long, although something is due, is given up.
+    /// A stream on which nothing moves for that long, although something is due, is given up. On connections for bodies both
+    /// times begin anew while the line moves: whoever waits there stands behind what moves.
     pub stall_timeout: Duration,
     /// How losses steer the sending rate.
     pub congestion: Congestion,

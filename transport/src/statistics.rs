@@ -14,6 +14,7 @@ pub(crate) struct Counters {
     corrupt_frames: AtomicU64,
     foreign_frames: AtomicU64,
     stalled: AtomicU64,
+    oversized_frames: AtomicU64,
 }
 
 impl Counters {
@@ -32,6 +33,9 @@ impl Counters {
     pub(crate) fn stalled(&self) {
         self.stalled.fetch_add(1, Relaxed);
     }
+    pub(crate) fn oversized_frame(&self) {
+        self.oversized_frames.fetch_add(1, Relaxed);
+    }
 
     pub(crate) fn read(&self) -> Statistics {
         Statistics {
@@ -40,6 +44,7 @@ impl Counters {
             corrupt_frames: self.corrupt_frames.load(Relaxed),
             foreign_frames: self.foreign_frames.load(Relaxed),
             stalled: self.stalled.load(Relaxed),
+            oversized_frames: self.oversized_frames.load(Relaxed),
         }
     }
 }
@@ -66,6 +71,8 @@ pub struct Statistics {
     pub foreign_frames: u64,
     /// Streams given up because nothing moved, replies that did not come in time among them.
     pub stalled: u64,
+    /// Requests, replies and bodies of this end that were not sent because no frame may be so large.
+    pub oversized_frames: u64,
 }
 
 impl Statistics {

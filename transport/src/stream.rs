@@ -2,14 +2,12 @@
 
 use crate::rejection::Rejection;
 use crate::statistics::Counters;
+use crate::waiting::Waiting;
 use bytes::Bytes;
 use farside_codec::frame::HEADER_BYTES;
-use farside_codec::message::{Refusal, kind};
-use farside_codec::{DecodeError, FrameHeader, limits};
+use farside_codec::message::{Refusal, RefusalCode, Reply, kind};
+use farside_codec::{DecodeError, Field, FrameHeader, limits};
 use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::timeout;
 
 /// Why a stream carried no more.
 #[derive(Debug)]
@@ -22,6 +20,13 @@ pub enum StreamError {
     Stopped,
     /// Nothing moved for as long as the settings allow.
     Stalled,
+    /// What this end was to send is larger than any frame may be. Nothing of it was sent.
+    TooLarge {
+        /// Bytes that a frame of the kind may have.
+        limit: usize,
+        /// Bytes that it would have had.
+        got: usize,
+    },
     /// The other end broke the format.
     Corrupt(DecodeError),
     /// The other end sent another kind of frame than the one that was due.
@@ -47,6 +52,7 @@ impl std::fmt::Display for StreamError {
             Self::Rejected(rejection) => write!(f, "the connection was refused: {rejection}"),
             Self::Stopped => f.write_str("the other end wants no more"),
             Self::Stalled => f.write_str("nothing moved any more"),
+            Self::TooLarge { limit, got } => write!(f, "{got} bytes are more than the {limit} that a frame may have"),
             Self::Corrupt(error) => write!(f, "a frame is corrupt: {error}"),
             Self::Unexpected { expected, got } => write!(f, "a frame of kind {got} came where {expected} was due"),
             Self::Foreign { expected, got } => write!(f, "a frame of stream {got} came on stream {expected}"),
@@ -88,7 +94,7 @@ pub enum CallError {
     Stream(StreamError),
     /// No answer in time. Whether the request was carried out is unknown.
     TimedOut,
-    /// Refused by the other end.
+    /// Refused by the other end; or here, where no other end could have taken the request.
     Refused(Refusal),
 }
 
@@ -108,18 +114,13 @@ impl From<StreamError> for CallError {
     fn from(error: StreamError) -> Self {
         match error {
             StreamError::Stalled => Self::TimedOut,
+            // It is too large for whomever it is sent to, so it is not tried anywhere else.
+            StreamError::TooLarge { .. } => {
+                Self::Refused(Refusal::new(RefusalCode::BadRequest, format!("the request can't be sent: {error}")))
+            }
             error => Self::Stream(error),
         }
     }
-}
-
-/// How long a stream waits before it is given up.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    /// For the first frame: a listener's request is there at once, a caller's reply takes the other end's work.
-    pub(crate) first: Duration,
-    /// For any movement afterwards, either way.
-    pub(crate) stall: Duration,
 }
 
 /// A bidirectional stream of frames: one request, one reply. Dropped before [`Stream::finish`], it is reset: the other
@@ -127,15 +128,14 @@ pub(crate) struct Patience {
 pub struct Stream {
     send: SendStream,
     receive: RecvStream,
-    patience: Patience,
-    counters: Arc<Counters>,
+    waiting: Waiting,
     heard: bool,
     finished: bool,
 }
 
 impl Stream {
-    pub(crate) fn new((send, receive): (SendStream, RecvStream), patience: Patience, counters: Arc<Counters>) -> Self {
-        Self { send, receive, patience, counters, heard: false, finished: false }
+    pub(crate) fn new((send, receive): (SendStream, RecvStream), waiting: Waiting) -> Self {
+        Self { send, receive, waiting, heard: false, finished: false }
     }
 
     /// Its number, which every frame on it carries: unique within the connection and the same at both ends.
@@ -149,18 +149,18 @@ impl Stream {
         let _ = self.send.set_priority(priority);
     }
 
-    /// Sends one frame.
+    /// Sends one frame; nothing of one that is larger than any may be.
     pub async fn send(&mut self, kind: u16, payload: Bytes) -> Result<(), StreamError> {
-        assert!(payload.len() <= limits::MAX_FRAME_BYTES, "a frame is bounded by its maker");
+        self.fits(payload.len(), limits::MAX_FRAME_BYTES)?;
         let header = FrameHeader::of_payload(kind, 0, self.number(), &payload);
         let header = Bytes::copy_from_slice(&header.to_array());
         self.write(&mut [header, payload]).await
     }
 
-    /// Sends a body frame made of `parts`, without copying them.
+    /// Sends a body frame made of `parts`, without copying them; nothing of one that is longer than any chunk.
     pub async fn send_body(&mut self, mut parts: Vec<Bytes>) -> Result<(), StreamError> {
-        let length: usize = parts.iter().map(Bytes::len).sum();
-        assert!(length <= limits::MAX_CHUNK_SEALED_BYTES, "a body is at most a sealed chunk");
+        let length = bytes_of(&parts);
+        self.fits(length, limits::MAX_CHUNK_SEALED_BYTES)?;
         let mut crc = crc32fast::Hasher::new();
         parts.iter().for_each(|part| crc.update(part));
         let header = FrameHeader::new(kind::BODY, 0, self.number(), length as u32, crc.finalize());
@@ -168,23 +168,43 @@ impl Stream {
         self.write(&mut parts).await
     }
 
+    /// Sends a reply with its body, if it has one, and says that nothing more follows. One that fits no frame is answered as a
+    /// refusal: whoever asked is told, and everybody else is answered as before.
+    pub async fn reply(&mut self, reply: &Reply, body: Vec<Bytes>) -> Result<(), StreamError> {
+        let encoded = reply.to_bytes();
+        let fits = self.fits(encoded.len(), limits::MAX_FRAME_BYTES);
+        match fits.and_then(|()| self.fits(bytes_of(&body), limits::MAX_CHUNK_SEALED_BYTES)) {
+            Ok(()) => {
+                self.send(kind::REPLY, encoded).await?;
+                if !body.is_empty() {
+                    self.send_body(body).await?;
+                }
+            }
+            Err(error) => {
+                let detail = format!("the answer can't be sent: {error}; ask for less at a time");
+                let refused = Reply::Refused(Refusal::new(RefusalCode::Internal, detail));
+                self.send(kind::REPLY, refused.to_bytes()).await?;
+            }
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn fits(&self, got: usize, limit: usize) -> Result<(), StreamError> {
+        fits(&self.waiting.counters, got, limit)
+    }
+
     async fn write(&mut self, mut left: &mut [Bytes]) -> Result<(), StreamError> {
         while !left.is_empty() {
             // Whoever reads nothing for that long must not hold what is being sent to it.
-            let written = timeout(self.patience.stall, self.send.write_chunks(left)).await;
-            let written = written.map_err(|_| self.stalled())??;
+            let written = self.waiting.within(self.waiting.patience.stall, self.send.write_chunks(left)).await??;
             left = &mut left[written.chunks..];
         }
         Ok(())
     }
 
-    fn stalled(&self) -> StreamError {
-        self.counters.stalled();
-        StreamError::Stalled
-    }
-
     fn corrupt(&self, error: DecodeError) -> StreamError {
-        self.counters.corrupt_frame();
+        self.waiting.counters.corrupt_frame();
         StreamError::Corrupt(error)
     }
 
@@ -246,19 +266,20 @@ impl Stream {
 
     /// The next bytes of a payload of `length`, of which `left` are due: at least one.
     async fn piece(&mut self, length: usize, left: usize) -> Result<Bytes, StreamError> {
-        let chunk = timeout(self.patience.stall, self.receive.read_chunk(left, true)).await;
-        match chunk.map_err(|_| self.stalled())?? {
+        let stall = self.waiting.patience.stall;
+        match self.waiting.within(stall, self.receive.read_chunk(left, true)).await?? {
             Some(chunk) => Ok(chunk.bytes),
             None => Err(self.corrupt(DecodeError::Truncated { need: length, have: length - left })),
         }
     }
 
     async fn header(&mut self, expected: u16) -> Result<FrameHeader, StreamError> {
-        let patience = if self.heard { self.patience.stall } else { self.patience.first };
+        let patience = self.waiting.patience;
+        let span = if self.heard { patience.stall } else { patience.first };
         self.heard = true;
         let mut bytes = [0; HEADER_BYTES];
-        let read = timeout(patience, self.receive.read_exact(&mut bytes)).await;
-        read.map_err(|_| self.stalled())?.map_err(|error| match error {
+        let read = self.waiting.within(span, self.receive.read_exact(&mut bytes)).await?;
+        read.map_err(|error| match error {
             ReadExactError::FinishedEarly(have) => self.corrupt(DecodeError::Truncated { need: HEADER_BYTES, have }),
             ReadExactError::ReadError(error) => error.into(),
         })?;
@@ -267,7 +288,7 @@ impl Stream {
         match (header.kind(), header.correlation()) {
             (got, number) if got == expected && number == own => Ok(header),
             (got, number) => {
-                self.counters.foreign_frame();
+                self.waiting.counters.foreign_frame();
                 Err(match got == expected {
                     true => StreamError::Foreign { expected: own, got: number },
                     false => StreamError::Unexpected { expected, got },
@@ -275,6 +296,21 @@ impl Stream {
             }
         }
     }
+}
+
+/// Bytes of a body.
+pub(crate) fn bytes_of(parts: &[Bytes]) -> usize {
+    parts.iter().map(Bytes::len).sum()
+}
+
+/// Refuses, counts and tells of what no frame may hold. Its maker should have made less of it, and is not to end for that.
+pub(crate) fn fits(counters: &Counters, got: usize, limit: usize) -> Result<(), StreamError> {
+    if got <= limit {
+        return Ok(());
+    }
+    counters.oversized_frame();
+    tracing::error!(bytes = got, limit, "what does not fit a frame is not sent");
+    Err(StreamError::TooLarge { limit, got })
 }
 
 impl Drop for Stream {

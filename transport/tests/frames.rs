@@ -6,9 +6,11 @@ mod common;
 
 use bytes::Bytes;
 use common::{DAY, Site, anywhere, now, run, serve, soon};
+use farside_codec::cluster::RaftCall;
+use farside_codec::ids::{GroupId, NodeId};
 use farside_codec::message::{PutChunk, RefusalCode, Reply, Request, kind};
-use farside_codec::{Field, FrameHeader};
-use farside_transport::{CallError, Class, Connection, Credentials, Rejection, Role, Settings, StreamError};
+use farside_codec::{Field, FrameHeader, limits};
+use farside_transport::{CallError, Class, Connection, Credentials, Endpoint, Rejection, Role, Settings, StreamError};
 use proptest::prelude::*;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -299,6 +301,84 @@ fn nobody_waits_for_ever() {
             assert_eq!(listener.statistics().stalled, 1);
         }
     });
+}
+
+/// A listener that answers a status with `reply` and `body`, whatever their size, and everything else with `Done`.
+fn answer_with(near: &Site, reply: Reply, body: Vec<Bytes>) -> (Endpoint, SocketAddr) {
+    let (listener, address) = near.listen(Settings::default());
+    let accepting = listener.clone();
+    spawn_local(async move {
+        let connection = accepting.accept().await.expect("a caller").complete().await.expect("a connection");
+        while let Some(mut stream) = connection.accept().await {
+            let request = stream.receive(kind::REQUEST).await.expect("a request");
+            match Request::from_bytes(request).expect("a request") {
+                Request::Status => stream.reply(&reply, body.clone()).await.expect("an answer"),
+                _ => stream.reply(&Reply::Done, Vec::new()).await.expect("an answer"),
+            }
+            stream.delivered().await;
+        }
+    });
+    (listener, address)
+}
+
+/// A raft message of so many bytes.
+fn raft(bytes: usize) -> Request {
+    Request::Raft(RaftCall { member: NodeId(1), group: GroupId(1), ask: Bytes::from(vec![7; bytes]) })
+}
+
+#[test]
+fn a_request_that_fits_no_frame_is_refused_to_its_caller() {
+    run(async {
+        let near = Site::new(1);
+        let (_listener, address) = answer_with(&near, Reply::Done, Vec::new());
+        let caller = common::caller(Settings::default());
+        let link = caller.connect(address, &near.node(), &near.expect(), Class::Request).await.expect("a connection");
+        let room = limits::MAX_FRAME_BYTES - raft(0).to_bytes().len();
+        assert_eq!(link.call(&raft(room), None).await.expect("the largest one").0, Reply::Done);
+        let parts = vec![Bytes::from(vec![1; limits::MAX_CHUNK_SEALED_BYTES]), Bytes::from_static(b"2")];
+        for (number, (request, body)) in [(raft(room + 1), None), (Request::Nodes, Some(parts))].into_iter().enumerate()
+        {
+            match link.call(&request, body).await {
+                Err(CallError::Refused(refusal)) => {
+                    assert_eq!(refusal.code, RefusalCode::BadRequest);
+                    assert!(refusal.retry_after_ms == 0 && refusal.detail.contains("bytes"), "{refusal}");
+                }
+                Err(error) => panic!("{error}"),
+                Ok(_) => panic!("more than a frame was sent"),
+            }
+            assert_eq!(caller.statistics().oversized_frames, number as u64 + 1);
+        }
+        assert_eq!(link.call(&Request::Nodes, None).await.expect("the connection is as it was").0, Reply::Done);
+        let mut stream = link.open().await.expect("a stream");
+        let sent = stream.send(kind::REQUEST, Bytes::from(vec![0; limits::MAX_FRAME_BYTES + 1])).await;
+        assert!(matches!(sent, Err(StreamError::TooLarge { limit: limits::MAX_FRAME_BYTES, .. })), "{sent:?}");
+    });
+}
+
+#[test]
+fn a_reply_that_fits_no_frame_is_answered_as_a_refusal() {
+    let document = |bytes: usize| Reply::Status(Bytes::from(vec![b' '; bytes]));
+    let room = limits::MAX_FRAME_BYTES - document(0).to_bytes().len();
+    let long = vec![Bytes::from(vec![1; limits::MAX_CHUNK_SEALED_BYTES + 1])];
+    for (reply, body, fits) in
+        [(document(room), vec![], true), (document(room + 1), vec![], false), (Reply::Done, long, false)]
+    {
+        run(async move {
+            let near = Site::new(1);
+            let (listener, address) = answer_with(&near, reply.clone(), body);
+            let link = near.link(address, Settings::default(), Class::Request).await;
+            match link.call(&Request::Status, None).await {
+                Ok((answer, _)) => assert!(fits && answer == reply, "a reply of more than a frame"),
+                Err(CallError::Refused(refusal)) => {
+                    assert!(!fits, "{refusal}");
+                    assert_eq!(refusal.code, RefusalCode::Internal);
+                }
+                Err(error) => panic!("{error}"),
+            }
+            assert_eq!(listener.statistics().oversized_frames, u64::from(!fits));
+            assert_eq!(link.call(&Request::Nodes, None).await.expect("the listener lives").0, Reply::Done);
+        });
+    }
 }
 
 proptest! {

@@ -4,8 +4,8 @@
 
 use crate::client::parse_label;
 use farside_codec::ids::{ChunkId, SiteId};
+use farside_codec::limits;
 use farside_codec::message::{PutChunk, Refusal, Reply, Request, kind};
-use farside_codec::{Field, limits};
 use farside_io::cores;
 use farside_io::disk::Disk;
 use farside_io::entropy::{Entropy, SystemEntropy};
@@ -129,8 +129,7 @@ async fn store(mut stream: Stream, pool: &Pool, disk: &UringDisk, offset: u64) {
         Ok(()) => Reply::Done,
         Err(error) => Reply::Refused(Refusal::new(farside_codec::message::RefusalCode::Internal, error.to_string())),
     };
-    if stream.send(kind::REPLY, reply.to_bytes()).await.is_ok() {
-        stream.finish();
+    if stream.reply(&reply, Vec::new()).await.is_ok() {
         stream.delivered().await;
     }
 }

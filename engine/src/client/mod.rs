@@ -17,12 +17,14 @@ mod connection;
 mod context;
 mod download;
 mod error;
+mod freshness;
 mod keys;
 mod node;
 pub mod pulse;
 mod reapply;
 mod reseal;
 pub mod route;
+mod storing;
 mod tenants;
 mod upload;
 

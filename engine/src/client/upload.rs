@@ -1,6 +1,7 @@
 //! Putting: seal, store the chunks, then propose the delta that names them.
 
 use super::download::{Object, Pieces};
+use super::storing::{Chunks, collected};
 use super::{ClientError, Log, keys};
 use bytes::Bytes;
 use farside_codec::delta::{ChunkRef, Deduplication, DeltaKind, DeltaReceipt, EpochRecord, Extent, Proposal};
@@ -14,18 +15,14 @@ use farside_codec::seal::{
     Binding, ChunkKey, ChunkSecret, DigestKey, ObjectKind, ObjectRecord, TenantDataKey, seal_chunk, seal_payload,
     sealed_bytes,
 };
-use futures_util::stream::{FuturesOrdered, StreamExt};
 use std::io::Read;
 use std::rc::Rc;
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Chunks of one object on their way at once: 32 MiB of the default size.
 const CHUNKS_IN_FLIGHT: usize = 8;
 /// Proposals of one request; a quarter of what nodes accept keeps the latency of a batch down.
 const PROPOSALS_PER_REQUEST: usize = 64;
-/// How often the chunks of an object are touched of which nothing comes: several times in a round of GC.
-const TOUCH: Duration = Duration::from_secs(30);
 /// How often chunks are put again because GC has outrun their receipts.
 const STALE_RETRIES: usize = 3;
 
@@ -107,10 +104,12 @@ pub(crate) struct Prepared {
     deduplicated_bytes: u64,
 }
 
-struct Stored {
+/// A chunk that is at the site.
+pub(super) struct Stored {
     secret: ChunkSecret,
-    reference: ChunkRef,
-    gc_epoch: u64,
+    pub(super) reference: ChunkRef,
+    /// When it was stored or touched last.
+    pub(super) gc_epoch: u64,
     placement_epoch: u64,
     deduplicated: bool,
 }
@@ -121,8 +120,6 @@ struct Contents {
     inline: Option<Bytes>,
     size_bytes: u64,
     digest: [u8; 32],
-    /// The GC epoch in which all that was stored before has been touched.
-    touched: u64,
 }
 
 struct Sealer {
@@ -282,7 +279,7 @@ impl Log {
     async fn store(&self, sealer: &Sealer, mut source: Source<'_>, name: &[u8]) -> Result<Contents, ClientError> {
         let mut contents = Contents::default();
         let mut hasher = blake3::Hasher::new();
-        let mut sends = FuturesOrdered::new();
+        let mut chunks = Chunks::new(&self.client);
         loop {
             let mut next = std::pin::pin!(source.next(name));
             let plain = loop {
@@ -290,58 +287,30 @@ impl Log {
                 tokio::select! {
                     biased;
                     plain = &mut next => break plain?,
-                    Some(stored) = sends.next(), if !sends.is_empty() => {
-                        contents.stored.push(stored?);
-                        self.keep_fresh(&mut contents).await?;
-                    }
-                    () = tokio::time::sleep(TOUCH), if !contents.stored.is_empty() => self.touch_all(&mut contents).await?,
+                    went_on = chunks.go_on() => went_on?,
                 }
             };
             hasher.update(&plain);
             contents.size_bytes += plain.len() as u64;
             let ends = plain.len() < DEFAULT_CHUNK_PLAIN_BYTES;
-            if ends && contents.stored.is_empty() && sends.is_empty() && plain.len() <= MAX_INLINE_PLAIN_BYTES {
+            if ends && chunks.is_empty() && plain.len() <= MAX_INLINE_PLAIN_BYTES {
                 contents.inline = (!plain.is_empty()).then(|| plain.into());
                 break;
             }
             if !plain.is_empty() {
-                sends.push_back(self.store_chunk(sealer, plain));
+                chunks.send(self.store_chunk(sealer, plain));
             }
-            while sends.len() >= CHUNKS_IN_FLIGHT || (ends && !sends.is_empty()) {
-                if let Some(stored) = sends.next().await {
-                    contents.stored.push(stored?);
-                    self.keep_fresh(&mut contents).await?;
-                }
+            // Nor what goes out slowly.
+            while chunks.under_way() >= CHUNKS_IN_FLIGHT || (ends && chunks.under_way() > 0) {
+                chunks.go_on().await?;
             }
             if ends {
                 break;
             }
         }
+        contents.stored = chunks.into_stored();
         contents.digest = *hasher.finalize().as_bytes();
         Ok(contents)
-    }
-
-    /// Touches what GC has begun to outrun. Nothing names the chunks before all of them are there, which may take hours, and a
-    /// round of GC that finds a chunk touched before the last one collects it.
-    async fn keep_fresh(&self, contents: &mut Contents) -> Result<(), ClientError> {
-        let newest = contents.stored.last().map_or(0, |stored| stored.gc_epoch);
-        if contents.touched >= newest {
-            return Ok(());
-        }
-        match contents.touched {
-            0 => contents.touched = newest,
-            _ => self.touch_all(contents).await?,
-        }
-        Ok(())
-    }
-
-    async fn touch_all(&self, contents: &mut Contents) -> Result<(), ClientError> {
-        let chunks: Vec<ChunkId> = contents.stored.iter().map(|stored| stored.reference.chunk).collect();
-        for (stored, held) in contents.stored.iter_mut().zip(self.client.receipts_of(&chunks).await?) {
-            stored.gc_epoch = held.ok_or_else(collected)?.gc_epoch;
-            contents.touched = contents.touched.max(stored.gc_epoch);
-        }
-        Ok(())
     }
 
     async fn store_chunk(&self, sealer: &Sealer, mut plain: Vec<u8>) -> Result<Stored, ClientError> {
@@ -437,14 +406,6 @@ impl Log {
         }
         Ok(lowest)
     }
-}
-
-fn collected() -> ClientError {
-    ClientError::Failed(
-        "a chunk was collected before it was named, as nothing of the object came for longer than a round of GC takes: \
-         put it again"
-            .into(),
-    )
 }
 
 fn cost(proposal: &Proposal) -> usize {

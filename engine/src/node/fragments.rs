@@ -138,7 +138,7 @@ pub(super) async fn held_here<D: Disk>(
             continue;
         }
         let (touch, epoch) = (question.touch, question.placement_epoch);
-        let held = shard.on(index, move |there| async move {
+        let held = shard.on_while_awaited(index, move |there| async move {
             goes_by(&there, epoch)?;
             let held = there.store.fragments(&asked, touch);
             let known =
@@ -176,7 +176,7 @@ pub(super) async fn fetch_from<D: Disk>(
 ) -> Result<Bytes, Refusal> {
     if node == shard.site.node {
         let owner = chunk.shard(shard.shards());
-        let read = shard.on(owner, move |there| async move {
+        let read = shard.on_while_awaited(owner, move |there| async move {
             there.store.read_fragment(chunk, geometry, usize::from(fragment), range).await
         });
         return read.await?.map_err(store_refusal);
@@ -205,7 +205,7 @@ pub(super) async fn get_fragment<D: Disk>(shard: &Rc<Shard<D>>, get: GetFragment
     let owner = get.chunk.shard(shard.shards());
     let end = get.offset.checked_add(get.length).ok_or_else(|| refuse("no fragment is that long"))?;
     let range = get.offset as usize..end as usize;
-    let read = shard.on(owner, move |there| async move {
+    let read = shard.on_while_awaited(owner, move |there| async move {
         there.store.read_fragment(get.chunk, get.geometry, usize::from(get.fragment), range).await
     });
     let bytes = read.await?.map_err(store_refusal)?;

@@ -48,11 +48,13 @@ pub(super) async fn read<D: Disk>(
 ) -> Result<ChunkBytes, Refusal> {
     let owner = chunk.shard(shard.shards());
     if shard.is_alone() {
-        let read = shard.on(owner, move |there| async move { there.store.get(chunk, offset, length).await });
+        let read =
+            shard.on_while_awaited(owner, move |there| async move { there.store.get(chunk, offset, length).await });
         let read = read.await?.map_err(store_refusal)?;
         return Ok(ChunkBytes { sealed_bytes: read.sealed_bytes, pieces: read.pieces });
     }
-    let gathered = shard.on(owner, move |there| async move { gather(&there, chunk, offset, length).await });
+    let gathered =
+        shard.on_while_awaited(owner, move |there| async move { gather(&there, chunk, offset, length).await });
     gathered.await?
 }
 

@@ -14,10 +14,10 @@ use farside_codec::Field;
 use farside_codec::cluster::{Committed, Forwarded, GroupCall, NodeRecord, NodeState, RaftCall};
 use farside_codec::command::GroupCommand;
 use farside_codec::ids::{GroupId, LogId, NodeId};
-use farside_codec::limits::MAX_FRAME_BYTES;
 use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use farside_raft::{PeerError, PeerNetwork};
+use farside_transport::limits::MAX_FORWARDED_BYTES;
 use farside_transport::{Caller, Class};
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
@@ -28,9 +28,6 @@ use tokio::time::Instant;
 
 /// Raft messages above this go with the bodies: they are pieces of a snapshot, or a long log.
 const BULK_BYTES: usize = 256 << 10;
-
-/// What a request that is passed on takes besides itself, and more.
-const FORWARD_BYTES: usize = 4096;
 
 /// Carries Raft between the nodes of the site.
 pub(crate) struct SiteNetwork {
@@ -252,8 +249,13 @@ pub(super) async fn at_leader<D: Disk>(
         return server::answer_here(shard, caller, request).await;
     }
     let encoded = request.to_bytes();
-    if encoded.len() > MAX_FRAME_BYTES - FORWARD_BYTES {
-        return Err(Refusal::new(RefusalCode::BadRequest, "the request is larger than one may be that is passed on"));
+    if encoded.len() > MAX_FORWARDED_BYTES {
+        // Also where this node leads: another one may the next time.
+        let detail = format!(
+            "a request of {} bytes is more than the {MAX_FORWARDED_BYTES} that can be passed on",
+            encoded.len()
+        );
+        return Err(Refusal::new(RefusalCode::BadRequest, detail));
     }
     let forwarded = Request::Forwarded(Forwarded { caller: caller.uri(), request: encoded });
     let mut search = Search::new(&shard.view(), group);

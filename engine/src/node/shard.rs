@@ -3,10 +3,12 @@
 
 use super::auditing;
 use super::authority;
+use super::awaited::while_awaited;
 use super::backing_up::Backups;
 use super::beating::Beats;
 use super::certificates::{Certificates, Shown};
 use super::clocks::Clocks;
+use super::closing::Closings;
 use super::directory::SiteFile;
 use super::dumping::Dumps;
 use super::identities::{self, Callers};
@@ -147,6 +149,8 @@ pub(crate) struct Shard<D: Disk> {
     pub(crate) nodes: NodeLinks,
     /// What was promised to homes elsewhere.
     pub(crate) promises: Promises,
+    /// Closed time of copies, as homes have said it since this was committed last.
+    pub(crate) closings: Closings,
     /// Heartbeats that leave together.
     pub(crate) beats: Rc<Beats>,
     /// When each node was heard last, by the monotonic clock; kept where the control group is led.
@@ -327,9 +331,29 @@ impl<D: Disk> Shard<D> {
                 let _ = sender.send(work(there).await);
             })
         });
+        self.hand_over(shard, job, receiver).await
+    }
+
+    /// The same for work that only reads, asks or sends: it ends where it waits next once nobody waits for what it makes,
+    /// and does not begin if that is so by then. What writes must not be cut off in the middle, and goes by [`Shard::on`].
+    pub(crate) async fn on_while_awaited<T, F, W>(self: &Rc<Self>, shard: u16, work: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + 'static,
+        F: FnOnce(Rc<Self>) -> W + Send + 'static,
+    {
+        if shard == self.index {
+            return Ok(work(self.clone()).await);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let job: Job<D> = Box::new(move |there| Box::pin(while_awaited(sender, async move { work(there).await })));
+        self.hand_over(shard, job, receiver).await
+    }
+
+    async fn hand_over<T>(&self, shard: u16, job: Job<D>, made: oneshot::Receiver<T>) -> Result<T, Refusal> {
         let gone = || Refusal::new(RefusalCode::Unavailable, "a shard of this node has stopped");
         self.neighbours[usize::from(shard)].send(job).await.map_err(|_| gone())?;
-        receiver.await.map_err(|_| gone())
+        made.await.map_err(|_| gone())
     }
 
     /// Whether there is space for what a client or peer wants to add. Removals are not asked.
@@ -498,7 +522,7 @@ impl<D: Disk> Shard<D> {
             if asked.is_empty() {
                 continue;
             }
-            let held = self.on(shard, move |there| async move { there.store.have(&asked) }).await?;
+            let held = self.on_while_awaited(shard, move |there| async move { there.store.have(&asked) }).await?;
             places.into_iter().zip(held).for_each(|(at, held)| answers[at] = held);
         }
         Ok(answers)

@@ -476,11 +476,12 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
             Err(error) => alerts.push(format!("group {} can't be read: {error}", group.id())),
         }
     }
-    let refused = shard.endpoint.statistics();
+    let endpoint = shard.endpoint.statistics();
     let mut counters = json!({
         "shard": shard.index,
-        "refused_revoked": refused.refused_for(Rejection::Revoked),
-        "refused_expired": refused.refused_for(Rejection::Expired),
+        "refused_revoked": endpoint.refused_for(Rejection::Revoked),
+        "refused_expired": endpoint.refused_for(Rejection::Expired),
+        "oversized_frames": endpoint.oversized_frames,
         "cut_off": shard.callers.cut_off.get(),
         "chunks_stored": store.counters.chunks_stored,
         "chunks_deduplicated": store.counters.chunks_deduplicated,
@@ -491,6 +492,7 @@ async fn report<D: Disk>(shard: &Rc<Shard<D>>) -> ShardReport {
         "read_errors": store.counters.read_errors,
         "torn_records": recovery.torn_records,
         "torn_wal_batches": shard.wal_report.torn_batches,
+        "held_back_appends": shard.wal.held_back(),
         "fragments": store.fragments,
         "snapshot_pieces": shard.snapshots.pieces(),
         "index_bytes": store.index_bytes,

@@ -463,13 +463,15 @@ impl<D: Disk> StripeWrite<'_, D> {
     }
 
     fn receipt(&self, full: bool) -> Result<ChunkReceipt, StoreError> {
-        let index = self.inner.index.borrow();
+        let mut index = self.inner.index.borrow_mut();
         let geometry = self.layout.stripe.geometry();
         let (needed, known) = (needed_fragments(geometry), index.stripe(&self.chunk, geometry));
         let receipt = known.as_ref().and_then(|known| self.inner.receipt(&index, known, false));
         let fragments = known.map_or(0, |known| self.inner.healthy(&index, &known).count());
         match receipt {
             Some(receipt) => {
+                // A receipt is of now, and devices that failed may have taken their time since the last fragment was entered.
+                self.inner.touch(&mut index, &self.chunk);
                 self.inner.counters.borrow_mut().chunks_stored += 1;
                 Ok(receipt)
             }
