@@ -7,8 +7,9 @@ use crate::cluster::{GroupRecord, NodeBeat, NodeJoin, NodeState};
 use crate::delta::{Cursor, DeltaReceipt, Generation, Lineage, LogDescriptor, LogPolicy, Proposal, PrunedDelta};
 use crate::dump::{BackupTarget, HeldBackup, ScheduleBackup};
 use crate::erasure::Geometry;
+use crate::federation::ClosedLog;
 use crate::identity::{PutIdentity, RevokeIdentity};
-use crate::ids::{GroupId, Hlc, Label, LogId, NodeId, SiteId};
+use crate::ids::{DeltaHash, GroupId, Hlc, Label, LogId, NodeId, SiteId};
 use crate::message::{PeerAction, PeerEndpoints, PeerRecord, Refusal, Tenant};
 use crate::recovery::Recovery;
 use crate::{choice, record};
@@ -56,7 +57,7 @@ record!(
     }
 );
 record!(
-    /// Makes `generation.site` the log's home, from this copy's head on.
+    /// Makes `generation.site` the log's home, from this copy's head on or from a cut.
     Promote {
         /// The log.
         log: LogId,
@@ -67,6 +68,8 @@ record!(
         /// The home that this was weighed against, and how many promises it had by then that it would not come to this: only if
         /// both are as they were. `None`: whatever they are.
         weighed: Option<(Generation, u64)>,
+        /// What came after this time is set aside. `None`: nothing is.
+        cut: Option<Hlc>,
     }
 );
 record!(
@@ -94,6 +97,15 @@ record!(
     }
 );
 record!(
+    /// Time is closed: in the group's own logs, and in copies as far as their homes say so.
+    CloseTime {
+        /// Nothing will be placed in this group before it.
+        closed: Hlc,
+        /// What homes have said of copies that have all that is there.
+        copies: Vec<ClosedLog>,
+    }
+);
+record!(
     /// A peer made a log durable up to a cursor.
     Acknowledge {
         /// The log.
@@ -104,6 +116,9 @@ record!(
         cursor: Cursor,
         /// The leader's clock.
         time: Hlc,
+        /// The peer was greeted and says so itself: it counts even if it is less than what was recorded at this time, as long as
+        /// nothing else was since. A peer that was restored from a backup has lost what it had acknowledged.
+        instead_of: Option<Hlc>,
     }
 );
 record!(
@@ -192,7 +207,7 @@ choice!(
         /// Moves a peer's cursor.
         Acknowledge(Acknowledge) = 6,
         /// Closes time: nothing will be placed in this group before it.
-        Close(Hlc) = 7,
+        Close(CloseTime) = 7,
         /// GC barrier: chunks last touched two barriers ago and unreferenced may go.
         Barrier(u64) = 8,
         /// Changes a policy.
@@ -263,6 +278,29 @@ record!(
     }
 );
 
+record!(
+    /// A log that a failover to a cut promotes.
+    PlannedCut {
+        /// The log.
+        log: LogId,
+        /// Its home then.
+        home: Generation,
+        /// Its head here then.
+        head: DeltaHash,
+    }
+);
+record!(
+    /// A failover to a cut that has begun: one that is interrupted goes on by the same cut.
+    CutPlan {
+        /// When it began. No two begin at one time.
+        made: Hlc,
+        /// The cut.
+        cut: Hlc,
+        /// Its logs.
+        logs: Vec<PlannedCut>,
+    }
+);
+
 choice!(
     /// Commands of the control group.
     ControlCommand {
@@ -298,6 +336,8 @@ choice!(
         PutBackupTarget(BackupTarget) = 15,
         /// Forgets one.
         ForgetBackupTarget(Label) = 16,
+        /// Keeps the cut that a failover goes by, or forgets it, if the one that is kept began at this time.
+        PlanCut((Option<CutPlan>, Option<Hlc>)) = 19,
         /// Cuts new chunks this way from now on, and those that are there one after the other.
         SetGeometry(Geometry) = 18,
         /// Goes on without nodes that were lost with the majority of a group.

@@ -13,6 +13,7 @@ pub mod command;
 pub mod delta;
 pub mod dump;
 pub mod erasure;
+pub mod federation;
 pub mod field;
 pub mod frame;
 pub mod identity;

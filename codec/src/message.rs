@@ -13,11 +13,10 @@ use crate::cluster::{
     NodeBeat, NodeJoin, NodeJoined, NodeRecord, NodeState, PutFragments, RaftCall, ReferencesQuestion, RepairState,
     SetDevice, WalkFragments, WalkedFragments,
 };
-use crate::delta::{
-    ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Lineage, LogDescriptor, LogPolicy, Proposal, PrunedDelta,
-};
+use crate::delta::{ChunkReceipt, Cursor, DeltaReceipt, EpochRecord, Lineage, LogDescriptor, LogPolicy, Proposal};
 use crate::dump::{BackupHold, BackupTarget, DumpQuestion, DumpedPieces, ScheduleBackup};
 use crate::erasure::Geometry;
+pub use crate::federation::{ClosedLog, FedClosed, FedDeltas, FedHello, LogOffer, LogPosition};
 use crate::frame;
 use crate::identity::{Identities, IdentityQuestion, IdentityRecord, IssueIdentity, IssuedIdentity, RevokeOrder};
 use crate::ids::{BlindName, ChunkId, GroupId, Hlc, Label, LogId, NodeId, SiteId, TenantId};
@@ -25,8 +24,8 @@ pub use crate::kind;
 pub use crate::peer::{PeerAction, PeerEndpoints, PeerJoin, PeerLimits, PeerRecord, SetPeer};
 pub use crate::refusal::{Refusal, RefusalCode};
 pub use crate::sides::{
-    FailedOver, Failover, FailoverReport, LogBehind, LogRefused, LogStanding, PeerStanding, SwitchedOver, Switchover,
-    Weigh, Weighed,
+    FailedOver, Failover, FailoverReport, LogBehind, LogRefused, LogStanding, PeerStanding, StandingQuestion,
+    SwitchedOver, Switchover, Weigh, Weighed,
 };
 use crate::{choice, record};
 use bytes::Bytes;
@@ -207,71 +206,6 @@ record!(
     }
 );
 record!(
-    /// A log offered by a sender, with where it stands.
-    LogOffer {
-        /// The log.
-        descriptor: LogDescriptor,
-        /// Its lineage at the sender.
-        lineage: Lineage,
-        /// Its head at the sender.
-        head: Cursor,
-        /// Time of the head.
-        head_time: Hlc,
-    }
-);
-record!(
-    /// First request of a federation link: what the sender is home of, or holds.
-    FedHello {
-        /// The sender's site.
-        site: SiteId,
-        /// The logs.
-        offers: Vec<LogOffer>,
-    }
-);
-record!(
-    /// Where a receiver stands in one log.
-    LogPosition {
-        /// The log.
-        log: LogId,
-        /// From where it goes on: its head, or a delta before it while it is filled up again from there.
-        head: Cursor,
-        /// Up to where it is an exact copy: its head, or a delta before it while it takes in what was pruned meanwhile.
-        whole: Cursor,
-        /// Its lineage. Where its last generation is above the sender's, the sender is no longer home.
-        lineage: Lineage,
-        /// Why it can't be sent to now.
-        refusal: Option<Refusal>,
-    }
-);
-record!(
-    /// Committed deltas of one log, in order. Their chunks were made durable at the receiver before.
-    FedDeltas {
-        /// The log.
-        log: LogId,
-        /// Lineage at the sender.
-        lineage: Lineage,
-        /// Encoded deltas, rising.
-        deltas: Vec<Bytes>,
-        /// Those among them whose versions the sender has pruned, rising; with `deltas` they leave no gap, and the first of all goes on
-        /// from the receiver's position.
-        pruned: Vec<PrunedDelta>,
-        /// All that the sender has pruned was replaced at or before this sequence: there a copy that lacks it is exact again.
-        floor: u64,
-        /// The sender's head, so that the receiver can say what it would lose.
-        head: Cursor,
-        /// Time of the sender's head.
-        head_time: Hlc,
-        /// The log group's closed time at the sender.
-        closed: Hlc,
-        /// The log's policy.
-        policy: LogPolicy,
-        /// Its version.
-        policy_version: u64,
-        /// Whoever acknowledges this promises not to take over without being forced for so many milliseconds; 0: nothing.
-        lease_ms: u64,
-    }
-);
-record!(
     /// A log, as a site answers for it.
     LogInfo {
         /// What it is.
@@ -376,7 +310,7 @@ choice!(
         /// Promotes this site.
         Failover(Failover) = 97,
         /// How a log stands here, for a failover.
-        LogStanding(LogId) = 98,
+        LogStanding(StandingQuestion) = 98,
         /// Lists what was set aside.
         SetAside(AsideQuestion) = 99,
         /// Lets go of what was set aside.
@@ -401,6 +335,8 @@ choice!(
         FedHello(FedHello) = 112,
         /// Federates deltas.
         FedDeltas(FedDeltas) = 113,
+        /// Federates closed time of logs that are quiet.
+        FedClosed(FedClosed) = 114,
         /// Asks what a site has of this one's audit logs, or of its own.
         FedAuditStanding(AuditStandingQuestion) = 120,
         /// Federates entries of the sender's audit logs, each the next one of its log.

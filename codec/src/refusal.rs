@@ -44,6 +44,8 @@ choice!(
         TooFewDevices = 18,
         /// The log has what its policy allows it to have.
         Quota = 19,
+        /// Not all that there was at that moment is kept: versions that were replaced since have been pruned.
+        Pruned = 20,
     }
 );
 

@@ -14,6 +14,9 @@ record!(
         log: Option<LogId>,
         /// Go on although preflight says no.
         force: bool,
+        /// To a consistent cut across the logs: each is promoted as it was at one time, and what came later is set aside.
+        /// Otherwise each to the latest that is here.
+        cut: bool,
     }
 );
 record!(
@@ -36,6 +39,8 @@ record!(
         objections: Vec<String>,
         /// Milliseconds that its commits took just now, each of them once for each log.
         commits_ms: u64,
+        /// Where a failover to a cut would cut: what the logs had up to then is here of each of them.
+        cut: Option<Hlc>,
     }
 );
 record!(
@@ -103,6 +108,8 @@ record!(
         lost_deltas: Option<u64>,
         /// Seconds of writes known to be lost, in milliseconds.
         lost_ms: Option<u64>,
+        /// Deltas among those that are here, set aside, because they came after the point from which the log goes on.
+        set_aside: u64,
     }
 );
 record!(
@@ -110,6 +117,12 @@ record!(
     FailoverReport {
         /// Log by log.
         logs: Vec<FailedOver>,
+        /// Logs that an earlier order had promoted.
+        before: Vec<FailedOver>,
+        /// Logs that were not promoted, and why.
+        refused: Vec<LogRefused>,
+        /// The cut, where one was asked for.
+        cut: Option<Hlc>,
         /// Milliseconds from the order to the last log accepting writes.
         rto_ms: u64,
         /// The old home answered that it is fenced, so that the losses are final; otherwise they may grow.
@@ -138,6 +151,23 @@ record!(
         lease: Option<(u64, u64)>,
         /// While this copy takes in what its home has pruned: up to where it is an exact one, and the time of that.
         whole: Option<(Cursor, Hlc)>,
+        /// This copy has everything that was placed up to this time.
+        closed: Hlc,
+        /// All that was pruned here was replaced at or before this sequence.
+        floor: u64,
+        /// The last sequence placed at or before the time that was asked for, and its own time.
+        at: Option<(u64, Hlc)>,
+        /// The last sequence before its newest generation, and its time.
+        begun: Option<(u64, Hlc)>,
+    }
+);
+record!(
+    /// Asks how a log stands at a site.
+    StandingQuestion {
+        /// The log.
+        log: LogId,
+        /// And where it stood at a time.
+        at: Option<Hlc>,
     }
 );
 record!(

@@ -177,6 +177,14 @@ fn samples() -> Vec<(&'static str, String)> {
         policy_version: 4,
         lease_ms: 3,
     };
+    let closed = ClosedLog { log: LogId([2; 16]), generation: generation(), head: DeltaHash([5; 32]), closed: Hlc(9) };
+    let acknowledge = Acknowledge {
+        log: LogId([2; 16]),
+        peer: SiteId([3; 16]),
+        cursor: cursor(),
+        time: Hlc(1),
+        instead_of: Some(Hlc(7)),
+    };
     let offer = LogOffer { descriptor: descriptor(), lineage: lineage(), head: cursor(), head_time: Hlc(3) };
     round_trip(delta());
     round_trip(records.clone());
@@ -203,13 +211,17 @@ fn samples() -> Vec<(&'static str, String)> {
                 generation: generation(),
                 time: Hlc(1),
                 weighed: None,
+                cut: Some(Hlc(2)),
             })),
         ),
         ("fence", digest(&GroupCommand::Fence(Fence { log: LogId([2; 16]), lineage: lineage(), time: Hlc(1) }))),
+        ("close", digest(&GroupCommand::Close(CloseTime { closed: Hlc(2), copies: vec![closed.clone()] }))),
+        ("acknowledge", digest(&GroupCommand::Acknowledge(acknowledge))),
         ("hold peers", digest(&GroupCommand::HoldPeers(hold))),
         ("wal head", digest(&head)),
         ("wal records", digest(&records)),
         ("federated deltas", digest(&Request::FedDeltas(fed))),
+        ("federated closed time", digest(&Request::FedClosed(FedClosed { group: GroupId(3), logs: vec![closed] }))),
         ("federation greeting", digest(&Request::FedHello(FedHello { site: SiteId([1; 16]), offers: vec![offer] }))),
         ("refusal", digest(&Reply::Refused(Refusal::retry(RefusalCode::Full, 7, "full")))),
     ]
@@ -222,7 +234,7 @@ fn nothing_has_moved() {
 }
 
 /// Length of the encoded value and the first eight bytes of its BLAKE3.
-const GOLDEN: [&str; 15] = [
+const GOLDEN: [&str; 18] = [
     "delta: 285 adb8ac0eaff3bbf8",
     "delta kinds: 168 c97c00730c4298d0",
     "descriptor: 173 0834a459c8d72279",
@@ -230,12 +242,15 @@ const GOLDEN: [&str; 15] = [
     "delta receipt: 97 440b8be680968d38",
     "place: 227 caa3d099b33fb40d",
     "accept: 677 b0ca0ba1826eb831",
-    "promote: 59 ff207ee7ad024aaa",
+    "promote: 68 86f3146da8e5924b",
     "fence: 102 bdd92f09e92edf71",
+    "close: 102 b874ef82aebe6e9f",
+    "acknowledge: 123 1a7cfc5d55bb366b",
     "hold peers: 46 f1d188416211d249",
     "wal head: 69 157fb4f5b160ab63",
     "wal records: 362 7a6fafd4bffbc118",
     "federated deltas: 677 7cf10a98396781a0",
+    "federated closed time: 98 bbf129546d2ebc0c",
     "federation greeting: 351 3e8f75bb2124defe",
     "refusal: 17 fbbee2b9c3533ce1",
 ];

@@ -18,6 +18,7 @@ use std::fmt::Write;
 
 const MESSAGES: &str = include_str!("../src/message.rs");
 const PEERS: &str = include_str!("../src/peer.rs");
+const FEDERATION: &str = include_str!("../src/federation.rs");
 const REFUSALS: &str = include_str!("../src/refusal.rs");
 const DUMP: &str = include_str!("../src/dump.rs");
 const ASIDE: &str = include_str!("../src/aside.rs");
@@ -100,6 +101,7 @@ fn tables() -> String {
         ("Requests, replies and what they carry", MESSAGES),
         ("Peers", PEERS),
         ("Refusals", REFUSALS),
+        ("Federation", FEDERATION),
         ("Changes of home", SIDES),
         ("What was set aside", ASIDE),
         ("External backups", DUMP),

@@ -12,7 +12,7 @@ use farside_codec::audit::{
     AuditAction, AuditActor, AuditEntry, AuditHash, AuditHead, AuditNote, AuditNotes, AuditOutcome, AuditPlace,
     AuditScope, AuditedCommand,
 };
-use farside_codec::command::{AcceptAudit, ControlCommand, ControlOutcome, SiteRecord};
+use farside_codec::command::{AcceptAudit, ControlCommand, ControlOutcome, CutPlan, SiteRecord};
 use farside_codec::ids::{Hlc, Label, NodeId, SiteId, TenantId};
 use farside_codec::message::{PeerAction, PeerRecord, RefusalCode, Tenant};
 use farside_codec::recovery::Recovery;
@@ -420,4 +420,23 @@ proptest! {
             prop_assert_eq!(of.state.audit_heads(of.id, None).unwrap(), copy.state.audit_heads(of.id, None).unwrap());
         }
     }
+}
+
+#[test]
+fn one_cut_is_kept_at_a_time_and_is_nothing_that_is_written_down() {
+    let mut site = Site::new(1, &[2]);
+    let written = site.entries(site.id, &AuditScope::Site).len();
+    let plan = |made, cut| CutPlan { made: Hlc(made), cut: Hlc(cut), logs: Vec::new() };
+    let order = |plan: Option<CutPlan>, instead_of: Option<u64>| ControlCommand::PlanCut((plan, instead_of.map(Hlc)));
+    assert_eq!(site.apply(&order(Some(plan(10, 7)), None)), ControlOutcome::Done);
+    // Two failovers at once: the later one learns that there is a cut, and does not replace it.
+    assert_eq!(refused(site.apply(&order(Some(plan(11, 8)), None))), RefusalCode::Busy);
+    assert_eq!(refused(site.apply(&order(None, Some(9)))), RefusalCode::Busy);
+    assert_eq!(site.state.view().cut_plan, Some(plan(10, 7)));
+    let site = &mut site.through_snapshot();
+    assert_eq!(site.state.view().cut_plan, Some(plan(10, 7)), "whoever is given the state has it");
+    assert_eq!(site.apply(&order(Some(plan(12, 9)), Some(10))), ControlOutcome::Done);
+    assert_eq!(site.apply(&order(None, Some(12))), ControlOutcome::Done);
+    assert_eq!(site.state.view().cut_plan, None);
+    assert_eq!(site.entries(site.id, &AuditScope::Site).len(), written);
 }

@@ -290,7 +290,7 @@ fn a_client_that_was_held_up_blames_nobody() {
 
 #[test]
 fn what_must_not_be_done_twice_at_a_time_is_not_hurried() {
-    let failover = Request::Failover(Failover { from: None, log: None, force: false });
+    let failover = Request::Failover(Failover { from: None, log: None, force: false, cut: false });
     for request in [Request::PeerToken, Request::PeerAdd(String::new()), failover] {
         assert_eq!(Haste::of(&request, Class::Request), Haste::Never);
     }

@@ -199,6 +199,7 @@ proptest! {
             (0u64..50, 0u64..5000, prop::option::of((0u64..60, 0u64..6000)), 0..5u8, prop::option::of((0u64..4, 0u64..900))),
             0..8,
         ),
+        cuts in prop::collection::vec((prop::option::of((0u64..50, 0u64..5000)), 0u64..40), 8),
     ) {
         let generation = Generation { counter: 1, site: site(0), incarnation: 0 };
         let cursor = |sequence| Cursor { generation, sequence, hash: DeltaHash::ZERO };
@@ -209,6 +210,9 @@ proptest! {
             heard: heard.map(|(sequence, ms)| (cursor(sequence), Hlc::from_ms(ms))),
             is_sent_here: number % 3 != 1,
             whole: whole.map(|(sequence, ms)| (cursor(sequence), Hlc::from_ms(ms))),
+            complete_to: None,
+            cut: cuts[number].0.map(|(sequence, ms)| (sequence, Hlc::from_ms(ms))),
+            floor: cuts[number].1,
             promise: [Promise::None, Promise::Kept, Promise::Missing, Promise::Runs(MINUTE), Promise::Shared][usize::from(*promise)],
         }).collect();
         let home = if answers { OldHome::Answers } else { OldHome::Silent };
@@ -219,11 +223,18 @@ proptest! {
         let nowhere = |whole: &Option<(u64, u64)>| matches!(whole, Some((0, _)));
         let inexact = copies.iter().filter(|(.., whole)| nowhere(whole)).count();
         let elsewhere = candidates.iter().filter(|candidate| !candidate.is_sent_here).count();
-        prop_assert_eq!(objections.len(), unknown + promised + inexact + elsewhere + usize::from(answers));
-        for (candidate, (head, ms, heard, promise, whole)) in candidates.iter().zip(&copies) {
+        let pruned = |candidate: &&Candidate| {
+            objections.contains(&Objection::CutPruned { log: candidate.name.clone() })
+        };
+        let pruned = candidates.iter().filter(pruned).count();
+        prop_assert_eq!(objections.len(), unknown + promised + inexact + pruned + elsewhere + usize::from(answers));
+        for ((candidate, (head, ms, heard, promise, whole)), (cut, floor)) in candidates.iter().zip(&copies).zip(&cuts) {
             let inexact = objections.contains(&Objection::NotExact { log: candidate.name.clone() });
             prop_assert_eq!(inexact, nowhere(whole));
-            let (head, ms) = whole.as_ref().map_or((head, ms), |(sequence, ms)| (sequence, ms));
+            let (head, ms) = whole.filter(|(sequence, _)| *sequence > 0).unwrap_or((*head, *ms));
+            let (head, ms) = cut.map_or((head, ms), |(sequence, ms_of)| (sequence, ms_of).min((head, ms)));
+            let pruned = objections.contains(&Objection::CutPruned { log: candidate.name.clone() });
+            prop_assert_eq!(pruned, cut.is_some() && head < *floor);
             let named = objections.contains(&Objection::LossUnknown { log: candidate.name.clone() });
             prop_assert_eq!(named, heard.is_none());
             let log = candidate.name.clone();
@@ -234,8 +245,8 @@ proptest! {
             let expected = match heard {
                 _ if inexact => Loss { deltas: None, ms: None },
                 None => Loss { deltas: None, ms: None },
-                Some((sequence, _)) if sequence <= head => Loss { deltas: Some(0), ms: Some(0) },
-                Some((sequence, then)) => Loss { deltas: Some(sequence - head), ms: Some(then.saturating_sub(*ms)) },
+                Some((sequence, _)) if *sequence <= head => Loss { deltas: Some(0), ms: Some(0) },
+                Some((sequence, then)) => Loss { deltas: Some(sequence - head), ms: Some(then.saturating_sub(ms)) },
             };
             prop_assert_eq!(candidate.loss(), expected);
         }

@@ -102,7 +102,7 @@ impl World {
                 }
             }
             SenderCommand::Deliver(deltas) => self.deliver(deltas),
-            SenderCommand::Record(cursor) => {
+            SenderCommand::Record { cursor, .. } => {
                 self.recorded = cursor;
                 SenderEvent::Recorded
             }

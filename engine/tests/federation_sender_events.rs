@@ -87,10 +87,21 @@ struct World {
     peer_chunks: BTreeSet<ChunkId>,
     peer_head: usize,
     recorded: Option<Cursor>,
+    /// The command that did it.
+    recorded_by: u64,
     sender: Sender,
     connection: Connection,
-    waiting: Vec<SenderCommand>,
+    waiting: Vec<Waiting>,
+    issued: u64,
     past: Vec<Told>,
+}
+
+/// A command that is to be answered.
+struct Waiting {
+    command: SenderCommand,
+    number: u64,
+    /// By which command what was recorded was, when this one was given.
+    recorded: u64,
 }
 
 /// Deltas that say their own sequence in their first bytes.
@@ -131,6 +142,8 @@ impl World {
             peer_chunks: BTreeSet::new(),
             peer_head: 0,
             recorded: None,
+            recorded_by: 0,
+            issued: 0,
             sender: Sender::new(start, LIMITS),
             connection: Connection::default(),
             waiting: Vec::new(),
@@ -185,7 +198,8 @@ impl World {
             assert!(polls < 100, "it asks and asks");
             let Some(command) = self.sender.poll() else { break };
             self.check(&command);
-            self.waiting.push(command);
+            self.issued += 1;
+            self.waiting.push(Waiting { command, number: self.issued, recorded: self.recorded_by });
         }
         assert!(self.connection.sending.len() <= 3, "more chunk bytes in flight than allowed");
     }
@@ -224,20 +238,20 @@ impl World {
                     assert!(durable, "delta {} goes before one of its chunks", first + at);
                 }
             }
-            SenderCommand::Record(_) => {
+            SenderCommand::Record { .. } => {
                 assert!(!std::mem::replace(&mut connection.recording, true), "two records at once");
             }
         }
         let streams = !matches!(
             command,
-            SenderCommand::Greet | SenderCommand::Wait(_) | SenderCommand::StepDown(_) | SenderCommand::Record(_)
+            SenderCommand::Greet | SenderCommand::Wait(_) | SenderCommand::StepDown(_) | SenderCommand::Record { .. }
         );
         assert!(acknowledged.is_some() || !streams, "it goes on without the peer's position: {command:?}");
     }
 
     /// What a driver and a peer that behave say to a command.
-    fn honest(&mut self, command: &SenderCommand) -> Told {
-        match command {
+    fn honest(&mut self, waiting: &Waiting) -> Told {
+        match &waiting.command {
             SenderCommand::Greet => Told::Positioned(self.position(self.peer_head, 1)),
             SenderCommand::Load { from, limit, bytes } => {
                 let mut size = 0;
@@ -256,10 +270,13 @@ impl World {
                 Told::Sent(reference.chunk)
             }
             SenderCommand::Deliver(deltas) => self.take(deltas),
-            SenderCommand::Record(cursor) => {
-                // A log group never takes an older cursor for a newer one.
-                if self.recorded.as_ref().is_none_or(|recorded| recorded.sequence <= cursor.sequence) {
-                    self.recorded = Some(cursor.clone());
+            SenderCommand::Record { cursor, greeted } => {
+                // A log group takes an older cursor for a newer one only if the peer was greeted and says so, and nothing else
+                // was recorded since.
+                let rises = |recorded: &Cursor| recorded.sequence <= cursor.sequence;
+                let falls = *greeted && waiting.recorded == self.recorded_by;
+                if falls || self.recorded.as_ref().is_none_or(rises) {
+                    (self.recorded, self.recorded_by) = (Some(cursor.clone()), waiting.number);
                 }
                 Told::Recorded
             }
@@ -312,11 +329,11 @@ impl World {
             return;
         }
         let at = pick % self.waiting.len();
-        let command = match once_more {
-            true => again(&self.waiting[at]),
+        let waiting = match once_more {
+            true => Waiting { command: again(&self.waiting[at].command), ..self.waiting[at] },
             false => self.waiting.remove(at),
         };
-        let told = self.honest(&command);
+        let told = self.honest(&waiting);
         self.tell(told);
     }
 
@@ -349,7 +366,9 @@ fn again(command: &SenderCommand) -> SenderCommand {
         SenderCommand::Ask(chunks) => SenderCommand::Ask(chunks.clone()),
         SenderCommand::Send(reference) => SenderCommand::Send(reference.clone()),
         SenderCommand::Deliver(deltas) => SenderCommand::Deliver(deltas.clone()),
-        SenderCommand::Record(cursor) => SenderCommand::Record(cursor.clone()),
+        SenderCommand::Record { cursor, greeted } => {
+            SenderCommand::Record { cursor: cursor.clone(), greeted: *greeted }
+        }
         SenderCommand::StepDown(lineage) => SenderCommand::StepDown(lineage.clone()),
         SenderCommand::Wait(refusal) => SenderCommand::Wait(refusal.clone()),
     }

@@ -6,36 +6,16 @@ mod state_support;
 
 use bytes::Bytes;
 use farside_codec::Field;
-use farside_codec::command::{Acknowledge, ChangePolicy, DiscardAside, Fence, GroupCommand, GroupOutcome, Prune};
+use farside_codec::command::{
+    Acknowledge, ChangePolicy, DiscardAside, Fence, GroupCommand, GroupOutcome, Promote, Prune,
+};
 use farside_codec::delta::{Branch, Cursor, Delta, DeltaKind, Extent, Generation, LogPolicy};
-use farside_codec::ids::{DeltaHash, Hlc, LogId};
+use farside_codec::ids::{DeltaHash, Hlc};
 use farside_codec::message::{Moment, RefusalCode};
 use state_support::*;
 
-const LOG: LogId = LogId([9; 16]);
-
-fn home() -> Site {
-    let mut site = Site::new(1);
-    site.create(LOG);
-    site
-}
-
-fn put(operation: u64, name: u8) -> farside_codec::delta::Proposal {
-    proposal(operation, DeltaKind::Put, name)
-}
-
 fn remove(operation: u64, name: u8) -> farside_codec::delta::Proposal {
     proposal(operation, DeltaKind::Remove, name)
-}
-
-/// Two sites, the second with a copy of the first's first `deltas` of `LOG`.
-fn pair(deltas: u64) -> (Site, Site) {
-    let (mut near, mut far) = (home(), Site::new(2));
-    for number in 1..=deltas {
-        near.put(LOG, number * TICK, put(number, number as u8));
-    }
-    assert_eq!(replicate(&mut near, &mut far, LOG, usize::MAX, 0, 1), Sent::Taken);
-    (near, far)
 }
 
 fn code(result: Result<farside_codec::delta::DeltaReceipt, farside_codec::message::Refusal>) -> RefusalCode {
@@ -46,8 +26,8 @@ fn code(result: Result<farside_codec::delta::DeltaReceipt, farside_codec::messag
 fn deltas_are_chained_and_time_rises() {
     let mut site = home();
     let first = site.put(LOG, 100, put(1, 1));
-    site.apply(GroupCommand::Close(Hlc(500)));
-    site.apply(GroupCommand::Close(Hlc(400)));
+    site.apply(close(500));
+    site.apply(close(400));
     assert_eq!(site.state.closed().unwrap(), Hlc(500), "closed time never falls back");
     let second = site.put(LOG, 50, put(2, 1));
     let third = site.put(LOG, 50, put(3, 1));
@@ -336,7 +316,7 @@ fn deltas_set_aside_by_two_homes_of_one_counter_are_both_kept() {
     // Then site 1 becomes home of generation 3 from where it was.
     near.promote(LOG, 300);
     let generation = Generation { counter: 3, site: site_id(1), incarnation: 0 };
-    let promote = farside_codec::command::Promote { log: LOG, generation, time: Hlc(301), weighed: None };
+    let promote = Promote { log: LOG, generation, time: Hlc(301), weighed: None, cut: None };
     near.apply(GroupCommand::Promote(promote));
     assert_eq!(replicate(&mut near, &mut far, LOG, 99, 0, 400), Sent::Taken);
     assert_eq!(far.view(LOG).aside, 4);
@@ -372,15 +352,32 @@ fn a_fence_is_refused_where_histories_share_no_point_or_the_generation_is_ours()
 #[test]
 fn cursors_rise_and_go_with_the_history_they_are_of() {
     let (mut near, mut far) = pair(3);
-    let acknowledge = |peer, cursor: &Cursor| {
-        GroupCommand::Acknowledge(Acknowledge { log: LOG, peer, cursor: cursor.clone(), time: Hlc(1) })
+    let says = |time, peer, cursor: &Cursor, instead_of: Option<u64>| {
+        let (cursor, time, instead_of) = (cursor.clone(), Hlc(time), instead_of.map(Hlc));
+        GroupCommand::Acknowledge(Acknowledge { log: LOG, peer, cursor, time, instead_of })
     };
+    let acknowledge = |peer, cursor: &Cursor| says(1, peer, cursor, None);
     let history: Vec<Cursor> = near.history(LOG).into_iter().map(|(cursor, _)| cursor).collect();
     near.apply(acknowledge(site_id(2), &history[1]));
     near.apply(acknowledge(site_id(2), &history[0]));
     let lag = near.state.peers(LOG).unwrap().remove(0);
     assert!(lag.cursor == history[1] && lag.deltas == 1 && lag.oldest == Some(Hlc(3 * TICK)));
     assert_eq!(lag.bytes, near.history(LOG)[2].1.len() as u64);
+    // It was restored from a backup and says so. One that was on its way since before another one was recorded says nothing.
+    near.apply(says(2, site_id(2), &history[1], None));
+    near.apply(says(3, site_id(2), &history[0], Some(1)));
+    assert_eq!(near.state.peers(LOG).unwrap().remove(0).cursor, history[1]);
+    let falls = says(4, site_id(2), &history[0], Some(2));
+    near.apply(falls.clone());
+    let lag = near.state.peers(LOG).unwrap().remove(0);
+    assert!(lag.cursor == history[0] && lag.deltas == 2 && lag.oldest == Some(Hlc(2 * TICK)));
+    let nothing = Cursor { sequence: 0, hash: DeltaHash::ZERO, ..history[0].clone() };
+    near.apply(says(5, site_id(2), &nothing, Some(4)));
+    assert_eq!(near.state.peers(LOG).unwrap().remove(0).deltas, 3);
+    near.apply(says(6, site_id(2), &history[1], None));
+    // What is committed twice takes nothing back the second time.
+    near.apply(falls);
+    assert_eq!(near.state.peers(LOG).unwrap().remove(0).cursor, history[1]);
     let elsewhere = Cursor { hash: DeltaHash([1; 32]), ..history[2].clone() };
     assert_eq!(refused(near.apply(acknowledge(site_id(2), &elsewhere))), RefusalCode::Diverged);
     let beyond = Cursor { sequence: 9, ..history[2].clone() };
@@ -394,10 +391,6 @@ fn cursors_rise_and_go_with_the_history_they_are_of() {
     assert_eq!(peers, [site_id(2)]);
     near.apply(GroupCommand::ForgetPeer(site_id(2)));
     assert!(near.state.peers(LOG).unwrap().is_empty());
-}
-
-fn prune(horizon: u64, below: u64, limit: u32) -> GroupCommand {
-    GroupCommand::Prune(Prune { log: LOG, horizon: Hlc(horizon), below, limit })
 }
 
 #[test]
@@ -464,7 +457,7 @@ fn a_copy_says_what_a_failover_would_lose() {
     let heard = far.view(LOG).heard.unwrap();
     assert_eq!((heard.0.sequence, heard.1), (4, Hlc(900)), "an older word does not take the newer one's place");
     assert_eq!(far.view(LOG).closed, Hlc(0), "a promise about time counts only with everything it covers");
-    near.apply(GroupCommand::Close(Hlc(2000)));
+    near.apply(close(2000));
     replicate(&mut near, &mut far, LOG, 9, 0, 1);
     assert_eq!(far.view(LOG).closed, Hlc(2000));
     far.promote(LOG, 10);

@@ -278,11 +278,17 @@ impl World {
         let weighed = (!is_forced).then_some((view.known, promises));
         if view.seeding.is_some() && whole.sequence == 0 {
             // Nobody forces this here: what is missing afterwards would be missing for good.
-            let command = Promote { log: LOG, generation, time: Hlc(self.time), weighed: Some((view.known, promises)) };
+            let command = Promote {
+                log: LOG,
+                generation,
+                time: Hlc(self.time),
+                weighed: Some((view.known, promises)),
+                cut: None,
+            };
             assert_eq!(refused(self.sites[site].apply(GroupCommand::Promote(command))), RefusalCode::Unsafe);
             return;
         }
-        let command = Promote { log: LOG, generation, time: Hlc(self.time), weighed };
+        let command = Promote { log: LOG, generation, time: Hlc(self.time), weighed, cut: None };
         let outcome = self.sites[site].apply(GroupCommand::Promote(command));
         let GroupOutcome::Head(head) = outcome else { panic!("{outcome:?}") };
         assert_eq!(head.sequence, whole.sequence + 1, "an exact copy goes on");
@@ -398,6 +404,7 @@ fn a_new_copy_is_given_what_is_there_and_the_places_of_what_is_not() {
         generation: Generation { counter: 2, site: far.id, incarnation: 0 },
         time: Hlc(1),
         weighed: Some((view.known, 0)),
+        cut: None,
     };
     assert_eq!(refused(far.apply(GroupCommand::Promote(order))), RefusalCode::Unsafe);
     assert_eq!(replicate(&mut near, &mut far, LOG, 4, 0, 1), Sent::Taken);
@@ -425,6 +432,7 @@ fn a_copy_that_was_exact_once_takes_over_from_there() {
         generation: Generation { counter: 2, site: far.id, incarnation: 0 },
         time: Hlc(60),
         weighed: Some((view.known, 0)),
+        cut: None,
     };
     assert!(matches!(far.apply(GroupCommand::Promote(order)), GroupOutcome::Head(head) if head.sequence == 3));
     assert_eq!(far.view(LOG).aside, 1, "what came since is set aside, but for what was never there");
@@ -501,7 +509,7 @@ fn what_a_peer_lacks_is_kept_for_so_long_and_up_to_so_much() {
     };
     let says = |near: &mut Site, sequence: usize, ms| {
         let cursor = near.history(LOG)[sequence - 1].0.clone();
-        let order = Acknowledge { log: LOG, peer: far, cursor, time: Hlc::from_ms(ms) };
+        let order = Acknowledge { log: LOG, peer: far, cursor, time: Hlc::from_ms(ms), instead_of: None };
         assert_eq!(near.apply(GroupCommand::Acknowledge(order)), GroupOutcome::Done);
         near.state.holds(LOG).unwrap().first().map(|held| (held.behind_ms, held.expired))
     };

@@ -116,7 +116,7 @@ fn an_interrupted_get_leaves_nothing() {
     site.farside(&["put", "acme/data", "large", &input.display().to_string()]).ok();
     let (dir, target) = (site.directory.display().to_string(), out.join("large").display().to_string());
     // One that is done before the signal comes shows nothing; that is rare.
-    let interrupted = (0..5).any(|_| {
+    let interrupted = (0..20).any(|_| {
         let mut child = command(&["get", "--dir", &dir, "acme/data", "large", "-o", &target]).spawn().expect("it runs");
         while names(&out).is_empty() {
             std::thread::sleep(Duration::from_millis(1));

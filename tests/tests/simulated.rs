@@ -3,7 +3,7 @@
 //! `cargo run --release -p farside-tests -- sim --help` runs more. FARSIDE_SEEDS sets how many run here.
 
 use farside_tests::sim::scenarios::{SCENARIOS, Scenario, everything, find};
-use farside_tests::sim::{Options, Report, run_seed};
+use farside_tests::sim::{Options, Report, run_seed, splits};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[global_allocator]
@@ -80,6 +80,17 @@ fn a_seed_gives_the_same_trace_each_time() {
             (run_seed(1000 + number, Options::default()), run_seed(1000 + number, Options::default()));
         assert_eq!(first.trace, second.trace, "seed {}", first.seed);
         assert_eq!(first.lines, second.lines, "seed {}", first.seed);
+    });
+}
+
+#[test]
+fn sites_are_split_in_orders_of_every_kind() {
+    let scenario = find("splits").expect("a scenario");
+    let count = farside_tests::rounds("FARSIDE_SPLITS", 24) as u64;
+    on_two_threads(count, |number| {
+        let seed = 1 + number * (splits::ORDERS / count.min(splits::ORDERS));
+        println!("scenario=splits seed={seed}");
+        check(&run_seed(seed, Options { scenario, ..Options::default() }), scenario);
     });
 }
 

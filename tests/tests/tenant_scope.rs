@@ -67,6 +67,7 @@ fn may(request: &Request) -> May {
         | Request::FedAudit(_)
         | Request::FedHello(_)
         | Request::FedDeltas(_)
+        | Request::FedClosed(_)
         | Request::NodeToken(_)
         | Request::NodeJoin(_)
         | Request::RepairLimit(_)
@@ -114,7 +115,7 @@ fn requests(tenant: TenantId, log: LogId) -> Vec<Request> {
         wire::request_seeds().into_iter().filter_map(|(_, bytes)| Request::from_bytes(bytes.into()).ok()).collect();
     requests.extend([
         Request::ResolveLog(ResolveLog { tenant: label("acme"), log: label("data") }),
-        Request::LogStanding(log),
+        Request::LogStanding(StandingQuestion { log, at: None }),
         Request::ReadDeltas(ReadDeltas { log, from: 1, limit: 9 }),
         Request::List(List { log, at: Moment::Latest, after: None, limit: 9 }),
         Request::SetAside(farside_codec::aside::AsideQuestion { log, after: None, limit: 9 }),

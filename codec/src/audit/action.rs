@@ -154,8 +154,14 @@ record!(
         log: Option<LogId>,
         /// Whatever preflight says.
         forced: bool,
+        /// As the logs were at one time.
+        to_cut: bool,
+        /// At this one, once it is over.
+        cut: Option<Hlc>,
         /// Logs that were promoted, once it is over.
         logs: Option<u32>,
+        /// Logs that could not be.
+        refused: Option<u32>,
         /// Milliseconds that it took, once it is over.
         took_ms: Option<u64>,
         /// The old home answered that it takes no writes any more.

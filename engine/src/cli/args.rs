@@ -10,7 +10,7 @@ use super::keys::{KeyCommand, Unsealing};
 use super::peers::PeerCommand;
 use super::recovery_args::RecoverQuorum;
 use clap::builder::RangedI64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use farside_transport::limits::{MAX_MTU, MIN_MTU};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,6 +41,15 @@ pub(super) struct Common {
     /// One JSON object, or one a line
     #[arg(long, global = true)]
     pub(super) json: bool,
+}
+
+/// Up to where a failover takes logs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FailoverAt {
+    /// Each log to the latest that came here
+    Latest,
+    /// All logs to one time up to which everything of each came here; what came later is set aside
+    Cut,
 }
 
 #[derive(Debug, Subcommand)]
@@ -144,7 +153,7 @@ pub(super) enum Command {
         /// The object's name; with -r an empty directory
         name: PathBuf,
         /// Where to write it; - is standard output. A file is written whole or not at all
-        #[arg(short, long, default_value = "-")]
+        #[arg(short, long, default_value = "-", conflicts_with = "recursive")]
         output: PathBuf,
         #[command(flatten)]
         at: At,
@@ -185,7 +194,9 @@ pub(super) enum Command {
     #[command(subcommand, after_help = "Example: farside peer list --dir near")]
     Peer(PeerCommand),
     /// Makes this surviving site the home of another site's logs
-    #[command(after_help = "Example: farside failover --dir far --from near")]
+    #[command(
+        after_help = "Example: farside failover --dir far --from near\nExample: farside failover --dir far --at cut"
+    )]
     Failover {
         /// Only logs whose home is this site
         #[arg(long, value_name = "SITE")]
@@ -193,6 +204,9 @@ pub(super) enum Command {
         /// Only this log
         #[arg(long, value_name = "TENANT/LOG")]
         log: Option<String>,
+        /// Each log as far as it came here, or all of them as they were at one time
+        #[arg(long, value_enum, default_value_t = FailoverAt::Latest)]
+        at: FailoverAt,
         /// Go on although preflight refuses
         #[arg(long)]
         force: bool,

@@ -199,7 +199,9 @@ pub(super) fn described(action: &AuditAction) -> (&'static str, Value) {
             json!({
                 "from": failover.from.as_ref().map(|from| from.as_str()),
                 "log_id": failover.log.map(|log| log.to_string()), "forced": failover.forced,
-                "logs": failover.logs, "took_seconds": failover.took_ms.map(|ms| ms as f64 / 1000.0),
+                "at": if failover.to_cut { "cut" } else { "latest" }, "cut": failover.cut.map(show_time),
+                "logs": failover.logs, "refused": failover.refused,
+                "took_seconds": failover.took_ms.map(|ms| ms as f64 / 1000.0),
                 "fenced": failover.fenced,
             }),
         ),

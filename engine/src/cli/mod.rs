@@ -129,7 +129,7 @@ async fn client_command(command: Command, common: &Common) -> Result<(), CliErro
         Command::History { log, name } => objects::history(&log, &name, common).await,
         Command::Status { wait_caught_up } => client_commands::status(wait_caught_up, common).await,
         Command::Peer(command) => peers::peer(command, common).await,
-        Command::Failover { from, log, force } => sides::failover(from, log, force, common).await,
+        Command::Failover { from, log, at, force } => sides::failover(from, log, at, force, common).await,
         Command::Switchover(Moving { to, log, wait }) => {
             sides::switchover(sides::Move { to, log, wait_seconds: wait, back: false }, common).await
         }

@@ -160,13 +160,18 @@ pub(super) async fn get(recursive: bool, log: &str, name: &Path, output: &Path, 
     let log = client.open_log(log).await?;
     match recursive {
         true => get_tree(&log, &at, name, common).await?,
-        false => get_object(&log.get(name.as_os_str().as_bytes(), &at).await?, output).await?,
+        false => get_object(&log.get(name.as_os_str().as_bytes(), &at).await?, output, common).await?,
     }
     Ok(client.close().await?)
 }
 
 async fn get_tree(log: &Log, at: &Moment, target: &Path, common: &Common) -> Outcome {
-    let restored = tree::restore(log, at, target, &mut tell).await?;
+    let mut progress = Progress::new();
+    let mut each = |so_far: &tree::Restored| {
+        progress.show(|| format!("{} objects, {}", so_far.objects, show_bytes(so_far.bytes)));
+    };
+    let restored = tree::restore(log, at, target, &mut each, &mut tell).await?;
+    drop(progress);
     match common.json {
         true => {
             line(json!({ "objects": restored.objects, "size_bytes": restored.bytes, "failures": restored.failures }))
@@ -182,7 +187,7 @@ async fn get_tree(log: &Log, at: &Moment, target: &Path, common: &Common) -> Out
     }
 }
 
-async fn get_object(object: &Object, output: &Path) -> Outcome {
+async fn get_object(object: &Object, output: &Path, common: &Common) -> Outcome {
     let name = show_name(&object.info.name);
     match &object.info.kind {
         Some(ObjectKind::Link(target)) => {
@@ -205,12 +210,22 @@ async fn get_object(object: &Object, output: &Path) -> Outcome {
         Output::File(path) => {
             let fail = |error| ClientError::File(path.to_owned(), error);
             let mut file = WholeFile::create(path, FILE_MODE).map_err(fail)?;
-            object.read(|bytes| file.write_all(bytes)).await.map_err(|error| match error {
+            let (mut progress, mut came) = (Progress::new(), 0);
+            let write = |bytes: &[u8]| {
+                came += bytes.len() as u64;
+                progress.show(|| format!("{name}: {} of {}", show_bytes(came), show_bytes(object.info.size_bytes)));
+                file.write_all(bytes)
+            };
+            object.read(write).await.map_err(|error| match error {
                 // What could not be written is the file, not the object that it was read from.
                 ClientError::File(_, error) => fail(error),
                 other => other,
             })?;
+            drop(progress);
             file.complete().map_err(fail)?;
+            if common.json {
+                line(object_json(&object.info));
+            }
         }
     }
     Ok(())

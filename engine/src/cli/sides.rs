@@ -1,9 +1,9 @@
 //! Commands that change sides, or show that it could be done: failover, switchover, failback, drill.
 
-use super::args::Common;
+use super::args::{Common, FailoverAt};
 use super::client_commands::{Outcome, connect};
 use super::output::{CliError, show_name};
-use super::sizes::show_bytes;
+use super::sizes::{show_bytes, show_time};
 use crate::client::{Client, ClientError, Log, Object, parse_label, parse_log_name, unexpected};
 use crate::node::limits::PROBE;
 use crate::terminal::{Progress, line, note};
@@ -41,6 +41,7 @@ fn logs_json(logs: &[FailedOver]) -> Vec<Value> {
             "position_seq": log.position,
             "lost_deltas_max": log.lost_deltas,
             "lost_seconds_max": seconds(log.lost_ms),
+            "set_aside_deltas": log.set_aside,
         })
     };
     logs.iter().map(one).collect()
@@ -54,12 +55,21 @@ fn most_lost(logs: &[FailedOver]) -> Option<f64> {
 
 /// A failover's report as cli.md wants it.
 pub(crate) fn failover_json(report: &FailoverReport) -> Value {
+    // What was promoted before was lost before.
+    let counts = if report.logs.is_empty() { &report.before } else { &report.logs };
     json!({
         "logs": logs_json(&report.logs),
-        "rpo_seconds": most_lost(&report.logs),
+        "before": logs_json(&report.before),
+        "refused": report.refused.iter().map(refused_json).collect::<Vec<_>>(),
+        "cut": report.cut.map(show_time),
+        "rpo_seconds": most_lost(counts),
         "rto_seconds": report.rto_ms as f64 / 1000.0,
         "loss_may_grow": !report.fenced,
     })
+}
+
+fn refused_json(log: &LogRefused) -> Value {
+    json!({ "name": format!("{}/{}", log.tenant_name, log.name), "error": log.refusal.detail })
 }
 
 fn or_unknown(value: &Value) -> String {
@@ -74,12 +84,19 @@ async fn log_id(client: &Client, log: Option<&str>) -> Result<Option<LogId>, Cli
     }
 }
 
-pub(super) async fn failover(from: Option<String>, log: Option<String>, force: bool, common: &Common) -> Outcome {
+pub(super) async fn failover(
+    from: Option<String>,
+    log: Option<String>,
+    at: FailoverAt,
+    force: bool,
+    common: &Common,
+) -> Outcome {
     let from = from.as_deref().map(parse_label).transpose()?;
     log.as_deref().map(parse_log_name).transpose()?;
     let client = connect(common).await?;
     let log = log_id(&client, log.as_deref()).await?;
-    let report = match client.control(&Request::Failover(Failover { from, log, force })).await? {
+    let order = Failover { from, log, force, cut: at == FailoverAt::Cut };
+    let report = match client.control(&Request::Failover(order)).await? {
         Reply::FailedOver(report) => report,
         reply => return Err(unexpected(&reply).into()),
     };
@@ -87,20 +104,44 @@ pub(super) async fn failover(from: Option<String>, log: Option<String>, force: b
     if common.json {
         line(&document);
     } else {
-        for log in document["logs"].as_array().into_iter().flatten() {
-            line(format!(
-                "{}  generation {}  from sequence {}  lost: {} deltas, {} s",
-                log["name"].as_str().unwrap_or_default(),
-                log["generation"],
-                log["position_seq"],
-                or_unknown(&log["lost_deltas_max"]),
-                or_unknown(&log["lost_seconds_max"])
-            ));
+        report.before.iter().for_each(|log| tell_promoted(log, "  promoted before"));
+        report.logs.iter().for_each(|log| tell_promoted(log, ""));
+        if let Some(cut) = report.cut.filter(|_| !report.logs.is_empty()) {
+            line(format!("cut at {}: what came later is set aside", show_time(cut)));
         }
         let grow = if report.fenced { "" } else { " (may grow: the old home did not answer that it is fenced)" };
         line(format!("RPO {} s{grow}, RTO {} s", or_unknown(&document["rpo_seconds"]), document["rto_seconds"]));
     }
-    Ok(client.close().await?)
+    client.close().await?;
+    match tell_refused(&report.refused, "promoted") {
+        Some(code) => {
+            let how = if report.cut.is_some() { ", and by the same cut" } else { "" };
+            note(format!("hint: `farside failover`, given again, goes on with what is left{how}"));
+            Err(CliError::Told(code))
+        }
+        None => Ok(()),
+    }
+}
+
+fn tell_promoted(log: &FailedOver, how: &str) {
+    let (name, generation, position) = (name_of(log), log.generation.counter, log.position);
+    let lost = json!([log.lost_deltas, seconds(log.lost_ms)]);
+    let (deltas, seconds) = (or_unknown(&lost[0]), or_unknown(&lost[1]));
+    let aside = if log.set_aside > 0 { format!("  {} of them set aside here", log.set_aside) } else { String::new() };
+    line(format!(
+        "{name}  generation {generation}  from sequence {position}{how}  lost: {deltas} deltas, {seconds} s{aside}"
+    ));
+}
+
+/// Says which logs something could not be done to, and why. Answers the exit code of the worst.
+fn tell_refused(refused: &[LogRefused], what: &str) -> Option<u8> {
+    for log in refused.iter().take(SHOWN) {
+        note(format!("error: {}/{} was not {what}: {}", log.tenant_name, log.name, log.refusal.detail));
+    }
+    if refused.len() > SHOWN {
+        note(format!("and {} more", refused.len() - SHOWN));
+    }
+    refused.iter().map(|log| ClientError::Refused(log.refusal.clone()).exit_code()).max()
 }
 
 /// What `switchover` and `failback` were told.
@@ -125,13 +166,12 @@ pub(super) async fn switchover(order: Move, common: &Common) -> Outcome {
                 "in_transit": log.in_transit.is_some(),
             })
         };
-        let refused = |log: &LogRefused| json!({ "name": format!("{}/{}", log.tenant_name, log.name), "error": log.refusal.detail });
         line(json!({
             "logs": logs_json(&report.moved),
             "rpo_seconds": most_lost(&report.moved),
             "rto_seconds": report.stalled_ms as f64 / 1000.0,
             "left": report.left.iter().map(left).collect::<Vec<_>>(),
-            "refused": report.refused.iter().map(refused).collect::<Vec<_>>(),
+            "refused": report.refused.iter().map(refused_json).collect::<Vec<_>>(),
         }));
     } else {
         for log in &report.moved {
@@ -227,6 +267,7 @@ async fn arrived(client: &Client, order: &Switchover, log: &LogBehind) -> Result
             position: branch.first.saturating_sub(1),
             lost_deltas: lost,
             lost_ms: lost,
+            set_aside: 0,
         }),
         None => Err(ClientError::Refused(Refusal::new(
             RefusalCode::Diverged,
@@ -237,12 +278,7 @@ async fn arrived(client: &Client, order: &Switchover, log: &LogBehind) -> Result
 
 /// Says what was not moved. Exit 4 where a log is in transit, for no site takes its writes; else 3.
 fn tell_left(left: &[LogBehind], refused: &[LogRefused], to: &Label) -> Outcome {
-    for log in refused.iter().take(SHOWN) {
-        note(format!("error: {}/{} was not moved: {}", log.tenant_name, log.name, log.refusal.detail));
-    }
-    if refused.len() > SHOWN {
-        note(format!("and {} more", refused.len() - SHOWN));
-    }
+    let worst = tell_refused(refused, "moved");
     for log in left.iter().take(SHOWN) {
         let name = format!("{}/{}", log.tenant_name, log.name);
         note(match log.in_transit.is_some() {
@@ -262,7 +298,6 @@ fn tell_left(left: &[LogBehind], refused: &[LogRefused], to: &Label) -> Outcome 
         ));
         return Err(CliError::Told(4));
     }
-    let worst = refused.iter().map(|log| ClientError::Refused(log.refusal.clone()).exit_code()).max();
     match (left.is_empty(), worst) {
         (true, None) => Ok(()),
         (true, Some(code)) => Err(CliError::Told(code)),
@@ -401,6 +436,7 @@ fn tell_drill(weighed: &Weighed, drilled: &[(&FailedOver, Drilled)], took: Durat
             "rto_seconds": estimated,
             "home_answers": weighed.home_answers,
             "objections": weighed.objections,
+            "cut": weighed.cut.map(show_time),
             "read_bytes_per_second": bytes as f64 / took.as_secs_f64().max(1e-9),
         }));
     }

@@ -4,7 +4,7 @@ use super::{ClientError, Log, keys, unexpected};
 use bytes::Bytes;
 use farside_codec::delta::{ChunkRef, Delta, DeltaKind};
 use farside_codec::ids::{BlindName, Hlc};
-use farside_codec::message::{History, List, Lookup, Moment, Reply, Request, Version, Versions};
+use farside_codec::message::{History, List, Lookup, Moment, RefusalCode, Reply, Request, Version, Versions};
 use farside_codec::seal::{
     Binding, ChunkKey, ChunkSecret, ObjectKind, ObjectRecord, OpenError, Sealed, TenantDataKey, open_chunk,
     open_payload,
@@ -196,7 +196,7 @@ impl Log {
     }
 
     /// Hands every object as of a moment to `each`, in no order that means anything, page by page. A log that is
-    /// written to meanwhile is listed as it was when this began.
+    /// written to meanwhile is listed as it was when this began, as long as its history reaches back so far.
     pub async fn for_each<F, R>(&self, at: &Moment, mut each: F) -> Result<(), ClientError>
     where
         F: FnMut(Object) -> R,
@@ -210,13 +210,20 @@ impl Log {
     where
         F: AsyncFnMut(Version, Delta) -> Result<(), ClientError>,
     {
-        let at = match at {
+        let mut moment = match at {
             Moment::Latest => Moment::Sequence(self.client.resolve(&self.name()).await?.head.sequence),
             other => other.clone(),
         };
         let mut after = None;
         loop {
-            let page = self.page(&at, after).await?;
+            let page = match self.page(&moment, after).await {
+                // What was there when this began is being pruned already, or the copy is being made: the rest is as it is now.
+                Err(error) if *at == Moment::Latest && moment != Moment::Latest && is_pruned(&error) => {
+                    moment = Moment::Latest;
+                    continue;
+                }
+                page => page?,
+            };
             for version in page.versions {
                 let delta = self.parse(version.delta.clone())?;
                 after = Some(delta.proposal.name);
@@ -264,6 +271,10 @@ impl Log {
             }
         }
     }
+}
+
+fn is_pruned(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused(refusal) if refusal.code == RefusalCode::Pruned)
 }
 
 fn info(delta: &Delta, record: Option<ObjectRecord>) -> ObjectInfo {

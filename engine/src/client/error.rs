@@ -88,7 +88,7 @@ impl ClientError {
                 RefusalCode::BadRequest => 2,
                 RefusalCode::NotHome | RefusalCode::Unsafe | RefusalCode::ConditionFailed | RefusalCode::Diverged => 3,
                 RefusalCode::Busy | RefusalCode::Unavailable | RefusalCode::NotLeader => 4,
-                RefusalCode::NotFound => 5,
+                RefusalCode::NotFound | RefusalCode::Pruned => 5,
                 RefusalCode::Corrupt => 6,
                 _ => 1,
             },
@@ -134,6 +134,9 @@ fn refusal_hint(refusal: &Refusal) -> Option<String> {
         }
         RefusalCode::TooFewDevices => {
             "`farside status` names the devices that don't work; mend them and restart the node"
+        }
+        RefusalCode::Pruned => {
+            "name a later moment; `farside log policy --history` says how long replaced versions are kept from now on"
         }
         RefusalCode::Forbidden => "use the context of an administrator, or of the tenant that owns the log",
         RefusalCode::Busy | RefusalCode::NotLeader => "try again in a moment",

@@ -181,7 +181,7 @@ impl Log {
         let head = self.client.resolve(&self.name()).await?.head.sequence;
         let mut under_way = UnderWay { tasks: JoinSet::new(), done: Resealed { head, ..Resealed::default() }, tell };
         let each = async |version, delta| under_way.begin(copy(self.clone(), new.clone(), version, delta, marks)).await;
-        self.for_each_version(&Moment::Sequence(head), each).await?;
+        self.for_each_version(&Moment::Latest, each).await?;
         under_way.end(0).await?;
         let each = async |version, delta: Delta| match marks.is_ours(delta.proposal.operation) {
             true => under_way.begin(remove(self.clone(), new.clone(), version, delta, marks)).await,

@@ -278,7 +278,7 @@ async fn kill_while_writing(
 
 /// Orders the failover, and again while the old home still seems to answer.
 async fn fail_over(far: &Client, from: &Label) -> Result<FailoverReport, ClientError> {
-    let order = Failover { from: Some(from.clone()), log: None, force: false };
+    let order = Failover { from: Some(from.clone()), log: None, force: false, cut: false };
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         match far.control(&Request::Failover(order.clone())).await {

@@ -15,6 +15,12 @@ pub struct Candidate {
     pub head_time: Hlc,
     /// Where it is no exact copy up to its head: up to where it is, and the time of that. Sequence 0: nowhere.
     pub whole: Option<(Cursor, Hlc)>,
+    /// Up to this time this copy has everything that was placed; `None`: it is no exact copy of any time.
+    pub complete_to: Option<Hlc>,
+    /// All that was pruned here was replaced at or before this sequence.
+    pub floor: u64,
+    /// The last sequence up to the time of a cut, where it is promoted as it was then, and the time of that.
+    pub cut: Option<(u64, Hlc)>,
     /// The log's home sends it here, as far as its policy is known.
     pub is_sent_here: bool,
     /// The home's head as it was last heard, and its time.
@@ -47,24 +53,32 @@ pub struct Loss {
     pub ms: Option<u64>,
 }
 
+impl Loss {
+    /// What is lost of a log that goes on from a point, where its home was heard to have come so far.
+    pub fn since((sequence, time): (u64, Hlc), (home, home_time): &(Cursor, Hlc)) -> Self {
+        let ms = if home.sequence > sequence { home_time.ms().saturating_sub(time.ms()) } else { 0 };
+        Self { deltas: Some(home.sequence.saturating_sub(sequence)), ms: Some(ms) }
+    }
+}
+
 impl Candidate {
+    /// From where it would go on, and the time of that: from its head, or from the last point at which it is an exact copy, or
+    /// from a cut before either.
+    pub fn point(&self) -> (u64, Hlc) {
+        let latest = match &self.whole {
+            Some((whole, time)) if whole.sequence > 0 => (whole.sequence, *time),
+            _ => (self.head.sequence, self.head_time),
+        };
+        self.cut.map_or(latest, |cut| cut.min(latest))
+    }
+
     /// What promoting this copy loses.
     pub fn loss(&self) -> Loss {
-        let (head, head_time) = match &self.whole {
-            // What this copy has is not what there was at any time, so how much is missing can't be said.
-            Some((whole, _)) if whole.sequence == 0 => return Loss { deltas: None, ms: None },
-            Some((whole, time)) => (whole, *time),
-            None => (&self.head, self.head_time),
-        };
+        // What this copy has is not what there was at any time, so how much is missing can't be said.
+        let is_exact = self.whole.as_ref().is_none_or(|(whole, _)| whole.sequence > 0);
         match &self.heard {
-            None => Loss { deltas: None, ms: None },
-            Some((home, time)) => Loss {
-                deltas: Some(home.sequence.saturating_sub(head.sequence)),
-                ms: Some(match home.sequence > head.sequence {
-                    true => time.ms().saturating_sub(head_time.ms()),
-                    false => 0,
-                }),
-            },
+            Some(heard) if is_exact => Loss::since(self.point(), heard),
+            _ => Loss { deltas: None, ms: None },
         }
     }
 }
@@ -90,6 +104,11 @@ pub enum Objection {
     },
     /// The copy is still being made, and there is no point at which it is an exact one.
     NotExact {
+        /// The log.
+        log: (Label, Label),
+    },
+    /// What it was at the cut is not all kept.
+    CutPruned {
         /// The log.
         log: (Label, Label),
     },
@@ -133,6 +152,12 @@ impl std::fmt::Display for Objection {
                     "the copy of {tenant}/{name} is still being made: objects are missing, or have older versions than they had at any one time"
                 )
             }
+            Self::CutPruned { log: (tenant, name) } => {
+                write!(
+                    f,
+                    "versions that {tenant}/{name} had at the cut have been pruned: promote it to the latest, by itself"
+                )
+            }
             Self::NotSentHere { log: (tenant, name) } => {
                 write!(f, "{tenant}/{name} is not sent here any more (farside log replicate): others have newer copies")
             }
@@ -167,7 +192,10 @@ pub fn preflight(home: OldHome, candidates: &[Candidate]) -> Vec<Objection> {
     let inexact =
         candidates.iter().filter(|candidate| candidate.whole.as_ref().is_some_and(|(whole, _)| whole.sequence == 0));
     let inexact = inexact.map(|candidate| Objection::NotExact { log: candidate.name.clone() });
+    let pruned = |candidate: &&Candidate| candidate.cut.is_some() && candidate.point().0 < candidate.floor;
+    let pruned = candidates.iter().filter(pruned);
+    let pruned = pruned.map(|candidate| Objection::CutPruned { log: candidate.name.clone() });
     let elsewhere = candidates.iter().filter(|candidate| !candidate.is_sent_here);
     let elsewhere = elsewhere.map(|candidate| Objection::NotSentHere { log: candidate.name.clone() });
-    answers.into_iter().chain(unknown).chain(inexact).chain(elsewhere).chain(promised).collect()
+    answers.into_iter().chain(unknown).chain(inexact).chain(pruned).chain(elsewhere).chain(promised).collect()
 }

@@ -122,7 +122,12 @@ pub enum SenderCommand {
     /// Deliver these deltas → `Positioned`, `Refused` or `Lost`.
     Deliver(Vec<Given>),
     /// Commit the peer's cursor in the log's own group → `Recorded`.
-    Record(Cursor),
+    Record {
+        /// The cursor.
+        cursor: Cursor,
+        /// It is the answer to a greeting: the peer may have less than it had.
+        greeted: bool,
+    },
     /// The peer is ahead: it holds a higher generation. Fence this copy with the peer's lineage; the sender ends.
     StepDown(Lineage),
     /// Nothing can be sent until the refusal's reason goes away: wait, then report `Connected` again.
@@ -186,7 +191,8 @@ pub struct Sender {
     delivering: usize,
     greet_due: bool,
     recording: bool,
-    unrecorded: Option<Cursor>,
+    /// What is to be recorded, and whether a greeting told it or something after one that is not recorded yet.
+    unrecorded: Option<(Cursor, bool)>,
     /// What was recorded last in this connection, or is to be.
     recorded: Option<Cursor>,
     due: VecDeque<SenderCommand>,
@@ -257,10 +263,10 @@ impl Sender {
             return Some(SenderCommand::Greet);
         }
         if !self.recording
-            && let Some(cursor) = self.unrecorded.take()
+            && let Some((cursor, greeted)) = self.unrecorded.take()
         {
             self.recording = true;
-            return Some(SenderCommand::Record(cursor));
+            return Some(SenderCommand::Record { cursor, greeted });
         }
         if self.phase != Phase::Streaming {
             return None;
@@ -278,6 +284,7 @@ impl Sender {
     fn forget_flight(&mut self) {
         self.acknowledged = None;
         self.recorded = None;
+        self.unrecorded = None;
         self.held.clear();
         self.held_bytes = 0;
         self.chunks.clear();
@@ -324,7 +331,7 @@ impl Sender {
             }
             Phase::Greeting => {
                 self.phase = Phase::Streaming;
-                self.acknowledge(position);
+                self.acknowledge(position, true);
             }
             Phase::Streaming if self.delivering > 0 => self.delivered(position),
             // An answer to something that a lost link carried.
@@ -338,10 +345,11 @@ impl Sender {
     }
 
     /// It counts as far as it could be promoted.
-    fn acknowledge(&mut self, position: LogPosition) {
+    fn acknowledge(&mut self, position: LogPosition, greeted: bool) {
         if self.recorded.as_ref() != Some(&position.whole) {
             self.recorded = Some(position.whole.clone());
-            self.unrecorded = Some(position.whole);
+            let since_greeting = greeted || self.unrecorded.take().is_some_and(|(_, greeted)| greeted);
+            self.unrecorded = Some((position.whole, since_greeting));
         }
         self.acknowledged = Some(position.head);
     }
@@ -364,7 +372,7 @@ impl Sender {
                 }
             }
         }
-        self.acknowledge(position);
+        self.acknowledge(position, false);
     }
 
     fn loaded(&mut self, deltas: Vec<LoadedDelta>) {

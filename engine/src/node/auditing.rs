@@ -189,6 +189,7 @@ fn written_around(view: &ControlView, request: &Request) -> Option<(AuditScope, 
         // What crosses from a peer.
         Request::FedHello(_)
         | Request::FedDeltas(_)
+        | Request::FedClosed(_)
         | Request::FedAuthorities(_)
         | Request::FedEndpoints(_)
         | Request::FedAuditStanding(_)

@@ -13,6 +13,7 @@ use farside_codec::ids::{Hlc, SiteId};
 use farside_codec::message::Refusal;
 use farside_io::disk::Disk;
 use farside_raft::Group;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -130,11 +131,30 @@ async fn count<D: Disk>(shard: &Rc<Shard<D>>, group: &LogGroup<D>) -> Result<(),
     shard.command(group.id(), &GroupCommand::HoldPeers(hold)).await.map(drop)
 }
 
+/// Forgets where sites were that are peers no more: the removal of one may have been interrupted.
+async fn forget_strangers<D: Disk>(shard: &Rc<Shard<D>>, group: &LogGroup<D>) -> Result<(), Refusal> {
+    let view = shard.view();
+    if view.site.is_none() {
+        // The node has just started, and knows of no peer yet.
+        return Ok(());
+    }
+    let mut strangers = BTreeSet::new();
+    for log in group.state().borrow().logs().map_err(state_refusal)? {
+        let known = group.state().borrow().peers(log.descriptor.log).map_err(state_refusal)?;
+        strangers.extend(known.iter().map(|lag| lag.peer).filter(|peer| !view.peers.contains_key(peer)));
+    }
+    for peer in strangers {
+        shard.command(group.id(), &GroupCommand::ForgetPeer(peer)).await?;
+    }
+    Ok(())
+}
+
 /// Drops versions past their log's history that are kept for nobody, in every group that is led here.
 pub(super) async fn prune<D: Disk>(shard: &Rc<Shard<D>>) -> Result<(), Refusal> {
     let led: Vec<_> = shard.groups().into_iter().filter(Group::is_leader).collect();
     shard.held_at.borrow_mut().retain(|group, _| led.iter().any(|led| led.id() == *group));
     for group in &led {
+        forget_strangers(shard, group).await?;
         count(shard, group).await?;
     }
     // What a backup has found in a group's state it must find among the chunks as well.

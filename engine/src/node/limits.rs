@@ -20,6 +20,8 @@ pub const HOLD_STEP: Duration = Duration::from_secs(3600);
 pub const CLOSE_INTERVAL: Duration = Duration::from_millis(200);
 /// How often where nothing else is committed.
 pub const CLOSE_IDLE: Duration = Duration::from_secs(2);
+/// How soon peers hear of it, where it is all that there is to hear.
+pub const CLOSED_LOOK: Duration = Duration::from_millis(500);
 /// How often the state file gets a durable checkpoint while there is something new.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes that must be free where a node's directory lies before it takes writes: the state file's cache, which a

@@ -222,7 +222,10 @@ pub(super) async fn set<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, set: Set
     if removes {
         for group in 1..=shard.site.groups {
             let group = GroupId(group);
-            shard.group_command(group, GroupCommand::ForgetPeer(peer)).await?;
+            // It is a peer no more, whatever else is so; a group that can't forget it now does so at the next round of GC.
+            if let Err(refusal) = shard.group_command(group, GroupCommand::ForgetPeer(peer)).await {
+                tracing::warn!(%group, %refusal, "a group has not forgotten a removed peer yet");
+            }
         }
     }
     Ok(Reply::Done.into())

@@ -145,7 +145,7 @@ async fn renew_log<D: Disk>(
         Some(at) => group.state().borrow().sequence_at_time(id, at).map_err(state_refusal)?,
         None => log.head.sequence,
     };
-    let promote = GroupCommand::Promote(Promote { log: id, generation, time, weighed: None });
+    let promote = GroupCommand::Promote(Promote { log: id, generation, time, weighed: None, cut: None });
     let command = match sequence < log.head.sequence {
         true => GroupCommand::Rewind(Rewind { log: id, sequence, generation, time }),
         false => promote.clone(),

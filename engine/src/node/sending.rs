@@ -14,7 +14,7 @@ use crate::federation::sender::{Given, LoadedDelta, Sender, SenderCommand, Sende
 use crate::state::LogView;
 use farside_codec::command::{Acknowledge, Fence, GroupCommand};
 use farside_codec::delta::{ChunkRef, Cursor, Delta};
-use farside_codec::ids::{ChunkId, GroupId, LogId, SiteId};
+use farside_codec::ids::{ChunkId, GroupId, Hlc, LogId, SiteId};
 use farside_codec::message::{
     FedDeltas, FedHello, LogOffer, PeerRecord, PutChunk, Refusal, RefusalCode, Reply, Request,
 };
@@ -100,9 +100,8 @@ pub(super) async fn take_leave<D: Disk>(shard: &Rc<Shard<D>>, before: &LogView) 
     let left = view.peers.values().filter(|peer| before.goes_to(peer.site) && !now.goes_to(peer.site) && !peer.paused);
     let told = left.map(|peer| {
         let driver = Driver::new(shard.clone(), log, peer.clone());
-        let now = now.clone();
         async move {
-            let _ = tokio::time::timeout(TELL, driver.call_deltas(now, Vec::new())).await;
+            let _ = tokio::time::timeout(TELL, driver.call_deltas(Vec::new())).await;
         }
     });
     futures_util::future::join_all(told).await;
@@ -228,8 +227,8 @@ impl<D: Disk> Driver<D> {
                     if !self.shard.links.is_up(self.peer.site) {
                         return false;
                     }
-                    if let Some(view) = self.view().filter(|view| sender.acknowledged().is_some() && self.has_news(view)) {
-                        pending.push(Box::pin(self.tell_head(view)));
+                    if self.view().is_some_and(|view| sender.acknowledged().is_some() && self.has_news(&view)) {
+                        pending.push(Box::pin(self.tell_head()));
                     }
                     None
                 }
@@ -265,8 +264,8 @@ impl<D: Disk> Driver<D> {
         loop {
             let lacks_room = !self.refused.borrow().is_over();
             let is_due = |view: &LogView| self.promise_is_due(view) || lacks_room && self.has_news(view);
-            if let Some(view) = self.view().filter(is_due) {
-                self.tell_head(view).await;
+            if self.view().as_ref().is_some_and(is_due) {
+                self.tell_head().await;
             }
             let slice = rest.min(HEARTBEAT);
             tokio::time::sleep(slice).await;
@@ -284,7 +283,7 @@ impl<D: Disk> Driver<D> {
             SenderCommand::Ask(chunks) => self.ask(chunks).await,
             SenderCommand::Send(chunk) => self.send(chunk).await,
             SenderCommand::Deliver(deltas) => self.deliver(deltas).await,
-            SenderCommand::Record(cursor) => self.record(cursor).await,
+            SenderCommand::Record { cursor, greeted } => self.record(cursor, greeted).await,
             SenderCommand::StepDown(_) | SenderCommand::Wait(_) => SenderEvent::Lost,
         }
     }
@@ -362,8 +361,8 @@ impl<D: Disk> Driver<D> {
             turn
         };
         let owner = chunk.shard(self.shard.shards());
-        let sent = self.shard.on(owner, move |there| async move { send_chunk(&there, &peer, reference).await });
-        match sent.await {
+        let sent = move |there| async move { send_chunk(&there, &peer, reference).await };
+        match self.shard.on_while_awaited(owner, sent).await {
             Ok(Ok(())) => {
                 turn.was_taken(&self.shard);
                 SenderEvent::Sent(chunk)
@@ -395,10 +394,12 @@ impl<D: Disk> Driver<D> {
     }
 
     async fn deliver(&self, given: Vec<Given>) -> SenderEvent {
-        let Some(view) = self.sent() else { return SenderEvent::Lost };
         let bytes = given.iter().map(Given::bytes).sum();
         pacing::goes_ahead(&self.shard, self.peer.site, bytes).await;
-        match self.call_deltas(view, given).await {
+        if self.sent().is_none() {
+            return SenderEvent::Lost;
+        }
+        match self.call_deltas(given).await {
             Ok(Reply::FedAck(position)) => {
                 self.refused.borrow_mut().end();
                 SenderEvent::Positioned(position)
@@ -416,10 +417,9 @@ impl<D: Disk> Driver<D> {
     }
 
     fn deltas(&self, view: LogView, given: Vec<Given>) -> FedDeltas {
-        let closed = self
-            .shard
-            .log_group(self.log)
-            .and_then(|group| group.state().borrow().closed().map_err(super::shard::state_refusal));
+        let closed = self.shard.log_group(self.log).ok().and_then(|group| group.state().borrow().closed().ok());
+        // Who has handed the log over promises nothing for the next home.
+        let closed = closed.filter(|_| view.is_home(self.shard.site.site)).unwrap_or_default();
         let lease_ms = leases::asked_for(&self.shard, &view, self.peer.site);
         let (mut deltas, mut pruned) = (Vec::with_capacity(given.len()), Vec::new());
         for given in given {
@@ -436,7 +436,7 @@ impl<D: Disk> Driver<D> {
             floor: view.floor,
             head: view.head,
             head_time: view.head_time,
-            closed: closed.unwrap_or_default(),
+            closed,
             policy: view.descriptor.policy,
             policy_version: view.descriptor.policy_version,
             lease_ms,
@@ -453,7 +453,10 @@ impl<D: Disk> Driver<D> {
     }
 
     /// Delivers deltas, or none, and takes note of what the peer promises with its answer.
-    async fn call_deltas(&self, view: LogView, given: Vec<Given>) -> Result<Reply, PeerCallError> {
+    /// What is said of the log is all of one moment: its head, and up to when there is nothing else.
+    async fn call_deltas(&self, given: Vec<Given>) -> Result<Reply, PeerCallError> {
+        let gone = || PeerCallError::Unreachable("the log's group is not here any more".into());
+        let view = self.view().ok_or_else(gone)?;
         let (asked_at, home, version) =
             (self.shard.clock.clock().monotonic(), view.known, view.descriptor.policy_version);
         let request = self.deltas(view, given);
@@ -473,10 +476,11 @@ impl<D: Disk> Driver<D> {
     }
 
     /// Tells the peer how far this log is, so that it knows what a failover would lose.
-    async fn tell_head(&self, view: LogView) -> SenderEvent {
+    async fn tell_head(&self) -> SenderEvent {
+        let Some(view) = self.view() else { return SenderEvent::Lost };
         let head = view.head.clone();
         self.told.set(Some(news(&view)));
-        let reply = self.call_deltas(view, Vec::new()).await;
+        let reply = self.call_deltas(Vec::new()).await;
         if !matches!(reply, Ok(Reply::FedAck(_))) {
             // It has not taken it in, and is told once more.
             self.told.take();
@@ -489,9 +493,17 @@ impl<D: Disk> Driver<D> {
         }
     }
 
-    async fn record(&self, cursor: Cursor) -> SenderEvent {
+    /// When this site has recorded where the peer is.
+    fn recorded_at(&self) -> Option<Hlc> {
+        let group = self.shard.log_group(self.log).ok()?;
+        let recorded = group.state().borrow().recorded_at(self.log, self.peer.site);
+        recorded.ok()?
+    }
+
+    async fn record(&self, cursor: Cursor, greeted: bool) -> SenderEvent {
         let time = self.shard.clock.now();
-        let acknowledge = Acknowledge { log: self.log, peer: self.peer.site, cursor, time };
+        let instead_of = if greeted { self.recorded_at() } else { None };
+        let acknowledge = Acknowledge { log: self.log, peer: self.peer.site, cursor, time, instead_of };
         // An unrecorded cursor costs a repeated question after a restart, nothing else.
         let _ = self.shard.log_command(self.log, GroupCommand::Acknowledge(acknowledge)).await;
         SenderEvent::Recorded

@@ -1,11 +1,11 @@
 //! Answers callers: who may ask what, where it runs, and what comes back.
 
-use super::shard::{Shard, count, log_view, no_such_log, state_refusal};
+use super::shard::{Shard, count, log_view, no_such_log};
 use super::token::{self, Purpose};
 use super::{
-    auditing, authority, beating, certificates, chunks, clocks, collecting, creating, dumping, fragments, identities,
-    joining, leases, leaving, limits, links, membership, moving, peers, receiving, recovered, recut, refetching,
-    renewing, repairing, routing,
+    auditing, authority, beating, certificates, chunks, clocks, closing, collecting, creating, dumping, fragments,
+    identities, joining, leases, leaving, links, membership, moving, peers, reading, receiving, recovered, recut,
+    refetching, renewing, repairing, routing, weighing,
 };
 use crate::store::StoreError;
 use bytes::Bytes;
@@ -91,14 +91,10 @@ async fn answer_stream<D: Disk>(shard: Rc<Shard<D>>, connection: Connection, mut
         stream.stop();
         Reply::Refused(refusal).into()
     });
-    if stream.send(kind::REPLY, reply.to_bytes()).await.is_err() {
-        return;
+    // One that fits no frame is answered as a refusal.
+    if stream.reply(&reply, body).await.is_ok() {
+        stream.delivered().await;
     }
-    if !body.is_empty() && stream.send_body(body).await.is_err() {
-        return;
-    }
-    stream.finish();
-    stream.delivered().await;
 }
 
 fn forbidden(caller: &Caller) -> Refusal {
@@ -154,9 +150,11 @@ fn authorised<D: Disk>(shard: &Shard<D>, caller: &Caller, request: &Request) -> 
         }
         Request::FedEndpoints(said) => known_peer().is_some() && caller.role == Role::Peer && said.site == caller.site,
         Request::PeerJoin(_) => own && caller.role == Role::Peer && caller.subject == Purpose::Peer.subject(),
-        Request::FedHello(_) | Request::FedDeltas(_) | Request::FedAuditStanding(_) | Request::FedAudit(_) => {
-            caller.role == Role::Peer && is_active_peer(known_peer())?
-        }
+        Request::FedHello(_)
+        | Request::FedDeltas(_)
+        | Request::FedClosed(_)
+        | Request::FedAuditStanding(_)
+        | Request::FedAudit(_) => caller.role == Role::Peer && is_active_peer(known_peer())?,
         Request::PutChunk(_) | Request::HaveChunks(_) | Request::GetChunk(_) | Request::GetOwnChunk(_) => {
             match caller.role {
                 Role::Admin | Role::Client | Role::Node => own,
@@ -202,7 +200,7 @@ fn tenant_of(caller: &Caller) -> Result<Option<TenantId>, Refusal> {
 }
 
 /// Another tenant's log is none at all to a tenant's client: nobody learns what there is besides their own.
-fn check_tenant(caller: &Caller, owner: TenantId) -> Result<(), Refusal> {
+pub(super) fn check_tenant(caller: &Caller, owner: TenantId) -> Result<(), Refusal> {
     match tenant_of(caller)? {
         Some(tenant) if tenant != owner => Err(no_such_log()),
         _ => Ok(()),
@@ -226,17 +224,18 @@ fn group_of<D: Disk>(shard: &Shard<D>, request: &Request) -> Option<GroupId> {
     let log = match request {
         Request::Propose(propose) => propose.log,
         Request::Lookup(_) | Request::List(_) | Request::History(_) | Request::ReadDeltas(_) | Request::SetAside(_) => {
-            read_log(request)
+            reading::log_read(request)
         }
         Request::Discard(order) => order.log,
         Request::ResolveLog(resolve) => shard.view().log(&resolve.tenant, &resolve.log)?.log,
         Request::CreateLog(descriptor) => descriptor.log,
         Request::SetPolicy(set) => set.log,
-        Request::LogStanding(log) => *log,
+        Request::LogStanding(question) => question.log,
         Request::Dump(question) => return Some(question.group),
         Request::ReadAudit(_) | Request::FedAuditStanding(_) => return Some(GroupId::CONTROL),
         Request::FedHello(hello) if hello.offers.len() == 1 => hello.offers[0].descriptor.log,
         Request::FedDeltas(deltas) => deltas.log,
+        Request::FedClosed(said) => return Some(said.group).filter(|group| (1..=shard.site.groups).contains(&group.0)),
         _ => return None,
     };
     Some(shard.group_of(log))
@@ -323,9 +322,9 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
             shard.on(owner, move |there| async move { super::aside::discard(&there, order).await }).await?
         }
         Request::Lookup(_) | Request::List(_) | Request::History(_) | Request::ReadDeltas(_) | Request::SetAside(_) => {
-            let (caller, log) = (caller.clone(), read_log(&request));
+            let (caller, log) = (caller.clone(), reading::log_read(&request));
             let owner = shard.shard_of_log(log);
-            shard.on(owner, move |there| async move { read(&there, &caller, log, request).await }).await?
+            shard.on(owner, move |there| async move { reading::read(&there, &caller, log, request).await }).await?
         }
         Request::ResolveLog(resolve) => {
             let view = shard.view();
@@ -416,7 +415,7 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         Request::PeerJoin(join) => super::peers::join(shard, caller, join).await,
         Request::Status => Ok(Reply::Status(super::status::document(shard).await).into()),
         Request::Failover(order) => super::failing_over::run(shard, caller, order).await,
-        Request::Weigh(question) => super::failing_over::weigh(shard, question).await,
+        Request::Weigh(question) => weighing::weigh(shard, question).await,
         Request::Switchover(order) => super::switching::run(shard, caller, order).await,
         Request::ReadAudit(_)
         | Request::CompareAudit(_)
@@ -425,9 +424,10 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
         | Request::FedAudit(_) => auditing::answer(shard, caller, tenant_of(caller)?, request).await,
         Request::FedHello(hello) => receiving::greet(shard, caller, hello).await,
         Request::FedDeltas(deltas) => receiving::accept(shard, caller, deltas).await,
-        Request::LogStanding(log) => {
-            at_home(shard, log).await?;
-            super::failing_over::standing(shard, log).await
+        Request::FedClosed(said) => closing::hear(shard, caller, said).await,
+        Request::LogStanding(question) => {
+            at_home(shard, question.log).await?;
+            weighing::standing(shard, question).await
         }
         Request::NodeToken(name) => token::make(shard, caller, Purpose::Node, TokenPurpose::Node(name)).await,
         Request::NodeJoin(join) => joining::join(shard, caller, join).await,
@@ -477,52 +477,10 @@ pub(super) async fn answer_here<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, 
     }
 }
 
-fn read_log(request: &Request) -> LogId {
-    match request {
-        Request::Lookup(lookup) => lookup.log,
-        Request::List(list) => list.log,
-        Request::History(history) => history.log,
-        Request::ReadDeltas(read) => read.log,
-        Request::SetAside(question) => question.log,
-        _ => LogId::default(),
-    }
-}
-
 /// Refuses, unless this node leads the log's group and knows everything that was committed in it.
 async fn at_home<D: Disk>(shard: &Rc<Shard<D>>, log: LogId) -> Result<(), Refusal> {
     let confirmed = move |there: Rc<Shard<D>>| async move { there.led_group(log).await.map(drop) };
     shard.on(shard.shard_of_log(log), confirmed).await?
-}
-
-/// Reads a log on its own shard.
-async fn read<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, log: LogId, request: Request) -> Answered {
-    let group = shard.led_group(log).await?;
-    check_tenant(caller, log_view(&group, log)?.descriptor.tenant)?;
-    let state = group.state().borrow();
-    let reply = match request {
-        Request::Lookup(lookup) => Reply::Found(state.lookup(log, lookup.name, &lookup.at).map_err(state_refusal)?),
-        Request::List(list) => {
-            let limit = list.limit.min(limits::LIST_VERSIONS) as usize;
-            Reply::Versions(state.list(log, &list.at, list.after, limit, limits::LIST_BYTES).map_err(state_refusal)?)
-        }
-        Request::History(history) => {
-            let limit = history.limit.min(limits::LIST_VERSIONS) as usize;
-            let found = state.history(log, history.name, history.before, limit, limits::LIST_BYTES);
-            Reply::Versions(found.map_err(state_refusal)?)
-        }
-        Request::ReadDeltas(read) => {
-            let limit = (read.limit as usize).min(limits::READ_DELTAS);
-            let deltas = state.deltas(log, read.from, limit, limits::LIST_BYTES).map_err(state_refusal)?;
-            Reply::Deltas(deltas.into_iter().map(|(_, encoded)| encoded).collect())
-        }
-        Request::SetAside(question) => {
-            let limit = (question.limit as usize).clamp(1, limits::READ_DELTAS);
-            let found = state.set_aside(log, question.after.as_ref(), limit, limits::LIST_BYTES);
-            Reply::SetAside(found.map_err(state_refusal)?)
-        }
-        _ => return Err(Refusal::new(RefusalCode::Internal, "not a read of a log")),
-    };
-    Ok(reply.into())
 }
 
 /// Places a client's proposals, on the log's own shard.

@@ -5,10 +5,10 @@
 //! arrives by itself, whether anybody waits for it or not.
 
 use super::auditing;
-use super::failing_over::{ask_leader, greeted, log_view};
 use super::limits::{SWITCH_BYTES, SWITCH_DELTAS, SWITCH_NEAR, SWITCH_ORDER, SWITCH_TRANSIT, SWITCHES};
 use super::server::Answered;
 use super::shard::Shard;
+use super::weighing::{ask_leader, greeted, log_view};
 use crate::state::lineage;
 use farside_codec::audit::{AuditAction, AuditNote, AuditOutcome, AuditScope, AuditedHandOver, AuditedSwitchover};
 use farside_codec::command::{GroupCommand, GroupOutcome, HandOverLog};
@@ -285,6 +285,7 @@ fn moved(log: &LogStanding, begun: &Branch, lost: Option<u64>) -> FailedOver {
         position: begun.first - 1,
         lost_deltas: lost,
         lost_ms: lost,
+        set_aside: 0,
     }
 }
 

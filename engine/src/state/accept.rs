@@ -8,7 +8,7 @@ use super::rows::{Lease, LogRow};
 use super::{fence, seeding};
 use bytes::Bytes;
 use farside_codec::Field;
-use farside_codec::command::{AcceptDeltas, GroupOutcome};
+use farside_codec::command::{AcceptDeltas, CloseTime, GroupOutcome};
 use farside_codec::delta::{Cursor, Delta, DeltaKind, Generation, PrunedDelta};
 use farside_codec::ids::Hlc;
 use farside_codec::message::RefusalCode;
@@ -35,6 +35,10 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     }
     if !lineage::continues(&row, &accept.lineage) {
         return refuse(RefusalCode::Diverged, "this copy is not a beginning of the sender's history");
+    }
+    if theirs != row.known {
+        // What the home before has promised about time was of its own deltas.
+        row.closed = row.closed.min(row.head_time);
     }
     if seeding::leads_elsewhere(&row, &accept.lineage) {
         // The sender learns from the position that it is to begin again.
@@ -100,6 +104,19 @@ pub(super) fn apply(work: &Work<'_>, accept: AcceptDeltas) -> Done {
     }
     work.put_log(&row)?;
     Ok(GroupOutcome::Head(row.head))
+}
+
+/// Closes time. What homes say of copies counts where they are where it was said of, and under that generation.
+pub(super) fn close(work: &Work<'_>, time: &CloseTime) -> Done {
+    for said in &time.copies {
+        let Some(mut row) = work.log(said.log)? else { continue };
+        let holds = row.known == said.generation && row.head.hash == said.head && row.seeding.is_none();
+        if holds && said.closed > row.closed {
+            row.closed = said.closed;
+            work.put_log(&row)?;
+        }
+    }
+    work.set_closed(time.closed).map(|()| GroupOutcome::Done)
 }
 
 /// Goes by the home's policy, and promises it what it asks for where that policy has a lease. Pipelined deliveries may be

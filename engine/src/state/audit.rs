@@ -150,6 +150,8 @@ fn planned(view: &ControlView, command: &ControlCommand) -> Option<(AuditScope, 
         | ControlCommand::StandNode(_)
         | ControlCommand::TellPeer(_)
         | ControlCommand::MovePeer(_)
+        // The failover itself is written down.
+        | ControlCommand::PlanCut(_)
         | ControlCommand::AssignGroup(_)
         | ControlCommand::SettleGroup(_)
         | ControlCommand::HoldBackup(_) => None,

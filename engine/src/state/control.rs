@@ -11,7 +11,9 @@ use bytes::Bytes;
 use farside_codec::Field;
 use farside_codec::authority::{Authorities, NodeStanding, PeerAuthorities, PeerTold};
 use farside_codec::cluster::{GroupRecord, NodeRecord};
-use farside_codec::command::{ControlCommand, ControlOutcome, PendingToken, RedeemToken, SiteRecord, TokenPurpose};
+use farside_codec::command::{
+    ControlCommand, ControlOutcome, CutPlan, PendingToken, RedeemToken, SiteRecord, TokenPurpose,
+};
 use farside_codec::delta::LogDescriptor;
 use farside_codec::dump::{BackupTarget, HeldBackup};
 use farside_codec::erasure::Geometry;
@@ -36,6 +38,8 @@ pub struct ControlView {
     pub logs: BTreeMap<LogId, LogDescriptor>,
     /// Peers.
     pub peers: BTreeMap<SiteId, PeerRecord>,
+    /// The cut of a failover that has begun and is not over.
+    pub cut_plan: Option<CutPlan>,
     /// How fast peers are sent chunks, where somebody has said so.
     pub peer_limits: BTreeMap<SiteId, Vec<PeerLimit>>,
     /// How long what peers lack is kept, where somebody has said so.
@@ -161,6 +165,7 @@ pub(super) enum Kind {
     BackupHold = 11,
     BackupTarget = 12,
     Geometry = 13,
+    CutPlan = 14,
     Identity = 40,
     Authorities = 41,
     NodeStanding = 42,
@@ -248,6 +253,7 @@ impl ControlState {
                     view.backup_targets.insert(target.name.clone(), target);
                 }
                 Some(13) => view.geometry = Some(read_row(value)?),
+                Some(14) => view.cut_plan = Some(read_row(value)?),
                 Some(40) => identities::add(&mut view, read_row(value)?),
                 Some(41) => view.authorities = Some(Arc::new(read_row(value)?)),
                 Some(42) => {
@@ -303,6 +309,7 @@ impl ControlState {
                 view.repair_limit = limit;
                 Ok(())
             }
+            ControlCommand::PlanCut((plan, instead_of)) => plan_cut(change, view, plan, instead_of)?,
             ControlCommand::SetGeometry(geometry) => nodes::set_geometry(change, view, geometry)?,
             ControlCommand::HoldBackup(held) => backups::hold(change, view, held)?,
             ControlCommand::PutBackupTarget(target) => backups::put_target(change, view, target)?,
@@ -388,6 +395,28 @@ fn put_log(change: &Change, view: &mut ControlView, log: LogDescriptor) -> Resul
     };
     change.put(Table::Control, &key(Kind::Log, &merged.log.0), &merged.to_bytes())?;
     view.add_log(merged);
+    Ok(Ok(()))
+}
+
+/// Two orders at once must not go by two cuts.
+fn plan_cut(
+    change: &Change,
+    view: &mut ControlView,
+    plan: Option<CutPlan>,
+    instead_of: Option<Hlc>,
+) -> Result<Outcome, StateError> {
+    if view.cut_plan.as_ref().map(|plan| plan.made) != instead_of {
+        let detail = "another failover to a cut has begun or ended just now: try again";
+        return Ok(Err(Refusal::retry(RefusalCode::Busy, 200, detail)));
+    }
+    if plan.as_ref().is_some_and(|plan| plan.logs.len() > MAX_LOGS) {
+        return Ok(full("logs", MAX_LOGS));
+    }
+    match &plan {
+        Some(plan) => change.put(Table::Control, &key(Kind::CutPlan, &[]), &plan.to_bytes())?,
+        None => change.remove(Table::Control, &key(Kind::CutPlan, &[]))?,
+    }
+    view.cut_plan = plan;
     Ok(Ok(()))
 }
 

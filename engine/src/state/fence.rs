@@ -9,6 +9,7 @@ use super::limits::MAX_GENERATIONS;
 use super::lineage;
 use super::log_group::{Done, Work, read_row, refuse};
 use super::place::{delta_row, insert, take_back};
+use super::queries::last_at;
 use super::rows::{CursorRow, LogRow};
 use super::{aside, holds, seeding};
 use farside_codec::Field;
@@ -40,7 +41,21 @@ pub(super) fn promote(work: &Work<'_>, promote: Promote) -> Done {
     let back = row.seeding.as_ref().map(|seeding| (seeding.whole.sequence, seeding.floor));
     let back = match back {
         Some((0, _)) if promote.weighed.is_some() => return refuse(RefusalCode::Unsafe, NOT_EXACT),
-        back => back.filter(|(sequence, _)| *sequence > 0),
+        Some((0, _)) => None,
+        back => match promote.cut {
+            None => back,
+            Some(time) => {
+                let (whole, floor) = back.unwrap_or((row.head.sequence, row.floor));
+                let cut = last_at(work.change, &work.key().log(promote.log), whole, time)?;
+                if cut < floor {
+                    return refuse(
+                        RefusalCode::Unsafe,
+                        format!("versions that the log had at {cut} were pruned: it can go back to {floor} at most"),
+                    );
+                }
+                Some((cut, floor))
+            }
+        },
     };
     let head = back.map_or(row.head.sequence, |(sequence, _)| sequence);
     // Generations that begin past this copy's head never came here, so this history does not have them.

@@ -111,7 +111,7 @@ impl Work<'_> {
             GroupCommand::Promote(promote) => fence::promote(self, promote),
             GroupCommand::Fence(fence) => fence::fence(self, fence),
             GroupCommand::Acknowledge(acknowledge) => self.acknowledge(acknowledge),
-            GroupCommand::Close(closed) => self.set_closed(closed).map(|()| GroupOutcome::Done),
+            GroupCommand::Close(time) => accept::close(self, &time),
             GroupCommand::Barrier(barrier) => {
                 let barrier = barrier.max(self.barrier()?);
                 self.change.put(Table::Meta, &self.key().part(BARRIER), &barrier.to_bytes())?;
@@ -175,7 +175,8 @@ impl Work<'_> {
         Ok(GroupOutcome::Head(row.head))
     }
 
-    /// A peer's cursor counts only if this history has it, and never falls back within a history.
+    /// A peer's cursor counts only if this history has it. It falls back within a history only where the peer was greeted and says
+    /// so, and nothing else was recorded meanwhile: an acknowledgement that comes late must not take back a later one.
     fn acknowledge(&self, acknowledge: Acknowledge) -> Done {
         let Some(log) = self.log(acknowledge.log)? else {
             return refuse(RefusalCode::NotFound, "no such log in this group");
@@ -191,8 +192,11 @@ impl Work<'_> {
         let key = self.key().log(acknowledge.log).site(acknowledge.peer);
         let known: Option<CursorRow> = self.change.get(Table::Cursors, &key)?.map(read_row).transpose()?;
         // Where a peer was when this site was home before need not be where it is.
-        let falls_back = |known: CursorRow| known.home == row.home && known.cursor.sequence > row.cursor.sequence;
-        if !known.is_some_and(falls_back) {
+        let is_late = |known: CursorRow| {
+            let falls_back = known.home == row.home && known.cursor.sequence > row.cursor.sequence;
+            falls_back && acknowledge.instead_of != Some(known.time)
+        };
+        if !known.is_some_and(is_late) {
             self.change.put(Table::Cursors, &key, &row.to_bytes())?;
             holds::heard(self, &log, acknowledge.peer, &row)?;
         }

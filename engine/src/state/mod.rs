@@ -34,5 +34,5 @@ pub use control::{ControlState, ControlView};
 pub use database::{Database, Opened};
 pub use dump::{Dump, Part, chunks_in, logs_in, logs_of_part, restored_control, rows_of_part};
 pub use log_group::LogGroupState;
-pub use queries::{LogView, PeerHeld, PeerLag, StoredDelta};
+pub use queries::{LogView, Missing, PeerHeld, PeerLag, StoredDelta};
 pub use rows::{Lease, Seeding};

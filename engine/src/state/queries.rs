@@ -113,6 +113,15 @@ pub struct PeerHeld {
     pub expired: bool,
 }
 
+/// Why not all of what a log had at a moment is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// Versions that were replaced up to this sequence, and the time of that, were pruned.
+    Pruned(u64, Hlc),
+    /// The copy is being made anew, and is an exact one up to this sequence.
+    Seeding(u64),
+}
+
 /// How far behind a peer is.
 #[derive(Debug, Clone)]
 pub struct PeerLag {
@@ -141,6 +150,21 @@ pub(super) fn logs_of(rows: &impl Rows, group: GroupId) -> Result<Vec<LogView>, 
         Ok(true)
     })?;
     Ok(logs)
+}
+
+/// The last sequence up to `head` that was placed at or before a time. Time rises along a log, and a pruned delta keeps its row:
+/// it is found by halving.
+pub(super) fn last_at(rows: &impl Rows, log: &Key, head: u64, time: Hlc) -> Result<u64, StateError> {
+    let (mut first, mut last) = (0, head);
+    while first < last {
+        let middle = first + (last - first).div_ceil(2);
+        let row = rows.get(Table::Deltas, &log.clone().number(middle))?.map(read_row::<DeltaRow>).transpose()?;
+        match row {
+            Some(row) if row.time <= time => first = middle,
+            _ => last = middle - 1,
+        }
+    }
+    Ok(first)
 }
 
 impl LogGroupState {
@@ -181,6 +205,27 @@ impl LogGroupState {
         }
     }
 
+    /// What is missing of a moment, if anything may be. What was pruned was replaced at the floor at the latest, so moments from
+    /// the floor on lack nothing, and neither does the one before anything was placed.
+    pub fn missing_at(&self, log: LogId, at: &Moment) -> Result<Option<Missing>, StateError> {
+        let view = self.database.read()?;
+        let (last, row) = (self.sequence_at(&view, log, at)?, view.get(Table::Logs, &self.key(log))?);
+        let Some(row) = row.map(read_row::<LogRow>).transpose()?.filter(|_| last > 0) else { return Ok(None) };
+        let floor = match row.seeding {
+            // What is there now can be asked for, and is not of one moment.
+            Some(_) if *at == Moment::Latest => return Ok(None),
+            Some(seeding) if last > seeding.whole.sequence => {
+                return Ok(Some(Missing::Seeding(seeding.whole.sequence)));
+            }
+            Some(seeding) => seeding.floor,
+            None => row.floor,
+        };
+        if last >= floor {
+            return Ok(None);
+        }
+        Ok(Some(Missing::Pruned(floor, self.row(&view, log, floor)?.map_or_else(Hlc::default, |row| row.time))))
+    }
+
     /// The last sequence placed at or before a time.
     pub fn sequence_at_time(&self, log: LogId, time: Hlc) -> Result<u64, StateError> {
         self.sequence_at(&self.database.read()?, log, &Moment::Time(time))
@@ -193,17 +238,8 @@ impl LogGroupState {
             Moment::Sequence(sequence) => return Ok(*sequence),
             Moment::Time(time) => *time,
         };
-        // Time rises along the log, and a pruned delta keeps its row: the last one not after `time` is found by halving.
         let head = view.get(Table::Logs, &self.key(log))?.map(read_row::<LogRow>).transpose()?;
-        let (mut first, mut last) = (0, head.map_or(0, |row| row.head.sequence));
-        while first < last {
-            let middle = first + (last - first).div_ceil(2);
-            match self.row(view, log, middle)? {
-                Some(row) if row.time <= time => first = middle,
-                _ => last = middle - 1,
-            }
-        }
-        Ok(first)
+        last_at(view, &self.key(log), head.map_or(0, |row| row.head.sequence), time)
     }
 
     /// The newest version or removal of a name up to a sequence.
@@ -218,6 +254,11 @@ impl LogGroupState {
         let (first, last) = (key.clone().number(0), key.number(last));
         let found = view.last_in(Table::Names, &first[..]..=&last[..])?;
         found.map(|(key, value)| Ok((last_number(&key), read_row(value)?))).transpose()
+    }
+
+    /// A delta's time; of sequence 0 none.
+    pub fn time_of(&self, log: LogId, sequence: u64) -> Result<Option<Hlc>, StateError> {
+        Ok(self.row(&self.database.read()?, log, sequence)?.map(|row| row.time))
     }
 
     fn row(&self, view: &View, log: LogId, sequence: u64) -> Result<Option<DeltaRow>, StateError> {
@@ -356,6 +397,12 @@ impl LogGroupState {
             Ok(found.len() < limit)
         })?;
         Ok(found)
+    }
+
+    /// When it was recorded what a peer has acknowledged.
+    pub fn recorded_at(&self, log: LogId, peer: SiteId) -> Result<Option<Hlc>, StateError> {
+        let row = self.database.read()?.get(Table::Cursors, &self.key(log).site(peer))?;
+        Ok(row.map(read_row::<CursorRow>).transpose()?.map(|row| row.time))
     }
 
     /// What every peer that ever acknowledged this log has.

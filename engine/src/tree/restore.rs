@@ -46,7 +46,13 @@ pub fn place(target: &Path, name: &[u8]) -> Option<PathBuf> {
 }
 
 /// Gives back everything that `log` held at a moment, into `target`, which must be empty or not exist.
-pub async fn restore(log: &Log, at: &Moment, target: &Path, tell: Tell<'_>) -> Result<Restored, ClientError> {
+pub async fn restore(
+    log: &Log,
+    at: &Moment,
+    target: &Path,
+    each: &mut dyn FnMut(&Restored),
+    tell: Tell<'_>,
+) -> Result<Restored, ClientError> {
     let fail = |error| ClientError::File(target.to_owned(), error);
     std::fs::create_dir_all(target).map_err(fail)?;
     if std::fs::read_dir(target).map_err(fail)?.next().is_some() {
@@ -57,7 +63,13 @@ pub async fn restore(log: &Log, at: &Moment, target: &Path, tell: Tell<'_>) -> R
     }
     let work = RefCell::new(Work::default());
     // What came is finished, also where the rest does not come.
-    let done = log.for_each(at, |object| take(&work, target, object)).await;
+    let each = RefCell::new(each);
+    let one = async |object| {
+        take(&work, target, object).await?;
+        (*each.borrow_mut())(&work.borrow().restored);
+        Ok(())
+    };
+    let done = log.for_each(at, one).await;
     let restored = finish(work.into_inner(), tell);
     done.map(|()| restored)
 }

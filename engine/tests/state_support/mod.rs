@@ -8,7 +8,7 @@ use farside::federation::receiver::{LocalCopy, OfferDecision, decide};
 use farside::federation::sender::Given;
 use farside::state::{Database, LogGroupState, LogView, Opened};
 use farside_codec::Field;
-use farside_codec::command::{AcceptDeltas, Fence, GroupCommand, GroupOutcome, PlaceDeltas, Promote};
+use farside_codec::command::{AcceptDeltas, CloseTime, Fence, GroupCommand, GroupOutcome, PlaceDeltas, Promote, Prune};
 use farside_codec::delta::{
     ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Generation, LogDescriptor, LogPolicy, Proposal,
 };
@@ -19,6 +19,8 @@ use farside_raft::{Applied, StateMachine};
 use tempfile::TempDir;
 
 pub(crate) const GROUP: GroupId = GroupId(1);
+/// The log of most tests.
+pub(crate) const LOG: LogId = LogId([9; 16]);
 /// A log with a little clock time between deltas.
 pub(crate) const TICK: u64 = 10;
 
@@ -80,7 +82,7 @@ impl Site {
 
     pub(crate) fn promote(&mut self, log: LogId, time: u64) -> GroupOutcome {
         let generation = Generation { counter: self.view(log).known.counter + 1, site: self.id, incarnation: 0 };
-        self.apply(GroupCommand::Promote(Promote { log, generation, time: Hlc(time), weighed: None }))
+        self.apply(GroupCommand::Promote(Promote { log, generation, time: Hlc(time), weighed: None, cut: None }))
     }
 
     pub(crate) fn view(&self, log: LogId) -> LogView {
@@ -277,4 +279,32 @@ pub(crate) fn with_chunks(mut proposal: Proposal, chunks: &[u8], gc_epoch: u64) 
 
 pub(crate) fn parse(encoded: &Bytes) -> Delta {
     Delta::parse(encoded.clone()).unwrap()
+}
+
+pub(crate) fn home() -> Site {
+    let mut site = Site::new(1);
+    site.create(LOG);
+    site
+}
+
+pub(crate) fn put(operation: u64, name: u8) -> Proposal {
+    proposal(operation, DeltaKind::Put, name)
+}
+
+pub(crate) fn close(time: u64) -> GroupCommand {
+    GroupCommand::Close(CloseTime { closed: Hlc(time), copies: Vec::new() })
+}
+
+/// Two sites, the second with a copy of the first's first `deltas` of `LOG`.
+pub(crate) fn pair(deltas: u64) -> (Site, Site) {
+    let (mut near, mut far) = (home(), Site::new(2));
+    for number in 1..=deltas {
+        near.put(LOG, number * TICK, put(number, number as u8));
+    }
+    assert_eq!(replicate(&mut near, &mut far, LOG, usize::MAX, 0, 1), Sent::Taken);
+    (near, far)
+}
+
+pub(crate) fn prune(horizon: u64, below: u64, limit: u32) -> GroupCommand {
+    GroupCommand::Prune(Prune { log: LOG, horizon: Hlc(horizon), below, limit })
 }

@@ -133,7 +133,7 @@ impl World {
                 assert!(self.sending.insert(chunk.chunk), "it is on its way already");
             }
             SenderCommand::Deliver(deltas) => self.check_delivery(deltas),
-            SenderCommand::Record(_) => {}
+            SenderCommand::Record { .. } => {}
         }
     }
 
@@ -173,7 +173,7 @@ impl World {
                 *peer_head = last;
                 SenderEvent::Positioned(Self::position(self.history.cursor(last), own))
             }
-            SenderCommand::Record(_) => SenderEvent::Recorded,
+            SenderCommand::Record { .. } => SenderEvent::Recorded,
             SenderCommand::StepDown(_) | SenderCommand::Wait(_) => return,
         };
         self.handle(event);

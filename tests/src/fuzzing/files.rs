@@ -9,7 +9,7 @@ use farside::cluster::recovery::plan;
 use farside::framed::{FileKind, check, record_bytes};
 use farside::node::RestoringFile;
 use farside::node::config::NodeConfig;
-use farside::node::directory::{DevicesFile, ScrubRecord, SiteFile};
+use farside::node::directory::{DevicesFile, MirrorsFile, ScrubRecord, SiteFile};
 use farside::node::keys::{KeyExport, KeyExports};
 use farside_codec::audit::AuditNotes;
 use farside_codec::authority::Authorities;
@@ -68,7 +68,7 @@ pub fn settings_seeds() -> Vec<Seed> {
     ]
 }
 
-const KINDS: [FileKind; 16] = [
+const KINDS: [FileKind; 17] = [
     FileKind::Site,
     FileKind::SystemKey,
     FileKind::AuthorityKey,
@@ -85,6 +85,7 @@ const KINDS: [FileKind; 16] = [
     FileKind::Authorities,
     FileKind::Devices,
     FileKind::AuditNotes,
+    FileKind::Mirrors,
 ];
 
 /// A framed file as it comes, and the records that such files hold.
@@ -123,6 +124,7 @@ pub fn framed_file(bytes: &[u8]) {
         FileKind::Authorities => drop(canonical::<Authorities>(payload)),
         FileKind::Devices => drop(canonical::<DevicesFile>(payload)),
         FileKind::AuditNotes => drop(canonical::<AuditNotes>(payload)),
+        FileKind::Mirrors => drop(canonical::<MirrorsFile>(payload)),
         FileKind::SystemKey | FileKind::AuthorityKey | FileKind::TenantKey => {}
     }
 }
@@ -179,6 +181,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         geometry: Geometry::DEFAULT,
         certificate: Bytes::copy_from_slice(authority.certificate()),
         created: Hlc(3),
+        secret: [6; 16],
     };
     let context = Context {
         site: site.site,
@@ -211,6 +214,7 @@ pub fn framed_file_seeds() -> Vec<Seed> {
         ),
         ("authorities", of(13, &values::authorities().to_bytes())),
         ("devices", of(14, &DevicesFile { leaving, unbalanced: true, paused: false }.to_bytes())),
+        ("mirrors", of(16, &MirrorsFile { devices: vec![DeviceId([5; 16]), DeviceId([6; 16])] }.to_bytes())),
         ("restored", of(9, &(1u64, Some(Hlc(9))).to_bytes())),
         ("restoring", of(10, &RestoringFile { number: 3, at: Some(Hlc(9)), tenant: None, log: None }.to_bytes())),
     ]

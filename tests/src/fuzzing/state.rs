@@ -10,16 +10,16 @@ use farside::federation::receiver::{LocalCopy, OfferDecision, decide};
 use farside::state::{ControlState, LogGroupState};
 use farside_codec::Field;
 use farside_codec::command::{
-    AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence, GroupCommand,
-    GroupOutcome, HandOverLog, HeldPeer, HoldPeers, PendingToken, PlaceDeltas, Promote, Prune, RedeemToken,
-    TokenPurpose,
+    AcceptDeltas, Acknowledge, ChangePolicy, CloseTime, ControlCommand, ControlOutcome, DiscardAside, Fence,
+    GroupCommand, GroupOutcome, HandOverLog, HeldPeer, HoldPeers, PendingToken, PlaceDeltas, Promote, Prune,
+    RedeemToken, TokenPurpose,
 };
 use farside_codec::delta::{
     Branch, ChunkRef, Cursor, Deduplication, Delta, DeltaKind, Extent, Generation, Lineage, LogDescriptor, LogPolicy,
     Proposal,
 };
 use farside_codec::ids::{BlindName, ChunkId, DeltaHash, EpochId, GroupId, Hlc, LogId, OperationId, TenantId};
-use farside_codec::message::{LogOffer, Moment, PeerAction, PeerRecord, Refusal, Tenant};
+use farside_codec::message::{ClosedLog, LogOffer, Moment, PeerAction, PeerRecord, Refusal, Tenant};
 use farside_codec::peer::{DayWindow, PeerLimit};
 use farside_raft::{Applied, StateMachine};
 
@@ -112,6 +112,7 @@ impl World {
                     generation: Generation { counter, site, incarnation: 0 },
                     time: time(feed),
                     weighed: (feed.byte() & 1 == 0).then(|| (known, u64::from(feed.byte()))),
+                    cut: feed.is().then(|| time(feed)),
                 })
             }
             11 => {
@@ -129,8 +130,14 @@ impl World {
                 peer: values::site(feed.byte() & 3),
                 cursor: self.cursor(1 - here, log, feed),
                 time: time(feed),
+                instead_of: feed.is().then(|| time(feed)),
             }),
-            14 => GroupCommand::Close(time(feed)),
+            14 => {
+                let head = self.cursor(1 - here, log, feed).hash;
+                let copy = ClosedLog { log, generation: known, head, closed: time(feed) };
+                let copies = if feed.is() { vec![copy] } else { Vec::new() };
+                GroupCommand::Close(CloseTime { closed: time(feed), copies })
+            }
             15 => GroupCommand::Barrier(u64::from(feed.byte() & 7)),
             16 => {
                 let policy = LogPolicy {

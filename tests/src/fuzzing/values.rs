@@ -8,7 +8,7 @@ use farside_codec::audit::{
 };
 use farside_codec::authority::{Authorities, AuthorityStep, IntroduceAuthority, PeerAuthorities, SiteAuthority};
 use farside_codec::cluster::{GroupRecord, NodeRecord, NodeState};
-use farside_codec::command::ControlCommand;
+use farside_codec::command::{ControlCommand, CutPlan, PlannedCut};
 use farside_codec::delta::{
     Branch, ChunkReceipt, ChunkRef, Cursor, Delta, DeltaKind, DeltaReceipt, EpochRecord, Extent, Generation, Left,
     Lineage, LogDescriptor, LogPolicy, Proposal, PrunedDelta,
@@ -17,7 +17,7 @@ use farside_codec::identity::{IdentityRecord, IdentityRole, IssueIdentity, PutId
 use farside_codec::ids::{
     BlindName, ChunkId, DeltaHash, EpochId, GroupId, Hlc, Label, LogId, NodeId, OperationId, SiteId, TenantId,
 };
-use farside_codec::message::PeerEndpoints;
+use farside_codec::message::{ClosedLog, PeerEndpoints};
 use farside_codec::record::wal;
 use farside_codec::recovery::{ForcedGroup, GroupReport, LogReport, NamedLog, NodeReport, RecoveredFile, Recovery};
 
@@ -331,4 +331,15 @@ pub fn audit_notes() -> AuditNotes {
 pub fn audited_command() -> AuditedCommand {
     let command = ControlCommand::LimitRepair(9).to_bytes();
     AuditedCommand { order: [7; 16], by: AuditActor::Site(NodeId(1)), ordered: Hlc(8), command }
+}
+
+/// What a home says of a quiet log.
+pub fn closed() -> ClosedLog {
+    ClosedLog { log: log(2), generation: generation(), head: DeltaHash([4; 32]), closed: Hlc(9) }
+}
+
+/// A failover's cut.
+pub fn cut_plan() -> CutPlan {
+    let planned = PlannedCut { log: log(2), home: generation(), head: DeltaHash([4; 32]) };
+    CutPlan { made: Hlc(8), cut: Hlc(9), logs: vec![planned] }
 }

@@ -11,8 +11,8 @@ use farside_codec::authority::{
 };
 use farside_codec::cluster::{DropStripes, RaftCall, SetDevice};
 use farside_codec::command::{
-    AcceptAudit, AcceptDeltas, Acknowledge, ChangePolicy, ControlCommand, ControlOutcome, DiscardAside, Fence,
-    GroupCommand, GroupOutcome, HandOverLog, HeldPeer, HoldPeers, PendingToken, PlaceDeltas, Promote, Prune,
+    AcceptAudit, AcceptDeltas, Acknowledge, ChangePolicy, CloseTime, ControlCommand, ControlOutcome, DiscardAside,
+    Fence, GroupCommand, GroupOutcome, HandOverLog, HeldPeer, HoldPeers, PendingToken, PlaceDeltas, Promote, Prune,
     RedeemToken, SiteRecord, TokenPurpose,
 };
 use farside_codec::delta::{
@@ -24,10 +24,10 @@ use farside_codec::frame::HEADER_BYTES;
 use farside_codec::identity::{Identities, IdentityQuestion, IssuedIdentity, RevokeOrder};
 use farside_codec::ids::{BlindName, DeviceId, GroupId, Hlc, Label, NodeId, TenantId};
 use farside_codec::message::{
-    ChunkRange, FailedOver, Failover, FailoverReport, FedDeltas, FedHello, GetChunk, Hello, History, List, LogBehind,
-    LogInfo, LogOffer, LogPosition, LogRefused, Lookup, Moment, PeerAction, PeerJoin, PeerLimits, PeerRecord, Propose,
-    PutChunk, ReadDeltas, Refusal, RefusalCode, Reply, Request, ResolveLog, SetPeer, SetPolicy, SwitchedOver,
-    Switchover, Tenant, Version, Versions, Weigh, Weighed,
+    ChunkRange, FailedOver, Failover, FailoverReport, FedClosed, FedDeltas, FedHello, GetChunk, Hello, History, List,
+    LogBehind, LogInfo, LogOffer, LogPosition, LogRefused, Lookup, Moment, PeerAction, PeerJoin, PeerLimits,
+    PeerRecord, Propose, PutChunk, ReadDeltas, Refusal, RefusalCode, Reply, Request, ResolveLog, SetPeer, SetPolicy,
+    SwitchedOver, Switchover, Tenant, Version, Versions, Weigh, Weighed,
 };
 use farside_codec::peer::{DayWindow, PeerHold, PeerLimit};
 use farside_codec::record::wal::{EntryPayload, Vote};
@@ -221,11 +221,12 @@ pub fn request_seeds() -> Vec<Seed> {
         ("wall-clock", Request::WallClock),
         ("raft", Request::Raft(beat(1))),
         ("raft-beats", Request::RaftBeats(vec![beat(1), beat(2)])),
-        ("failover", Request::Failover(Failover { from, log: Some(log), force: true })),
+        ("failover", Request::Failover(Failover { from, log: Some(log), force: true, cut: true })),
         ("switchover", Request::Switchover(Switchover { to: values::label("far"), log: Some(log), back: true })),
         ("weigh", Request::Weigh(Weigh { from: Some(values::label("near")), log: None })),
         ("fed-hello", Request::FedHello(FedHello { site: values::site(1), offers: vec![offer(), offer()] })),
         ("fed-deltas", Request::FedDeltas(federated)),
+        ("fed-closed", Request::FedClosed(FedClosed { group: GroupId(2), logs: vec![values::closed()] })),
     ];
     let long_list = [&17u16.to_le_bytes()[..], &65_536u32.to_le_bytes(), &[7; 64]].concat();
     let long_proposals = [&32u16.to_le_bytes()[..], &[1; 24], &65_536u32.to_le_bytes(), &[0; 400]].concat();
@@ -270,6 +271,7 @@ pub fn reply_seeds() -> Vec<Seed> {
         position: 7,
         lost_deltas: Some(1),
         lost_ms: None,
+        set_aside: 2,
     };
     let refused = Some(Refusal { home: Some(values::label("far")), ..refusal.clone() });
     let position = LogPosition {
@@ -280,7 +282,6 @@ pub fn reply_seeds() -> Vec<Seed> {
         refusal: refused,
     };
     let range = ChunkRange { sealed_bytes: 9, offset: 1, length: 2 };
-    let report = FailoverReport { logs: vec![over.clone()], rto_ms: 9, fenced: true };
     let behind = LogBehind {
         tenant_name: values::label("acme"),
         name: values::label("photos"),
@@ -290,10 +291,27 @@ pub fn reply_seeds() -> Vec<Seed> {
     };
     let refused_log =
         LogRefused { tenant_name: values::label("acme"), name: values::label("music"), refusal: refusal.clone() };
-    let moved =
-        SwitchedOver { moved: vec![over.clone()], left: vec![behind], refused: vec![refused_log], stalled_ms: 5 };
-    let weighed =
-        Weighed { logs: vec![over.clone()], home_answers: true, objections: vec!["unknown".into()], commits_ms: 6 };
+    let moved = SwitchedOver {
+        moved: vec![over.clone()],
+        left: vec![behind],
+        refused: vec![refused_log.clone()],
+        stalled_ms: 5,
+    };
+    let report = FailoverReport {
+        logs: vec![over.clone()],
+        before: vec![over.clone()],
+        refused: vec![refused_log],
+        cut: Some(Hlc(8)),
+        rto_ms: 9,
+        fenced: true,
+    };
+    let weighed = Weighed {
+        logs: vec![over.clone()],
+        home_answers: true,
+        objections: vec!["unknown".into()],
+        commits_ms: 6,
+        cut: Some(Hlc(7)),
+    };
     let issued = IssuedIdentity {
         site_name: values::label("near"),
         record: values::identity_record(1),
@@ -435,10 +453,22 @@ pub(super) fn group_commands() -> Vec<(&'static str, GroupCommand)> {
         ("create-log", GroupCommand::CreateLog((values::descriptor(2), generation))),
         ("place", GroupCommand::Place(place)),
         ("accept", GroupCommand::Accept(accept)),
-        ("promote", GroupCommand::Promote(Promote { log, generation, time, weighed: Some((generation, 3)) })),
+        (
+            "promote",
+            GroupCommand::Promote(Promote { log, generation, time, weighed: Some((generation, 3)), cut: Some(Hlc(4)) }),
+        ),
         ("fence", GroupCommand::Fence(Fence { log, lineage, time })),
-        ("acknowledge", GroupCommand::Acknowledge(Acknowledge { log, peer: values::site(2), cursor: head, time })),
-        ("close", GroupCommand::Close(Hlc(9))),
+        (
+            "acknowledge",
+            GroupCommand::Acknowledge(Acknowledge {
+                log,
+                peer: values::site(2),
+                cursor: head,
+                time,
+                instead_of: Some(Hlc(9)),
+            }),
+        ),
+        ("close", GroupCommand::Close(CloseTime { closed: Hlc(9), copies: vec![values::closed()] })),
         ("barrier", GroupCommand::Barrier(3)),
         ("change-policy", GroupCommand::ChangePolicy(ChangePolicy { log, policy: LogPolicy::default() })),
         ("prune", GroupCommand::Prune(Prune { log, horizon: Hlc(3), below: 4, limit: 5 })),
@@ -472,6 +502,7 @@ pub(super) fn control_commands() -> Vec<(&'static str, ControlCommand)> {
         ("control-put-identity", ControlCommand::PutIdentity(values::put_identity(1))),
         ("control-revoke-identity", ControlCommand::RevokeIdentity(values::revoke_identity(1))),
         ("control-introduce", ControlCommand::IntroduceAuthority(values::introduce_authority())),
+        ("control-plan-cut", ControlCommand::PlanCut((Some(values::cut_plan()), Some(Hlc(3))))),
         ("control-geometry", ControlCommand::SetGeometry(Geometry::DEFAULT)),
         ("control-step", ControlCommand::StepAuthority(1)),
         ("control-drop", ControlCommand::DropAuthority(DropAuthority { change: 2, force: true, time: Hlc(9) })),

@@ -28,6 +28,8 @@ pub enum Hunter {
     Geometry,
     /// The same with peers that are away for longer than what they lack is kept.
     Seeding,
+    /// The same with homes that move again and again.
+    Sides,
     /// Random histories of a chunk store.
     Store,
     /// Random histories of a write-ahead log.
@@ -38,7 +40,7 @@ pub enum Hunter {
 
 impl Hunter {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Sim,
         Self::Cluster,
         Self::Upkeep,
@@ -46,6 +48,7 @@ impl Hunter {
         Self::Backups,
         Self::Geometry,
         Self::Seeding,
+        Self::Sides,
         Self::Store,
         Self::Wal,
         Self::Group,
@@ -60,6 +63,7 @@ impl Hunter {
             Self::Backups => "backups",
             Self::Geometry => "geometry",
             Self::Seeding => "seeding",
+            Self::Sides => "sides",
             Self::Store => "store",
             Self::Wal => "wal",
             Self::Group => "group",

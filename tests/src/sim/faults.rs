@@ -191,6 +191,8 @@ pub enum Fault {
         after_death: bool,
         /// Even if it does not know what that loses.
         force: bool,
+        /// To what all logs were at one time.
+        cut: bool,
     },
     /// A site is told to hand its logs over to the other one.
     Switchover {
@@ -487,7 +489,11 @@ fn draw(random: &SeededEntropy, kind: Kind, Targets { nodes, victims, clients }:
             // With a round trip of some milliseconds, most of them while something is under way.
             cut: (pick(3) == 0).then(|| Duration::from_micros(pick(60_000))),
         },
-        Kind::Failover => Fault::Failover { site, after_death: pick(3) > 0, force: pick(4) > 0 },
+        Kind::Failover => {
+            // Drawn out of what was drawn before there were cuts, so that seeds that found something draw the same faults still.
+            let forced = pick(4);
+            Fault::Failover { site, after_death: pick(3) > 0, force: forced > 0, cut: forced == 2 }
+        }
     }
 }
 

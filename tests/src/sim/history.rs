@@ -1,6 +1,6 @@
 //! What clients asked for and what they were told, in real-time order. The oracles read nothing else of the workload.
 
-use farside_codec::delta::{Cursor, Lineage};
+use farside_codec::delta::{Cursor, DeltaReceipt, Lineage};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -66,6 +66,8 @@ pub struct Event {
     pub answered_ms: u64,
     /// The answer.
     pub outcome: Outcome,
+    /// Where it was placed: what it was told.
+    pub receipt: Option<DeltaReceipt>,
 }
 
 /// What is about to be asked for; see [`Event`].
@@ -111,9 +113,18 @@ impl History {
             asked_ms: now_ms,
             answered_ms: u64::MAX,
             outcome: Outcome::Unknown,
+            receipt: None,
         };
         inner.events.insert(number, event);
         number
+    }
+
+    /// Notes that it was placed.
+    pub fn placed(&self, number: u64, receipt: DeltaReceipt, now_ms: u64) {
+        self.answer(number, Outcome::Placed(receipt.cursor.clone()), now_ms);
+        if let Some(event) = self.0.borrow_mut().events.get_mut(&number) {
+            event.receipt = Some(receipt);
+        }
     }
 
     /// Notes the answer.

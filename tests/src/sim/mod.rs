@@ -14,6 +14,7 @@ pub mod node;
 pub mod oracles;
 pub mod scenarios;
 pub mod site;
+pub mod splits;
 pub mod store;
 pub mod telling;
 pub mod trace;
@@ -175,7 +176,10 @@ async fn spend(world: &World, options: Options, report: &mut Report) -> Result<(
     let pace = options.span.mul_f64(f64::from(clients) / operations as f64);
     let (least, most) = options.faults;
     let count = least + random.next_u64() % (most - least + 1);
-    let plan = faults::plan(random, options.scenario, count, options.span, world.targets(clients));
+    let plan = match options.scenario.orders {
+        true => splits::plan(report.seed, random, options.span),
+        false => faults::plan(random, options.scenario, count, options.span, world.targets(clients)),
+    };
     report.faults = plan.len();
     let watch = tokio::task::spawn_local(watch::Watch::default().run(world.clone()));
     if random.next_u64().is_multiple_of(2) {

@@ -4,6 +4,7 @@
 mod at_rest;
 mod backups;
 mod names;
+mod sides;
 
 use super::divergence;
 use super::history::{Event, Operation, Outcome};
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use farside::client::{Client, ClientError, Log};
 use farside::node::limits::BACKUP_HOLD;
 use farside_codec::delta::{Cursor, Delta, DeltaKind, Lineage};
-use farside_codec::ids::{BlindName, ChunkId, DeltaHash};
+use farside_codec::ids::{BlindName, ChunkId, DeltaHash, SiteId};
 use farside_codec::limits::MAX_CHUNKS_PER_QUESTION;
 use farside_codec::message::{LogInfo, Moment, ReadDeltas, Reply, Request};
 use names::{names_agree, versions_of};
@@ -62,6 +63,7 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
         clients.push(world.client(site).await?);
     }
     let events = world.shared().history.events();
+    let sites: Vec<SiteId> = world.sites().iter().map(|site| site.borrow().id()).collect();
     let mut needed = BTreeSet::new();
     let mut logs = Vec::new();
     for (number, log) in world.shared().logs.iter().enumerate() {
@@ -75,6 +77,8 @@ pub async fn judge(world: &World, watch: &Watch) -> Result<(), String> {
         payload_keys_are_used_once(world, log, &settled);
         reads_are_linearizable(world, log, &settled, &mine);
         promotions_kept_what_was_acknowledged(world, watch, log);
+        sides::are_of_one_time(world, log, &settled, &mine);
+        sides::one_site_writes(world, log, &sites, &mine);
         switchovers_lost_nothing(world, log, &settled, &mine);
         returning_homes_asked_first(world, log, &mine);
         leases_were_held(world, log, &mine);
@@ -418,8 +422,9 @@ fn reads_are_linearizable(world: &World, log: &str, settled: &Settled, events: &
 
 /// A promotion's position covers everything that the home it replaces was told by this peer to be durable here.
 fn promotions_kept_what_was_acknowledged(world: &World, watch: &Watch, log: &str) {
-    for Promotion { site, promoted, .. } in world.promotions() {
-        if format!("{}/{}", promoted.tenant_name, promoted.name) != log {
+    for Promotion { site, promoted, cut, .. } in world.promotions() {
+        // A cut sets aside what came after it.
+        if cut.is_some() || format!("{}/{}", promoted.tenant_name, promoted.name) != log {
             continue;
         }
         let acknowledged = watch.acknowledged(log, promoted.generation.counter - 1);
@@ -523,7 +528,8 @@ async fn undone_deltas_are_set_aside(
             _ => false,
         });
         let lost: Vec<&&Event> = lost.collect();
-        // Where what a peer lacks is let go of a home may have pruned what it replaced itself before that was undone.
+        // Where what a peer lacks is let go of, or a peer goes back to before what it had, a home may have pruned what it replaced
+        // itself before that was undone.
         let place = |event: &Event| match &event.outcome {
             Outcome::Placed(cursor) => (cursor.generation, cursor.sequence),
             _ => unreachable!("only what was placed is lost"),
@@ -532,7 +538,7 @@ async fn undone_deltas_are_set_aside(
             let replaced = |other: &&&Event| other.name == event.name && place(other) > place(event);
             event.operation == Operation::Remove || lost.iter().any(replaced)
         };
-        let is_bound = world.bounds_holds();
+        let is_bound = world.bounds_holds() || world.cut_was_ordered();
         let lost = lost.iter().filter(|event| !is_bound || !may_be_gone(event)).count() as u64;
         let document = status(client).await?;
         let mine = document["logs"].as_array().and_then(|logs| logs.iter().find(|entry| entry["name"] == log));

@@ -27,6 +27,8 @@ pub struct Scenario {
     pub holds: bool,
     /// Sites have backups made.
     pub backups: Backups,
+    /// Its worlds go through every order of a few steps, a seed each.
+    pub orders: bool,
 }
 
 /// In which worlds sites have backups made.
@@ -51,6 +53,7 @@ const PLAIN: Scenario = Scenario {
     leases: false,
     holds: false,
     backups: Backups::Never,
+    orders: false,
 };
 
 use Kind::*;
@@ -176,6 +179,12 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "sides",
         about: "homes move again and again while sites die and come back: fencing and what is set aside",
         weights: &[(Failover, 4), (Switchover, 4), (Restart, 3), (Cut, 3), (Clog, 1)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "splits",
+        about: "the way is cut and heals, both sites take over by force, die and come back, in every order of four steps: a seed\n                each, 1296 of them",
+        orders: true,
         ..PLAIN
     },
     Scenario {

@@ -6,7 +6,7 @@ use super::trace::Trace;
 use farside::client::{Client, ClientError, ClientSettings, Context};
 use farside::node::NodeError;
 use farside_codec::erasure::Geometry;
-use farside_codec::ids::Label;
+use farside_codec::ids::{Label, SiteId};
 use std::path::{Path, PathBuf};
 
 /// A site.
@@ -51,6 +51,11 @@ impl SimSite {
         let (node, context) = SimNode::found(&root.join(plan.name), &plan, host, seed, trace).await?;
         let name = context.site_name.clone();
         Ok(Self { name, nodes: vec![node], plan, root: root.to_owned(), context })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> SiteId {
+        self.context.site
     }
 
     /// Where a node that joins has its directory.

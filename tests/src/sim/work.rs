@@ -6,6 +6,7 @@ use super::site::SimSite;
 use super::trace::Trace;
 use super::violation::Violations;
 use farside::client::{Client, ClientError, Log, Upload};
+use farside_codec::delta::{Cursor, DeltaReceipt};
 use farside_codec::ids::Label;
 use farside_codec::message::{Moment, RefusalCode};
 use farside_io::entropy::SeededEntropy;
@@ -149,11 +150,10 @@ impl Worker {
         let mut upload = Upload::bytes(&name(name_number), contents(number, self.shared.objects));
         upload.modified = (number as i64, 0);
         upload.condition = condition;
-        let outcome = match log.put(upload).await {
-            Ok(receipt) => Outcome::Placed(receipt.receipt.cursor),
-            Err(error) => self.failed(&error),
-        };
-        self.answer(number, outcome);
+        match log.put(upload).await {
+            Ok(receipt) => self.placed(number, receipt.receipt),
+            Err(error) => self.answer(number, self.failed(&error)),
+        }
     }
 
     /// Sequence of the name's newest delta: 0 if there is none, `None` if it is not known.
@@ -167,13 +167,12 @@ impl Worker {
 
     async fn remove(&self, log: &Log, site: usize, name_number: u64) {
         let number = self.ask(log, site, name_number, Operation::Remove);
-        let outcome = match log.remove(&name(name_number)).await {
-            Ok(receipt) => Outcome::Placed(receipt.receipt.cursor),
+        match log.remove(&name(name_number)).await {
+            Ok(receipt) => self.placed(number, receipt.receipt),
             // There was nothing to remove: as good as not asked for.
-            Err(ClientError::NotFound(_)) => Outcome::Refused,
-            Err(error) => self.failed(&error),
-        };
-        self.answer(number, outcome);
+            Err(ClientError::NotFound(_)) => self.answer(number, Outcome::Refused),
+            Err(error) => self.answer(number, self.failed(&error)),
+        }
     }
 
     async fn get(&self, log: &Log, site: usize, name_number: u64) {
@@ -191,12 +190,14 @@ impl Worker {
         self.shared.history.ask(question, self.shared.trace.now_ms())
     }
 
+    fn placed(&self, number: u64, receipt: DeltaReceipt) {
+        let Cursor { generation, sequence, .. } = receipt.cursor;
+        self.shared.trace.line(format!("operation {number}: placed at {generation}/{sequence}"));
+        self.shared.history.placed(number, receipt, self.shared.trace.now_ms());
+    }
+
     fn answer(&self, number: u64, outcome: Outcome) {
-        let text = match &outcome {
-            Outcome::Placed(cursor) => format!("placed at {}/{}", cursor.generation, cursor.sequence),
-            other => format!("{other:?}"),
-        };
-        self.shared.trace.line(format!("operation {number}: {text}"));
+        self.shared.trace.line(format!("operation {number}: {outcome:?}"));
         self.shared.history.answer(number, outcome, self.shared.trace.now_ms());
     }
 
@@ -233,6 +234,8 @@ pub async fn read_at(log: &Log, name: &[u8], at: &Moment, shared: &Shared) -> Re
     let violations = &shared.violations;
     let object = match log.get(name, at).await {
         Err(ClientError::NotFound(_)) => return Ok(None),
+        // It was pruned, as old versions are.
+        Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Pruned => return Ok(None),
         object => object?,
     };
     let (number, sequence) = (object.info.modified.0 as u64, object.info.sequence);

@@ -22,8 +22,8 @@ use super::work::{Objects, Shared, Worker};
 use farside::client::Client;
 use farside_codec::delta::LogPolicy;
 use farside_codec::erasure::Geometry;
-use farside_codec::ids::Label;
-use farside_codec::message::{FailedOver, PeerAction, Reply, Request, SetPeer, SetPolicy};
+use farside_codec::ids::{Hlc, Label};
+use farside_codec::message::{FailedOver, Failover, PeerAction, Reply, Request, SetPeer, SetPolicy};
 use farside_io::entropy::SeededEntropy;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -67,6 +67,7 @@ struct Inner {
     /// A site has forgotten its peer, if only for a while.
     peer_was_removed: Cell<bool>,
     promotions_ordered: Cell<u64>,
+    cut_was_ordered: Cell<bool>,
     /// Deltas set aside that an administrator let go of, by site and log.
     discarded: RefCell<BTreeMap<(usize, String), u64>>,
     /// What is wrong with the KMS, one on top of the other.
@@ -100,6 +101,8 @@ pub struct Promotion {
     pub from: Option<usize>,
     /// It was forced.
     pub forced: bool,
+    /// The time to which all logs were cut, if they were.
+    pub cut: Option<Hlc>,
 }
 
 /// A world. Clones are the same one.
@@ -226,6 +229,7 @@ impl World {
             promotions: RefCell::default(),
             peer_was_removed: Cell::new(false),
             promotions_ordered: Cell::new(0),
+            cut_was_ordered: Cell::new(false),
             discarded: RefCell::default(),
             kms_troubles: Cell::new(0),
             clients: RefCell::default(),
@@ -314,6 +318,10 @@ impl World {
     /// Whether a site has forgotten its peer, if only for a while.
     pub fn peer_was_removed(&self) -> bool {
         self.0.peer_was_removed.get()
+    }
+    /// Whether a site was told to go back to a cut, and so perhaps to before what it had acknowledged.
+    pub fn cut_was_ordered(&self) -> bool {
+        self.0.cut_was_ordered.get()
     }
     /// An administrator let go of so many deltas that were set aside.
     pub fn discarded(&self, site: usize, log: &str, deltas: u64) {
@@ -525,7 +533,9 @@ impl World {
             Fault::Upkeep { site, order } => self.upkeep(site, order, lasts).await,
             Fault::Evict { place, device, back } => self.evict(place, device, back, lasts).await,
             Fault::Peer { site, removed } => self.unsettle_peer(site, removed, lasts).await,
-            Fault::Failover { site, after_death, force } => self.fail_over(site, after_death, force, lasts).await,
+            Fault::Failover { site, after_death, force, cut } => {
+                self.fail_over(site, after_death, Failover { from: None, log: None, force, cut }, lasts).await;
+            }
             Fault::Switchover { site, back, cut } => self.switch_over(site, back, cut, lasts).await,
         }
     }

@@ -77,7 +77,7 @@ pub(crate) enum Asked {
     Greet,
     Load { from: u64, limit: usize },
     Deliver(Vec<Bytes>),
-    Record(Cursor),
+    Record { cursor: Cursor, greeted: bool },
     StepDown(Lineage),
     Wait,
 }
@@ -94,7 +94,7 @@ fn asked(command: SenderCommand) -> Asked {
         SenderCommand::Greet => Asked::Greet,
         SenderCommand::Load { from, limit, .. } => Asked::Load { from, limit },
         SenderCommand::Deliver(deltas) => Asked::Deliver(deltas.into_iter().map(whole).collect()),
-        SenderCommand::Record(cursor) => Asked::Record(cursor),
+        SenderCommand::Record { cursor, greeted } => Asked::Record { cursor, greeted },
         SenderCommand::StepDown(lineage) => Asked::StepDown(lineage),
         SenderCommand::Wait(_) => Asked::Wait,
         SenderCommand::Ask(_) | SenderCommand::Send(_) => panic!("no delta here names a chunk"),

@@ -298,7 +298,8 @@ impl World {
         let Some(known) = self.copy(state, site).known() else { return };
         state.spent[1] += 1;
         let generation = Generation { counter: known.counter + 1, site: site_id(site), incarnation: 0 };
-        let command = GroupCommand::Promote(Promote { log: self.log, generation, time: Hlc(0), weighed: None });
+        let command =
+            GroupCommand::Promote(Promote { log: self.log, generation, time: Hlc(0), weighed: None, cut: None });
         self.send(state, Item::Local { site, peer: site, command }, false);
     }
 
@@ -366,9 +367,13 @@ impl World {
                             self.send(state, Item::Deltas { home, peer, accept }, true);
                         }
                     }
-                    Asked::Record(cursor) => {
-                        let (cursor, time) = (cursor.clone(), Hlc(0));
-                        let command = Acknowledge { log: self.log, peer: site_id(peer), cursor, time };
+                    Asked::Record { cursor, greeted } => {
+                        // No two cursors of a peer are recorded at one time.
+                        let at = |cursor: &Cursor| Hlc(cursor.sequence + 1);
+                        let recorded = copy.cursors.iter().find(|(site, _)| *site == site_id(peer));
+                        let instead_of = recorded.filter(|_| *greeted).map(|(_, cursor)| at(cursor));
+                        let (cursor, time) = (cursor.clone(), at(cursor));
+                        let command = Acknowledge { log: self.log, peer: site_id(peer), cursor, time, instead_of };
                         let command = GroupCommand::Acknowledge(command);
                         self.send(state, Item::Local { site: home, peer, command }, true);
                     }
@@ -553,6 +558,9 @@ impl World {
             head: view.head.clone(),
             head_time: view.head_time,
             is_sent_here: true,
+            complete_to: None,
+            floor: view.floor,
+            cut: None,
             whole: view.seeding.as_ref().map(|seeding| (seeding.whole.clone(), seeding.whole_time)),
             heard: view.heard.clone(),
             promise: Promise::None,

@@ -7,10 +7,10 @@ use farside_codec::message::{Failover, Reply, Request, SwitchedOver, Switchover}
 use std::time::Duration;
 
 impl World {
-    pub(super) async fn fail_over(&self, site: usize, after_death: bool, force: bool, lasts: Duration) {
+    pub(super) async fn fail_over(&self, site: usize, after_death: bool, order: Failover, lasts: Duration) {
         let other = (site + 1) % self.sites().len();
         // Who forces it has two writers, whatever was promised.
-        let force = force && !self.has_leases();
+        let force = order.force && !self.has_leases();
         let mut turns = Vec::new();
         if after_death {
             for place in self.places(other) {
@@ -20,8 +20,8 @@ impl World {
         }
         if let Ok(client) = self.client(site).await {
             self.0.promotions_ordered.set(self.0.promotions_ordered.get() + self.0.shared.logs.len() as u64);
-            let order = Failover { from: None, log: None, force };
-            match client.control(&Request::Failover(order)).await {
+            self.0.cut_was_ordered.set(self.0.cut_was_ordered.get() || order.cut);
+            match client.control(&Request::Failover(Failover { force, ..order })).await {
                 Ok(Reply::FailedOver(report)) => {
                     for log in report.logs {
                         let text = format!("{} promoted at site {site}: generation {}", log.name, log.generation);
@@ -33,7 +33,11 @@ impl World {
                             answered_ms,
                             from: None,
                             forced: force,
+                            cut: report.cut,
                         });
+                    }
+                    for log in report.refused {
+                        self.trace().line(format!("{} is not promoted at site {site}: {}", log.name, log.refusal));
                     }
                 }
                 Ok(_) => self.violations().add("a failover was answered with something else"),
@@ -102,6 +106,7 @@ impl World {
                 answered_ms,
                 from: Some(from),
                 forced: false,
+                cut: None,
             });
         }
     }
