@@ -336,8 +336,8 @@ choice!(
         PutBackupTarget(BackupTarget) = 15,
         /// Forgets one.
         ForgetBackupTarget(Label) = 16,
-        /// Keeps the cut that a failover goes by, or forgets it, if the one that is kept began at this time.
-        PlanCut((Option<CutPlan>, Option<Hlc>)) = 19,
+        /// Keeps the cut that a failover goes by, and forgets those that were made at these times.
+        PlanCut((Option<CutPlan>, Vec<Hlc>)) = 19,
         /// Cuts new chunks this way from now on, and those that are there one after the other.
         SetGeometry(Geometry) = 18,
         /// Goes on without nodes that were lost with the majority of a group.

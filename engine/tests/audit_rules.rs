@@ -12,8 +12,9 @@ use farside_codec::audit::{
     AuditAction, AuditActor, AuditEntry, AuditHash, AuditHead, AuditNote, AuditNotes, AuditOutcome, AuditPlace,
     AuditScope, AuditedCommand,
 };
-use farside_codec::command::{AcceptAudit, ControlCommand, ControlOutcome, CutPlan, SiteRecord};
-use farside_codec::ids::{Hlc, Label, NodeId, SiteId, TenantId};
+use farside_codec::command::{AcceptAudit, ControlCommand, ControlOutcome, CutPlan, PlannedCut, SiteRecord};
+use farside_codec::delta::Generation;
+use farside_codec::ids::{DeltaHash, Hlc, Label, LogId, NodeId, SiteId, TenantId};
 use farside_codec::message::{PeerAction, PeerRecord, RefusalCode, Tenant};
 use farside_codec::recovery::Recovery;
 use farside_raft::{Applied, StateMachine};
@@ -426,17 +427,24 @@ proptest! {
 fn one_cut_is_kept_at_a_time_and_is_nothing_that_is_written_down() {
     let mut site = Site::new(1, &[2]);
     let written = site.entries(site.id, &AuditScope::Site).len();
-    let plan = |made, cut| CutPlan { made: Hlc(made), cut: Hlc(cut), logs: Vec::new() };
-    let order = |plan: Option<CutPlan>, instead_of: Option<u64>| ControlCommand::PlanCut((plan, instead_of.map(Hlc)));
-    assert_eq!(site.apply(&order(Some(plan(10, 7)), None)), ControlOutcome::Done);
-    // Two failovers at once: the later one learns that there is a cut, and does not replace it.
-    assert_eq!(refused(site.apply(&order(Some(plan(11, 8)), None))), RefusalCode::Busy);
-    assert_eq!(refused(site.apply(&order(None, Some(9)))), RefusalCode::Busy);
-    assert_eq!(site.state.view().cut_plan, Some(plan(10, 7)));
+    let home = Generation { counter: 1, site: SiteId([2; 16]), incarnation: 0 };
+    let planned = |log| PlannedCut { log: LogId([log; 16]), home, head: DeltaHash::ZERO };
+    let plan = |made, log| CutPlan { made: Hlc(made), cut: Hlc(7), logs: vec![planned(log)] };
+    let order = |plan: Option<CutPlan>, instead_of: &[u64]| {
+        ControlCommand::PlanCut((plan, instead_of.iter().copied().map(Hlc).collect()))
+    };
+    let kept = |site: &Site| site.state.view().cut_plans.values().cloned().collect::<Vec<_>>();
+    assert_eq!(site.apply(&order(Some(plan(10, 1)), &[])), ControlOutcome::Done);
+    assert_eq!(site.apply(&order(Some(plan(10, 1)), &[])), ControlOutcome::Done, "committed twice it is the same one");
+    // Two failovers at once of one log: the later one learns that there is a cut, and does not replace it.
+    assert_eq!(refused(site.apply(&order(Some(plan(11, 1)), &[]))), RefusalCode::Busy);
+    assert_eq!(refused(site.apply(&order(Some(plan(11, 1)), &[9]))), RefusalCode::Busy);
+    assert_eq!(site.apply(&order(Some(plan(12, 2)), &[])), ControlOutcome::Done, "it has nothing to do with the other");
+    assert_eq!(kept(&site), [plan(10, 1), plan(12, 2)]);
     let site = &mut site.through_snapshot();
-    assert_eq!(site.state.view().cut_plan, Some(plan(10, 7)), "whoever is given the state has it");
-    assert_eq!(site.apply(&order(Some(plan(12, 9)), Some(10))), ControlOutcome::Done);
-    assert_eq!(site.apply(&order(None, Some(12))), ControlOutcome::Done);
-    assert_eq!(site.state.view().cut_plan, None);
+    assert_eq!(kept(site), [plan(10, 1), plan(12, 2)], "whoever is given the state has them");
+    assert_eq!(site.apply(&order(Some(plan(13, 1)), &[10])), ControlOutcome::Done);
+    assert_eq!(site.apply(&order(None, &[12, 9])), ControlOutcome::Done);
+    assert_eq!(kept(site), [plan(13, 1)]);
     assert_eq!(site.entries(site.id, &AuditScope::Site).len(), written);
 }

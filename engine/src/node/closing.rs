@@ -13,7 +13,7 @@ use farside_codec::message::{ClosedLog, FedClosed, PeerRecord, Refusal, RefusalC
 use farside_io::disk::Disk;
 use farside_transport::{Caller, Class};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -57,6 +57,7 @@ pub(super) async fn close_time<D: Disk>(shard: Rc<Shard<D>>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     // What will be applied once time is closed if nothing else is, and when it was.
     let mut closed: BTreeMap<GroupId, (Option<u64>, Duration)> = BTreeMap::new();
+    let under_way: Rc<RefCell<BTreeSet<GroupId>>> = Rc::default();
     loop {
         ticks.tick().await;
         // A time that is hours ahead, once closed, is one behind which nobody could write.
@@ -68,19 +69,23 @@ pub(super) async fn close_time<D: Disk>(shard: Rc<Shard<D>>) {
             let moved = |(applied, at): &(Option<u64>, Duration)| {
                 *applied != group.status().applied_index || now.saturating_sub(*at) >= limits::CLOSE_IDLE
             };
-            group.is_leader() && closed.get(&group.id()).is_none_or(moved)
+            let rests = !under_way.borrow().contains(&group.id());
+            rests && group.is_leader() && closed.get(&group.id()).is_none_or(moved)
         };
         let due: Vec<_> = shard.groups().into_iter().filter(is_due).collect();
         let alone = |group: &LogGroup<D>| (group.status().applied_index.map(|index| index + 1), now);
         closed.extend(due.iter().map(|group| (group.id(), alone(group))));
-        let closes = due.iter().map(|group| {
-            let copies = shard.closings.take(group.id());
+        for id in due.iter().map(|group| group.id()) {
+            under_way.borrow_mut().insert(id);
+            let copies = shard.closings.take(id);
             let command = GroupCommand::Close(CloseTime { closed: shard.clock.now(), copies });
-            let shard = shard.clone();
-            async move { shard.command(group.id(), &command).await.map(drop) }
-        });
-        // A group that can't close time now says so in status; the next tick tries again.
-        futures_util::future::join_all(closes).await;
+            let (shard, under_way) = (shard.clone(), under_way.clone());
+            // A group that can't close time now says so in status, and holds up no other; a later tick tries again.
+            tokio::task::spawn_local(async move {
+                let _ = shard.command(id, &command).await;
+                under_way.borrow_mut().remove(&id);
+            });
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The cut of a failover to one: kept by the control group before the first log goes by it, so that one that is interrupted goes
 //! on by the same, and forgotten once it is over.
 //!
-//! What is left of it is promoted by that cut as long as it is what it was then. Where it has gone on since, the logs that were
+//! What is left of it is promoted by that cut where it stands as it stood. Where it has gone on since, the logs that were
 //! promoted and those that are left can't be of one time any more: that is for people to say.
 
 use super::shard::Shard;
@@ -14,103 +14,181 @@ use futures_util::stream::TryStreamExt;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// So long another order is taken to be the same one, repeated, though what is left has gone on a little meanwhile.
-const REPEATED: Duration = Duration::from_secs(600);
+/// So long after another order has begun one like it is taken to go on beside it, and by its cut, whatever has come in since.
+const BESIDE: Duration = Duration::from_secs(10);
 
-/// How the logs of a cut stand.
-struct Progress {
-    /// Some have been promoted.
-    begun: bool,
-    /// Those that have not been, and are under the generation that they were under.
-    left: Vec<LogStanding>,
+/// How an order goes by a cut that was kept before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It is the same failover.
+    Resume,
+    /// It has nothing to do with it, or nothing was promoted by it that would have to agree.
+    Anew,
+    /// Some were promoted by it, and these can't be any more.
+    Refuse,
 }
 
-async fn progress<D: Disk>(shard: &Rc<Shard<D>>, plan: &CutPlan) -> Result<Progress, Refusal> {
+/// A log as an order finds it, against how it was planned.
+#[derive(Debug, Clone, Copy)]
+struct Match {
+    /// It is a log of the cut, and has the home that it had.
+    planned: bool,
+    /// And stands here as it stood.
+    stands: bool,
+}
+
+fn turn(logs: &[Match], begun: bool, age: Duration) -> Turn {
+    if !logs.iter().any(|log| log.planned) {
+        return Turn::Anew;
+    }
+    let all_planned = logs.iter().all(|log| log.planned);
+    match all_planned && (age < BESIDE || logs.iter().all(|log| log.stands)) {
+        true => Turn::Resume,
+        false if begun => Turn::Refuse,
+        false => Turn::Anew,
+    }
+}
+
+fn matches(plan: &CutPlan, found: &Found) -> Vec<Match> {
+    let one = |log: &LogStanding| {
+        let at_home = |planned: &&PlannedCut| planned.log == log.descriptor.log && planned.home == log.known;
+        let planned = plan.logs.iter().find(at_home);
+        Match { planned: planned.is_some(), stands: planned.is_some_and(|planned| planned.head == log.head.hash) }
+    };
+    found.logs.iter().map(|found| one(&found.log)).collect()
+}
+
+/// Whether some log was promoted by a cut, and whether one is left that was not promoted at all.
+async fn progress<D: Disk>(shard: &Rc<Shard<D>>, plan: &CutPlan) -> Result<(bool, bool), Refusal> {
     let asked = plan.logs.iter().map(|planned| log_view(shard, planned.log));
     let now: Vec<Option<LogStanding>> = at_once(asked).try_collect().await?;
-    let mut progress = Progress { begun: false, left: Vec::new() };
+    let (mut begun, mut left) = (false, false);
     for (planned, now) in plan.logs.iter().zip(now) {
         let Some(now) = now else { continue };
-        if now.known == planned.home {
-            progress.left.push(now);
-        } else if now.known.site == shard.site.site {
-            progress.begun = true;
+        left |= now.known == planned.home;
+        let agrees = now.begun.is_some_and(|(_, time)| time <= plan.cut);
+        begun |= now.known != planned.home && now.known.site == shard.site.site && agrees;
+    }
+    Ok((begun, left))
+}
+
+/// Where an order cuts.
+#[derive(Debug, Clone)]
+pub(super) struct Decided {
+    pub(super) cut: Hlc,
+    /// It is the one of an order before.
+    resumed: bool,
+    /// Cuts, by when they were made, in whose place it comes.
+    instead_of: Vec<Hlc>,
+}
+
+/// Where logs would be cut by an order that is given now.
+pub(super) async fn weigh<D: Disk>(shard: &Rc<Shard<D>>, found: &Found) -> Result<Option<Decided>, Refusal> {
+    let view = shard.view();
+    let mut instead_of = Vec::new();
+    for plan in view.cut_plans.values() {
+        let logs = matches(plan, found);
+        if !logs.iter().any(|log| log.planned) {
+            continue;
+        }
+        let (begun, _) = progress(shard, plan).await?;
+        let age = Duration::from_millis(shard.clock.now().ms().saturating_sub(plan.made.ms()));
+        match turn(&logs, begun, age) {
+            Turn::Resume => return Ok(Some(Decided { cut: plan.cut, resumed: true, instead_of: Vec::new() })),
+            Turn::Anew => instead_of.push(plan.made),
+            Turn::Refuse => {
+                let detail = format!(
+                    "some logs were promoted to a cut at {}, and not all of these can be any more: name by --from or --log those \
+                     that were ordered then, or promote what is left by `--at latest`, or to another cut with --force",
+                    crate::times::show_time(plan.cut)
+                );
+                return Err(Refusal::new(RefusalCode::Unsafe, detail));
+            }
         }
     }
-    Ok(progress)
+    Ok(found.cut.map(|cut| Decided { cut, resumed: false, instead_of }))
 }
 
-/// The cut by which these logs have to be promoted, because others have been.
-pub(super) async fn resumed<D: Disk>(shard: &Rc<Shard<D>>, found: &Found) -> Result<Option<Hlc>, Refusal> {
-    let view = shard.view();
-    let Some(plan) = &view.cut_plan else { return Ok(None) };
-    let Progress { begun, left } = progress(shard, plan).await?;
-    let age = Duration::from_millis(shard.clock.now().ms().saturating_sub(plan.made.ms()));
-    // Two orders at once are one, whichever of them comes first to it.
-    if left.is_empty() || found.logs.is_empty() || !begun && age > REPEATED {
-        return Ok(None);
-    }
-    let is_left = |found: &LogStanding| left.iter().any(|log| log.descriptor.log == found.descriptor.log);
-    let stands = |found: &LogStanding| {
-        let planned = plan.logs.iter().find(|planned| planned.log == found.descriptor.log);
-        planned.is_some_and(|planned| planned.head == found.head.hash)
-    };
-    let logs = || found.logs.iter().map(|found| &found.log);
-    if logs().all(is_left) && (age <= REPEATED || logs().all(stands)) {
-        return Ok(Some(plan.cut));
-    }
-    if !begun {
-        return Ok(None);
-    }
-    let detail = format!(
-        "a failover to a cut at {} was begun and is not over, and logs that are left are not as they were then: promote those by \
-         `--at latest`, or all that are left to another cut with --force",
-        crate::times::show_time(plan.cut)
-    );
-    Err(Refusal::new(RefusalCode::Unsafe, detail))
-}
-
-/// Where an order cuts, and whether others were promoted by that before.
+/// Where an order cuts, if it does.
 pub(super) async fn decide<D: Disk>(
     shard: &Rc<Shard<D>>,
     order: &Failover,
     found: &Found,
-) -> Result<Option<(Hlc, bool)>, Refusal> {
+) -> Result<Option<Decided>, Refusal> {
     if !order.cut || found.logs.is_empty() {
         return Ok(None);
     }
-    let resumed = match resumed(shard, found).await {
-        Err(refusal) if order.force && refusal.code == RefusalCode::Unsafe => None,
-        resumed => resumed?,
-    };
-    Ok(resumed.map(|cut| (cut, true)).or(found.cut.map(|cut| (cut, false))))
+    match weigh(shard, found).await {
+        Err(refusal) if order.force && refusal.code == RefusalCode::Unsafe => {
+            let instead_of = touched(shard, found).into_iter().map(|plan| plan.made).collect();
+            Ok(found.cut.map(|cut| Decided { cut, resumed: false, instead_of }))
+        }
+        decided => decided,
+    }
 }
 
-/// Keeps a new cut before the first log goes by it, unless somebody else has kept another one meanwhile.
-pub(super) async fn keep<D: Disk>(shard: &Rc<Shard<D>>, cut: Hlc, found: &Found) -> Result<(), Refusal> {
-    let instead_of = shard.view().cut_plan.as_ref().map(|plan| plan.made);
+/// Keeps a new cut before the first log goes by it, unless somebody else has kept another one of these logs meanwhile.
+pub(super) async fn keep<D: Disk>(shard: &Rc<Shard<D>>, decided: &Decided, found: &Found) -> Result<(), Refusal> {
+    if decided.resumed {
+        return Ok(());
+    }
     let logs = found.logs.iter().map(|found| PlannedCut {
         log: found.log.descriptor.log,
         home: found.log.known,
         head: found.log.head.hash,
     });
-    let plan = CutPlan { made: shard.clock.now(), cut, logs: logs.collect() };
-    shard.control(&shard.by_itself(), ControlCommand::PlanCut((Some(plan), instead_of))).await.map(drop)
+    let plan = CutPlan { made: shard.clock.now(), cut: decided.cut, logs: logs.collect() };
+    let command = ControlCommand::PlanCut((Some(plan), decided.instead_of.clone()));
+    shard.control(&shard.by_itself(), command).await.map(drop)
 }
 
-/// Forgets a cut of which nothing is left, or by which an order has promoted nothing.
-pub(super) async fn end<D: Disk>(shard: &Rc<Shard<D>>, order: &Failover) {
-    let view = shard.view();
-    let Some(plan) = &view.cut_plan else { return };
-    let ended = async {
-        let Progress { begun, left } = progress(shard, plan).await?;
-        match left.is_empty() || order.cut && !begun {
-            false => Ok(()),
-            true => shard.control(&shard.by_itself(), ControlCommand::PlanCut((None, Some(plan.made)))).await.map(drop),
+/// The cuts that have some of these logs.
+fn touched<D: Disk>(shard: &Shard<D>, found: &Found) -> Vec<CutPlan> {
+    let has = |plan: &&CutPlan| matches(plan, found).iter().any(|log| log.planned);
+    shard.view().cut_plans.values().filter(has).cloned().collect()
+}
+
+/// Forgets cuts of these logs of which nothing is left, or by which nothing was promoted.
+pub(super) async fn end<D: Disk>(shard: &Rc<Shard<D>>, found: &Found) {
+    for plan in touched(shard, found) {
+        let ended = async {
+            let (begun, left) = progress(shard, &plan).await?;
+            match begun && left {
+                true => Ok(()),
+                false => {
+                    shard.control(&shard.by_itself(), ControlCommand::PlanCut((None, vec![plan.made]))).await.map(drop)
+                }
+            }
+        };
+        if let Err(refusal) = ended.await {
+            // The next order finds out that it is over.
+            tracing::warn!(%refusal, "the cut of a failover is not forgotten yet");
         }
-    };
-    if let Err(refusal) = ended.await {
-        // The next order finds out that it is over.
-        tracing::warn!(%refusal, "the cut of a failover is not forgotten yet");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_is_gone_by_where_it_still_can_be() {
+        let stranger = Match { planned: false, stands: false };
+        let (stands, moved) = (Match { planned: true, stands: true }, Match { planned: true, stands: false });
+        let (soon, late) = (Duration::from_secs(1), Duration::from_secs(60));
+        for (logs, begun, age, expected) in [
+            (vec![], true, soon, Turn::Anew),
+            (vec![stranger], true, soon, Turn::Anew),
+            (vec![stands, stands], true, late, Turn::Resume),
+            (vec![stands, stands], false, late, Turn::Resume),
+            (vec![stands, moved], true, soon, Turn::Resume),
+            (vec![stands, moved], true, late, Turn::Refuse),
+            (vec![stands, moved], false, late, Turn::Anew),
+            (vec![stands, stranger], true, soon, Turn::Refuse),
+            (vec![stands, stranger], true, late, Turn::Refuse),
+            (vec![stands, stranger], false, soon, Turn::Anew),
+        ] {
+            assert_eq!(turn(&logs, begun, age), expected, "{logs:?}, {begun}, {age:?}");
+        }
     }
 }

@@ -84,7 +84,7 @@ async fn carry_out<D: Disk>(shard: &Rc<Shard<D>>, trail: &auditing::Order, order
     let begun = shard.clock.clock().monotonic();
     let mut found = find(shard, order.from.as_ref(), order.log).await?;
     let decided = cutting::decide(shard, order, &found).await?;
-    let cut = decided.map(|(cut, _)| cut);
+    let cut = decided.as_ref().map(|decided| decided.cut);
     if let Some(cut) = cut {
         cut_at(shard, &mut found.logs, cut).await?;
     }
@@ -98,8 +98,8 @@ async fn carry_out<D: Disk>(shard: &Rc<Shard<D>>, trail: &auditing::Order, order
     let mut notes = vec![noted(order, None, AuditOutcome::Ordered)];
     notes.extend(found.logs.iter().map(|found| noted_log(&found.log, &expected(found), AuditOutcome::Ordered)));
     trail.note(shard, notes).await?;
-    if let Some((cut, false)) = decided {
-        cutting::keep(shard, cut, &found).await?;
+    if let Some(decided) = &decided {
+        cutting::keep(shard, decided, &found).await?;
     }
     let promotions = found.logs.iter().map(|found| promote(shard, found, cut, order.force));
     let outcomes: Vec<Result<FailedOver, Refusal>> = at_once(promotions).collect().await;
@@ -123,7 +123,7 @@ async fn carry_out<D: Disk>(shard: &Rc<Shard<D>>, trail: &auditing::Order, order
         }
     }
     trail.ended(shard, notes).await;
-    cutting::end(shard, order).await;
+    cutting::end(shard, &found).await;
     if found.home == OldHome::Answers {
         report.fenced = wait_for_fence(shard, &found).await;
     }

@@ -48,8 +48,8 @@ pub(super) async fn read<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, log: Lo
     let reply = match request {
         Request::Lookup(lookup) => {
             let found = state.lookup(log, lookup.name, &lookup.at).map_err(state_refusal)?;
-            if found.is_none() {
-                // It may have been there.
+            // It may have been there, or another version of it.
+            if state.is_doubtful(log, lookup.name, &lookup.at, found.as_ref()).map_err(state_refusal)? {
                 check_kept(&state, log, &lookup.at)?;
             }
             Reply::Found(found)

@@ -100,7 +100,7 @@ pub(super) async fn weigh<D: Disk>(shard: &Rc<Shard<D>>, question: Weigh) -> Ans
     let commits_ms = (shard.clock.clock().monotonic() - begun).as_millis() as u64;
     let logs = found.logs.iter().map(|found| found.expected(found.log.known)).collect();
     let home_answers = found.home == OldHome::Answers;
-    let cut = cutting::resumed(shard, &found).await.ok().flatten().or(found.cut);
+    let cut = cutting::weigh(shard, &found).await.ok().flatten().map(|decided| decided.cut);
     Ok(Reply::Weighed(Weighed { logs, home_answers, objections, commits_ms, cut }).into())
 }
 

@@ -2,7 +2,7 @@
 
 use super::database::{Change, Database, Rows, Table};
 use super::keys::Key;
-use super::limits::{MAX_EPOCHS_BYTES, MAX_LOGS, MAX_TENANTS, MAX_TOKENS};
+use super::limits::{MAX_CUT_PLANS, MAX_EPOCHS_BYTES, MAX_LOGS, MAX_TENANTS, MAX_TOKENS};
 use super::log_group::{read_row, store_applied, stored_applied};
 use super::snapshot;
 use super::{audit, authorities, backups, identities, nodes, peers, recover};
@@ -38,8 +38,8 @@ pub struct ControlView {
     pub logs: BTreeMap<LogId, LogDescriptor>,
     /// Peers.
     pub peers: BTreeMap<SiteId, PeerRecord>,
-    /// The cut of a failover that has begun and is not over.
-    pub cut_plan: Option<CutPlan>,
+    /// The cuts of failovers that have begun and are not over, by when they were made.
+    pub cut_plans: BTreeMap<Hlc, CutPlan>,
     /// How fast peers are sent chunks, where somebody has said so.
     pub peer_limits: BTreeMap<SiteId, Vec<PeerLimit>>,
     /// How long what peers lack is kept, where somebody has said so.
@@ -253,7 +253,10 @@ impl ControlState {
                     view.backup_targets.insert(target.name.clone(), target);
                 }
                 Some(13) => view.geometry = Some(read_row(value)?),
-                Some(14) => view.cut_plan = Some(read_row(value)?),
+                Some(14) => {
+                    let plan: CutPlan = read_row(value)?;
+                    view.cut_plans.insert(plan.made, plan);
+                }
                 Some(40) => identities::add(&mut view, read_row(value)?),
                 Some(41) => view.authorities = Some(Arc::new(read_row(value)?)),
                 Some(42) => {
@@ -309,7 +312,7 @@ impl ControlState {
                 view.repair_limit = limit;
                 Ok(())
             }
-            ControlCommand::PlanCut((plan, instead_of)) => plan_cut(change, view, plan, instead_of)?,
+            ControlCommand::PlanCut((plan, instead_of)) => plan_cut(change, view, plan, &instead_of)?,
             ControlCommand::SetGeometry(geometry) => nodes::set_geometry(change, view, geometry)?,
             ControlCommand::HoldBackup(held) => backups::hold(change, view, held)?,
             ControlCommand::PutBackupTarget(target) => backups::put_target(change, view, target)?,
@@ -398,25 +401,40 @@ fn put_log(change: &Change, view: &mut ControlView, log: LogDescriptor) -> Resul
     Ok(Ok(()))
 }
 
-/// Two orders at once must not go by two cuts.
+/// Two orders at once must not cut a log at two times. Committed again it changes nothing more.
 fn plan_cut(
     change: &Change,
     view: &mut ControlView,
     plan: Option<CutPlan>,
-    instead_of: Option<Hlc>,
+    instead_of: &[Hlc],
 ) -> Result<Outcome, StateError> {
-    if view.cut_plan.as_ref().map(|plan| plan.made) != instead_of {
-        let detail = "another failover to a cut has begun or ended just now: try again";
-        return Ok(Err(Refusal::retry(RefusalCode::Busy, 200, detail)));
+    let row = |made: Hlc| key(Kind::CutPlan, &made.0.to_be_bytes());
+    if let Some(plan) = &plan {
+        let has = |other: &CutPlan| {
+            let logs = || other.logs.iter().map(|planned| planned.log);
+            plan.logs.iter().any(|planned| logs().any(|log| log == planned.log))
+        };
+        let others =
+            || view.cut_plans.values().filter(|other| other.made != plan.made && !instead_of.contains(&other.made));
+        if others().any(has) {
+            let detail = "another failover to a cut of some of these logs has just begun: try again";
+            return Ok(Err(Refusal::retry(RefusalCode::Busy, 200, detail)));
+        }
+        if others().count() >= MAX_CUT_PLANS {
+            return Ok(full("failovers to a cut under way", MAX_CUT_PLANS));
+        }
+        if plan.logs.len() > MAX_LOGS {
+            return Ok(full("logs", MAX_LOGS));
+        }
     }
-    if plan.as_ref().is_some_and(|plan| plan.logs.len() > MAX_LOGS) {
-        return Ok(full("logs", MAX_LOGS));
+    for made in instead_of {
+        change.remove(Table::Control, &row(*made))?;
+        view.cut_plans.remove(made);
     }
-    match &plan {
-        Some(plan) => change.put(Table::Control, &key(Kind::CutPlan, &[]), &plan.to_bytes())?,
-        None => change.remove(Table::Control, &key(Kind::CutPlan, &[]))?,
+    if let Some(plan) = plan {
+        change.put(Table::Control, &row(plan.made), &plan.to_bytes())?;
+        view.cut_plans.insert(plan.made, plan);
     }
-    view.cut_plan = plan;
     Ok(Ok(()))
 }
 

@@ -14,6 +14,8 @@ pub const MAX_GENERATIONS: usize = 4096;
 pub const MAX_TENANTS: usize = 4096;
 /// Logs of a site, for the same reasons.
 pub const MAX_LOGS: usize = 4096;
+/// Failovers to a cut that have begun and are not over: one for each site that is lost, and some.
+pub const MAX_CUT_PLANS: usize = 16;
 /// Peers of a site.
 pub const MAX_PEERS: usize = 64;
 /// Limits of one peer: hours of a day that differ.

@@ -502,7 +502,7 @@ pub(super) fn control_commands() -> Vec<(&'static str, ControlCommand)> {
         ("control-put-identity", ControlCommand::PutIdentity(values::put_identity(1))),
         ("control-revoke-identity", ControlCommand::RevokeIdentity(values::revoke_identity(1))),
         ("control-introduce", ControlCommand::IntroduceAuthority(values::introduce_authority())),
-        ("control-plan-cut", ControlCommand::PlanCut((Some(values::cut_plan()), Some(Hlc(3))))),
+        ("control-plan-cut", ControlCommand::PlanCut((Some(values::cut_plan()), vec![Hlc(3)]))),
         ("control-geometry", ControlCommand::SetGeometry(Geometry::DEFAULT)),
         ("control-step", ControlCommand::StepAuthority(1)),
         ("control-drop", ControlCommand::DropAuthority(DropAuthority { change: 2, force: true, time: Hlc(9) })),
