@@ -76,4 +76,12 @@ fn a_moment_below_the_floor_is_told_as_one() {
     assert_eq!(floor(&site, Moment::Time(Hlc(3 * TICK - 1))), Some((3, 3 * TICK)));
     let whole = [Moment::Latest, Moment::Sequence(3), Moment::Time(Hlc(3 * TICK)), Moment::Sequence(0)];
     whole.into_iter().for_each(|at| assert_eq!(floor(&site, at), None));
+    // What is found of a name is all of it where it was not replaced by the floor.
+    let at = Moment::Sequence(2);
+    let found = site.state.lookup(LOG, name(0), &at).unwrap();
+    let missing = |site: &Site, found| site.state.missing_of(LOG, name(0), &at, found).unwrap();
+    assert_eq!(missing(&site, found.as_ref()), None);
+    assert!(missing(&site, None).is_some(), "it may have been there");
+    assert_eq!(site.apply(prune(5 * TICK, 5, 10)), GroupOutcome::Pruned(1));
+    assert!(missing(&site, found.as_ref()).is_some(), "another version may have come between");
 }

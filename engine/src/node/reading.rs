@@ -3,10 +3,10 @@
 use super::limits;
 use super::server::{Answered, check_tenant};
 use super::shard::{Shard, log_view, state_refusal};
-use crate::state::{LogGroupState, Missing};
+use crate::state::Missing;
 use crate::times::show_time;
 use farside_codec::ids::LogId;
-use farside_codec::message::{Moment, Refusal, RefusalCode, Reply, Request};
+use farside_codec::message::{Refusal, RefusalCode, Reply, Request};
 use farside_io::disk::Disk;
 use farside_transport::Caller;
 use std::rc::Rc;
@@ -24,8 +24,8 @@ pub(super) fn log_read(request: &Request) -> LogId {
 }
 
 /// Refuses a moment of which not everything is here.
-fn check_kept(state: &LogGroupState, log: LogId, at: &Moment) -> Result<(), Refusal> {
-    let detail = match state.missing_at(log, at).map_err(state_refusal)? {
+fn refuse_missing(missing: Option<Missing>) -> Result<(), Refusal> {
+    let detail = match missing {
         None => return Ok(()),
         Some(Missing::Pruned(floor, time)) => format!(
             "not all that there was at that moment is kept: versions that were replaced by {} (position {floor}) have been pruned",
@@ -49,13 +49,12 @@ pub(super) async fn read<D: Disk>(shard: &Rc<Shard<D>>, caller: &Caller, log: Lo
         Request::Lookup(lookup) => {
             let found = state.lookup(log, lookup.name, &lookup.at).map_err(state_refusal)?;
             // It may have been there, or another version of it.
-            if state.is_doubtful(log, lookup.name, &lookup.at, found.as_ref()).map_err(state_refusal)? {
-                check_kept(&state, log, &lookup.at)?;
-            }
+            let missing = state.missing_of(log, lookup.name, &lookup.at, found.as_ref());
+            refuse_missing(missing.map_err(state_refusal)?)?;
             Reply::Found(found)
         }
         Request::List(list) => {
-            check_kept(&state, log, &list.at)?;
+            refuse_missing(state.missing_at(log, &list.at).map_err(state_refusal)?)?;
             let limit = list.limit.min(limits::LIST_VERSIONS) as usize;
             Reply::Versions(state.list(log, &list.at, list.after, limit, limits::LIST_BYTES).map_err(state_refusal)?)
         }

@@ -226,31 +226,19 @@ impl LogGroupState {
         Ok(Some(Missing::Pruned(floor, self.row(&view, log, floor)?.map_or_else(Hlc::default, |row| row.time))))
     }
 
-    /// Whether what was found of a name at a moment, or that nothing was, may not be what there was: where something is missing
-    /// of the moment, a version in between may have gone.
-    pub fn is_doubtful(
+    /// The same of one name, of which this was found: of what was pruned it lacks nothing where it was not replaced by the floor.
+    pub fn missing_of(
         &self,
         log: LogId,
         name: BlindName,
         at: &Moment,
         found: Option<&Version>,
-    ) -> Result<bool, StateError> {
-        let floor = match self.missing_at(log, at)? {
-            None => return Ok(false),
-            Some(Missing::Seeding(_)) => return Ok(true),
-            Some(Missing::Pruned(floor, _)) => floor,
-        };
-        let Some(found) = found else { return Ok(true) };
+    ) -> Result<Option<Missing>, StateError> {
+        let missing = self.missing_at(log, at)?;
+        let (Some(Missing::Pruned(floor, _)), Some(found)) = (missing, found) else { return Ok(missing) };
         let found = Delta::parse(found.delta.clone()).map_err(StateError::Unreadable)?.sequence;
-        let key = self.key(log).name(name);
-        let (first, last) = (key.clone().number(found.saturating_add(1)), key.number(floor));
-        let mut replaced = false;
-        self.database.read()?.scan(Table::Names, &first[..]..&last[..], &mut |_, _| {
-            replaced = true;
-            Ok(false)
-        })?;
-        let at_floor = self.database.read()?.get(Table::Names, &last)?.is_some();
-        Ok(replaced || at_floor && found < floor)
+        let newest = self.newest(&self.database.read()?, log, name, floor)?;
+        Ok(missing.filter(|_| newest.is_some_and(|(sequence, _)| sequence > found)))
     }
 
     /// The last sequence placed at or before a time.
